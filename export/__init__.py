@@ -1,0 +1,1 @@
+"""From a model to files that run elsewhere (imported as nas_zoo.export)."""

@@ -1,0 +1,231 @@
+"""Several processes that train one model: gradients, batch statistics and decisions that are the same on every one.
+
+Everything here is a no-op while torch.distributed is not initialised or has one process, so programs call it without
+asking. Nothing wraps the model: in a search the active operations change from step to step, and a wrapper would either
+fail on that or look for unused parameters in every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
+
+__all__ = [
+    "GlobalBatchNorm",
+    "GlobalBatchNormAct",
+    "average_buffers",
+    "average_gradients",
+    "convert_global_batch_norm",
+    "max_over_processes",
+    "rank",
+    "sum_over_processes",
+    "world_size",
+]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def world_size() -> int:
+    """Number of processes; 1 when torch.distributed is not initialised."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process, 0 .. world_size() - 1."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The sum of `values` over all processes, same shape; what an evaluation's counts need."""
+    return _all_reduced(values, "sum")
+
+
+def max_over_processes(values: Tensor) -> Tensor:
+    """The elementwise maximum of `values` over all processes."""
+    return _all_reduced(values, "max")
+
+
+def _all_reduced(values: Tensor, operation: str) -> Tensor:
+    if world_size() == 1:
+        return values
+    result = values.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(result, op=dist.ReduceOp.SUM if operation == "sum" else dist.ReduceOp.MAX)
+    return result
+
+
+# -------------------------------------------------------------------------------------------------------- averages
+
+
+@torch.no_grad()
+def average_gradients(parameters: Iterable[Tensor], world: int | None = None) -> None:
+    """Every .grad becomes its mean over the processes: one flat all-reduce for each dtype and device.
+
+    Parameters without a gradient are left out: which ones have one must be the same on every process (the active
+    operations are drawn from a generator that is seeded alike). Other sizes on another process end in an abort of gloo.
+    """
+    _average([parameter.grad for parameter in parameters if parameter.grad is not None], world)
+
+
+@torch.no_grad()
+def average_buffers(module: nn.Module) -> None:
+    """Floating-point buffers (running statistics) become their mean over the processes; counters stay."""
+    _average([buffer for buffer in module.buffers() if buffer.is_floating_point()])
+
+
+def _average(tensors: list[Tensor], world: int | None = None) -> None:
+    processes = world_size()
+    assert world is None or world == processes, f"told of {world} processes, torch.distributed has {processes}"
+    if processes == 1 or not tensors:
+        return
+    groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    for group in groups.values():
+        # reshape goes by index, not by memory, so a channels_last gradient meets its contiguous twin in the right place
+        flat = torch.cat([tensor.reshape(-1) for tensor in group])
+        dist.all_reduce(flat)
+        flat /= processes
+        parts = flat.split([tensor.numel() for tensor in group])
+        torch._foreach_copy_(group, [part.view(tensor.shape) for part, tensor in zip(parts, group, strict=True)])
+
+
+# ------------------------------------------------------------------------------------------------ batch statistics
+
+
+class _NormalizeGlobally(torch.autograd.Function):
+    """Batch normalisation with the mean and variance of the batches of all processes taken together.
+
+    Forward: one all-gather of (mean, variance, count) for each channel, merged pairwise as Chan, Golub and LeVeque
+    (1979) do, which does not cancel as E[x^2] - E[x]^2 does in float32. Backward: one all-reduce of the two sums that
+    the gradient through mean and variance needs. The gradients of weight and bias are this process's own share, as for
+    every other parameter, and wait for average_gradients.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, ...]:
+        channels, count = x.shape[1], x.numel() // x.shape[1]
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        if count:
+            var, mean = torch.var_mean(wide, dim=[0, *range(2, x.ndim)], correction=0)
+        else:  # this process has no row in the batch
+            var = mean = wide.new_zeros(channels)
+        mine = torch.cat([mean, var, mean.new_full((1,), float(count))])
+        gathered = [torch.empty_like(mine) for _ in range(world_size())]
+        dist.all_gather(gathered, mine)
+        stacked = torch.stack(gathered)  # (world, 2 C + 1)
+        means, variances, counts = stacked[:, :channels], stacked[:, channels:-1], stacked[:, -1:]
+        total = counts.sum()
+        shares = counts / total
+        mean = (shares * means).sum(0)
+        var = (shares * (variances + (means - mean).square())).sum(0)
+        ctx.save_for_backward(x, weight, mean, var, total)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, var, total)
+        # the fused kernel for given statistics; it divides by the number of rows
+        y = F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps) if count else torch.empty_like(x)
+        return y, mean, var, total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad = grads[0]
+        x, weight, mean, var, total = ctx.saved_tensors
+        invstd = (var + ctx.eps).rsqrt()
+        unit = weight if weight is not None else torch.ones_like(mean)
+        # the kernel for given statistics: grad_x with mean and variance held fixed, sum(grad * x_hat), sum(grad)
+        grad = grad.contiguous(memory_format=_layout(x))
+        if x.numel():
+            grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+                grad, x, unit, mean, var, None, None, False, ctx.eps, [True, True, True]
+            )
+        else:
+            grad_x, grad_weight, grad_bias = torch.empty_like(x), torch.zeros_like(unit), torch.zeros_like(unit)
+        sums = torch.stack([grad_bias, grad_weight]).to(mean.dtype)
+        dist.all_reduce(sums)
+        through_mean, through_var = sums / total
+        # grad_x -= weight invstd (mean(grad) + x_hat mean(grad x_hat)), written as slope x + offset
+        shape = (1, -1) + (1,) * (x.ndim - 2)
+        factor = unit.to(mean.dtype) * invstd
+        slope = factor * invstd * through_var
+        offset = factor * through_mean - slope * mean
+        grad_x = grad_x - (x * slope.view(shape) + offset.view(shape)).to(grad_x.dtype)
+        affine = weight is not None
+        return grad_x, grad_weight if affine else None, grad_bias if affine else None, None
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    channels_last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+class GlobalBatchNorm(nn.BatchNorm2d):
+    """nn.BatchNorm2d whose batch statistics in training are those of the batches of all processes taken together.
+
+    Same state-dict keys, running statistics (variance with N - 1 of the global batch) and evaluation as nn.BatchNorm2d;
+    with one process it is nn.BatchNorm2d. In evaluation nothing is exchanged, not even without running statistics:
+    processes may then have different numbers of batches.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or world_size() == 1:
+            return super().forward(input)
+        return _forward_globally(self, input)
+
+
+class GlobalBatchNormAct(BatchNormAct2d):
+    """timm's BatchNormAct2d (normalise, drop, activate) with the batch statistics of all processes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or world_size() == 1:
+            return super().forward(x)
+        return self.act(self.drop(_forward_globally(self, x)))
+
+
+def _forward_globally(norm: _BatchNorm, x: Tensor) -> Tensor:
+    norm._check_input_dim(x)
+    y, mean, var, total = _NormalizeGlobally.apply(x, norm.weight, norm.bias, norm.eps)
+    if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
+        with torch.no_grad():
+            momentum: float | Tensor
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.add_(1)
+            if norm.momentum is None:  # cumulative mean
+                assert norm.num_batches_tracked is not None
+                momentum = 1.0 / norm.num_batches_tracked.to(mean.dtype)
+            else:
+                momentum = norm.momentum
+            norm.running_mean += momentum * (mean - norm.running_mean).to(norm.running_mean.dtype)
+            unbiased = var * (total / (total - 1))
+            norm.running_var += momentum * (unbiased - norm.running_var).to(norm.running_var.dtype)
+    return y
+
+
+def convert_global_batch_norm(module: M) -> M:
+    """The same module, its batch normalisation layers now with the statistics of all processes; untouched for one.
+
+    Layers are changed in place: parameters, buffers, hooks and state-dict keys stay the ones the optimizer knows.
+    ValueError for a batch normalisation whose forward is its own, because its statistics would silently stay local.
+    """
+    if world_size() == 1:
+        return module
+    for name, layer in module.named_modules():
+        if not isinstance(layer, _BatchNorm) or isinstance(layer, (GlobalBatchNorm, GlobalBatchNormAct)):
+            continue
+        if isinstance(layer, nn.BatchNorm2d) and type(layer).forward is nn.BatchNorm2d.forward:
+            layer.__class__ = GlobalBatchNorm
+        elif type(layer) is BatchNormAct2d:
+            layer.__class__ = GlobalBatchNormAct
+        else:
+            raise ValueError(
+                f"layer {name or '(the module itself)'} is a {type(layer).__name__}: only nn.BatchNorm2d and timm's "
+                "BatchNormAct2d can take the statistics of all processes"
+            )
+    return module

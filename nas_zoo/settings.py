@@ -1,0 +1,457 @@
+"""Settings of a program: one frozen dataclass gives its flags, the keys of its YAML file, the help and the defaults.
+
+    @dataclass(frozen=True)
+    class TrainSettings:
+        epochs: int = setting(600, "passes over the training images")
+        lr: float = setting(0.025, "learning rate at the start")
+        time_budget_s: float | None = setting(None, "stop after this long", unit="s")
+
+    parser = Parser(description=__doc__)
+    parser.add_argument("--config", type=Path)
+    add_flags(parser, TrainSettings)
+    ns = parser.parse_args()
+    settings = settings_from(TrainSettings, given_flags(ns), ns.config)
+
+The class default stands below the YAML file, the YAML file below the flag. A field may be int, float, str, bool, Path,
+Literal[...], a tuple of these, or a union of these with None. Numbers and words in YAML are read as YAML 1.2 has them
+(`1e-3` is a float, `no` and `12:30` are texts): YAML 1.1 takes them for a text, a false and the number 750.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import math
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NoReturn, TypeVar, Union
+
+import yaml
+
+__all__ = [
+    "Parser",
+    "add_flags",
+    "describe",
+    "given_flags",
+    "load_settings",
+    "read_config",
+    "setting",
+    "settings_from",
+    "to_dict",
+]
+
+S = TypeVar("S")
+
+_TRUE = ("true", "yes", "on", "1")
+_FALSE = ("false", "no", "off", "0")
+_DEST = "settings:"  # starts the argparse name of every flag made here, so that given_flags finds its own
+
+
+def setting(default: Any = dataclasses.MISSING, help: str = "", unit: str | None = None) -> Any:
+    """A dataclass field with its help text and unit; without a default the setting has to be given."""
+    metadata = {"help": help, "unit": unit}
+    if isinstance(default, (list, dict, set)):
+        raise TypeError(f"default {default!r} can be changed in place; write a tuple")
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+# ---------------------------------------------------------------------------------------------------------- fields
+
+
+def _fields(settings_class: type) -> dict[str, dataclasses.Field[Any]]:
+    assert dataclasses.is_dataclass(settings_class), f"{settings_class!r} is no dataclass"
+    return {field.name: field for field in dataclasses.fields(settings_class) if field.init}
+
+
+def _types(settings_class: type) -> dict[str, Any]:
+    return typing.get_type_hints(settings_class)
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    return typing.get_args(kind) if typing.get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+def _without_none(kind: Any) -> tuple[Any, ...]:
+    return tuple(member for member in _members(kind) if member is not type(None))
+
+
+def _type_name(kind: Any) -> str:
+    """What a setting takes, in words: "a whole number", "one of 'avg', 'max'"."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_type_name(member) for member in args)
+    if origin is Literal:
+        return "one of " + ", ".join(repr(choice) for choice in args)
+    if origin is tuple:
+        if len(args) == 2 and args[1] is Ellipsis:
+            return f"a list, each {_type_name(args[0])}"
+        return "a list of exactly " + ", ".join(_type_name(arg) for arg in args)
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path"}
+    return "none" if kind is type(None) else names[kind]
+
+
+def _convert(value: Any, kind: Any) -> Any:
+    """`value` (from YAML, from a flag's text or already right) as `kind`; ValueError if it is something else."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    wrong = ValueError(f"{value!r} is not {_type_name(kind)}")
+    if origin in (Union, types.UnionType):
+        if type(None) in args and (value is None or (isinstance(value, str) and value.lower() in ("none", "null"))):
+            return None
+        for member in _without_none(kind):
+            try:
+                return _convert(value, member)
+            except ValueError:
+                continue
+        raise wrong
+    if origin is Literal:
+        for choice in args:
+            if value == choice and isinstance(value, bool) == isinstance(choice, bool):
+                return choice
+            if isinstance(value, str) and not isinstance(choice, str) and value == str(choice):
+                return choice
+        near = _nearest(value, [choice for choice in args if isinstance(choice, str)]) if isinstance(value, str) else ""
+        raise ValueError(f"{wrong}{near}")
+    if origin is tuple:
+        if isinstance(value, str):
+            value = [part for part in re.split(r"[,\s]+", value.strip()) if part]
+        if not isinstance(value, (list, tuple)):
+            raise wrong
+        many = len(args) == 2 and args[1] is Ellipsis
+        if not many and len(value) != len(args):
+            raise wrong
+        return tuple(_convert(part, args[0] if many else args[i]) for i, part in enumerate(value))
+    if kind is bool:
+        word = value.lower() if isinstance(value, str) else None
+        if isinstance(value, bool) or word in _TRUE or word in _FALSE:
+            return value if isinstance(value, bool) else word in _TRUE
+        raise wrong
+    if isinstance(value, bool) or value is None:
+        raise wrong
+    if kind is int:
+        if isinstance(value, int):
+            return value
+        if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(_\d+)*", value):
+            return int(value)
+        raise wrong
+    if kind is float:
+        if not isinstance(value, (int, float, str)):
+            raise wrong
+        try:
+            number = float(value)
+        except ValueError:
+            raise wrong from None
+        if math.isnan(number):
+            raise wrong
+        return number
+    if kind is Path:
+        if isinstance(value, (str, Path)) and str(value):
+            return Path(value).expanduser()
+        raise wrong
+    if kind is str:
+        if isinstance(value, str):
+            return value
+        raise ValueError(f"{wrong}; write it in quotes")
+    raise TypeError(f"a setting of type {kind!r} is not supported")
+
+
+def _show(value: Any) -> str:
+    """A value the way it may be written in YAML or behind a flag."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    if isinstance(value, (tuple, list)):
+        return ",".join(_show(part) for part in value)
+    return str(value)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    """What an error says after its first half: the names like this one, or nothing."""
+    lowered = {known.lower(): known for known in names}
+    found = difflib.get_close_matches(name.lower(), list(lowered), n=3, cutoff=0.6)
+    return "; nearest: " + ", ".join(lowered[known] for known in found) if found else ""
+
+
+# ----------------------------------------------------------------------------------------------------------- flags
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that takes no abbreviations and names the nearest flags for an unknown one."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)  # a shortened flag changes its meaning when a flag is added
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        super().error(_with_nearest_flags(self, message))
+
+
+class _RaisingParser(Parser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(_with_nearest_flags(self, message))
+
+
+def _with_nearest_flags(parser: argparse.ArgumentParser, message: str) -> str:
+    if not message.startswith("unrecognized arguments: "):
+        return message
+    flags = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    unknown = [word.split("=")[0] for word in message.split(": ", 1)[1].split() if word.startswith("--")]
+    hints = [f"{word}{_nearest(word, flags) or '; nothing near it, see --help'}" for word in unknown]
+    return message if not hints else "unknown " + " and ".join(hints)
+
+
+def add_flags(parser: argparse.ArgumentParser, settings_class: type, *, skip: Iterable[str] = ()) -> None:
+    """One flag a field under a heading of the class: `--num-cells` for num_cells, `--x` and `--no-x` for a bool.
+
+    A tuple takes several words or one with commas. A flag that is not given leaves no trace in the namespace, so
+    that it does not hide what the YAML file says. `skip` names fields that get no flag.
+    """
+    parser.allow_abbrev = False
+    # argparse takes -1 for a number and -1e-3 for a flag
+    parser._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+    hints = _types(settings_class)
+    group = parser.add_argument_group(_title(settings_class))
+    left_out = set(skip)
+    assert left_out <= set(_fields(settings_class)), f"{settings_class.__name__} has no {sorted(left_out)}"
+    for name, field in _fields(settings_class).items():
+        if name in left_out:
+            continue
+        kind = hints[name]
+        common: dict[str, Any] = {
+            "dest": f"{_DEST}{settings_class.__name__}:{name}",
+            "default": argparse.SUPPRESS,
+            "help": _help(field),
+        }
+        inner = _without_none(kind)
+        if inner == (bool,):
+            group.add_argument(_flag(name), action=argparse.BooleanOptionalAction, **common)
+        elif any(typing.get_origin(member) is tuple for member in inner):
+            group.add_argument(_flag(name), nargs="*", action=_Joined, kind=kind, metavar=_metavar(kind), **common)
+        else:
+            group.add_argument(_flag(name), type=_Converter(kind), metavar=_metavar(kind), **common)
+
+
+class _Converter:
+    def __init__(self, kind: Any) -> None:
+        self.kind = kind
+
+    def __call__(self, text: str) -> Any:
+        try:
+            return _convert(text, self.kind)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+
+class _Joined(argparse.Action):
+    """`--mean 0.5 0.5` and `--mean 0.5,0.5` alike."""
+
+    def __init__(self, *args: Any, kind: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.kind = kind
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        try:
+            setattr(namespace, self.dest, _convert(" ".join(values), self.kind))
+        except ValueError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
+
+
+def _title(settings_class: type) -> str:
+    """The first line of the class's docstring, else its name."""
+    text = (settings_class.__doc__ or "").strip().split("\n")[0].rstrip(".")
+    # dataclass itself writes a docstring `Name(field: type = default, ...)`
+    return settings_class.__name__ if not text or text.startswith(f"{settings_class.__name__}(") else text
+
+
+def _metavar(kind: Any) -> str:
+    member = _without_none(kind)[0]
+    origin, args = typing.get_origin(member), typing.get_args(member)
+    if origin is Literal:
+        return "{" + ",".join(str(choice) for choice in args) + "}"
+    if origin is tuple:
+        return _metavar(args[0])
+    return {int: "INT", float: "FLOAT", str: "TEXT", bool: "BOOL", Path: "PATH"}[member]
+
+
+def _help(field: dataclasses.Field[Any]) -> str:
+    text, unit, default = field.metadata.get("help", ""), field.metadata.get("unit"), _default(field)
+    notes = [f"in {unit}"] if unit else []
+    notes.append("needed" if default is dataclasses.MISSING else f"default: {_show(default)}")
+    return f"{text} ({', '.join(notes)})".strip().replace("%", "%%")
+
+
+def given_flags(namespace: argparse.Namespace, settings_class: type | None = None) -> dict[str, Any]:
+    """The settings that stood on the command line, by field name; of one class only if the parser serves several."""
+    start = _DEST if settings_class is None else f"{_DEST}{settings_class.__name__}:"
+    return {key.split(":")[2]: value for key, value in vars(namespace).items() if key.startswith(start)}
+
+
+# ------------------------------------------------------------------------------------------------------------ YAML
+
+
+class _Yaml12Loader(yaml.SafeLoader):
+    """SafeLoader with YAML 1.2's core schema, and a key written twice is an error."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = str(key_node.value)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands there twice", key_node.start_mark)
+            seen.add(key)
+        return dict(super().construct_mapping(node, deep))
+
+
+# PyYAML looks a value's rules up by its first character; "" is that of an empty value
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL", "~nN"),
+    ("null", r"", ("",)),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
+):
+    _Yaml12Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+# SafeLoader's own would read 010 as 8
+_Yaml12Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+
+
+def read_config(config: Path | str) -> dict[str, Any]:
+    """The names and values in a YAML (or JSON) file; {} for an empty one. ValueError naming the file and line."""
+    path = Path(config)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"config {path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"config {path}: is no UTF-8 text") from None
+    try:
+        data = yaml.load(text, Loader=_Yaml12Loader)  # a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        raise ValueError(f"config {path}{where}: {getattr(error, 'problem', None) or 'is no YAML'}") from None
+    except ValueError as error:
+        raise ValueError(f"config {path}: {error}") from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict) or not all(isinstance(name, str) for name in data):
+        raise ValueError(f"config {path}: has to be a list of `name: value` lines, not {type(data).__name__}")
+    return data
+
+
+# -------------------------------------------------------------------------------------------------------- settings
+
+
+def settings_from(
+    settings_class: type[S],
+    flags: Mapping[str, Any] | None = None,
+    config: Path | str | None = None,
+    *,
+    others: Sequence[type] = (),
+) -> S:
+    """An instance of the class: defaults, over them the YAML file, over it the flags.
+
+    `others` are settings classes that share the file and the flags: their names are passed over, not refused.
+    ValueError for an unknown name, a value of the wrong type, a missing one, or what the class's own __post_init__
+    refuses; each names the setting, the value and where it was written.
+    """
+    fields, hints = _fields(settings_class), _types(settings_class)
+    shared = {name for other in others for name in _fields(other)} - set(fields)
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    layers: list[tuple[str, Mapping[str, Any]]] = []
+    if config is not None:
+        layers.append((f"config {config}", read_config(config)))
+    layers.append(("flag", flags or {}))
+    for where, layer in layers:
+        for name, value in layer.items():
+            if name in shared:
+                continue
+            source = f"flag {_flag(name)}" if where == "flag" else where
+            if name not in fields:
+                near = _nearest(name, [*fields, *shared])
+                raise ValueError(f"{source}: unknown setting {name!r}{near or '; known: ' + ', '.join(fields)}")
+            try:
+                values[name] = _convert(value, hints[name])
+            except ValueError as error:
+                raise ValueError(f"{source}: {name}: {error}") from None
+            sources[name] = source
+    for name, field in fields.items():
+        if name not in values and _default(field) is dataclasses.MISSING:
+            raise ValueError(f"setting {name!r} is needed: give {_flag(name)} or `{name}:` in the config file")
+    try:
+        settings = settings_class(**values)
+    except ValueError as error:
+        raise ValueError(_with_sources(str(error), fields, values, sources)) from error
+    # beside the fields, so that equality, repr and asdict do not see it
+    object.__setattr__(settings, "_sources", sources)
+    return settings
+
+
+def _with_sources(
+    message: str, fields: Mapping[str, Any], values: Mapping[str, Any], sources: Mapping[str, str]
+) -> str:
+    """The class's own complaint and where the settings it speaks of were written."""
+    words = set(re.findall(r"\w+", message))
+    named = [name for name in fields if name in words] or list(sources)
+    told = [f"{name} = {_show(values[name])} from {sources[name]}" for name in named if name in sources]
+    told += [f"{name} from its default" for name in named if name not in sources]
+    return f"{message} ({'; '.join(told)})" if told else message
+
+
+def load_settings(settings_class: type[S], argv: Sequence[str], config: Path | str | None = None) -> S:
+    """Settings from command-line words and a YAML file; every error is a ValueError, none ends the program."""
+    parser = _RaisingParser(add_help=False)
+    add_flags(parser, settings_class)
+    return settings_from(settings_class, given_flags(parser.parse_args(list(argv))), config)
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """The settings as JSON has them (a path is a text, a tuple a list, infinity "inf"); settings_from reads it back."""
+    return {name: _plain(getattr(settings, name)) for name in _fields(type(settings))}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return [_plain(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def describe(settings: Any) -> str:
+    """A table: one line a setting with its value, unit and where that came from (default, config or flag)."""
+    sources = getattr(settings, "_sources", None)
+    rows = [("setting", "value", "from")]
+    for name, field in _fields(type(settings)).items():
+        value = getattr(settings, name)
+        unit = field.metadata.get("unit")
+        if sources is not None:
+            source = sources.get(name, "default")
+        else:  # made by hand or by dataclasses.replace
+            source = "default" if value == _default(field) else "program"
+        rows.append((name, _show(value) + (f" {unit}" if unit and value is not None else ""), source))
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    return "\n".join(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {source}" for name, value, source in rows)

@@ -1,0 +1,126 @@
+"""What the loop knows of a search method, what a method may ask of the loop, and the settings that all share.
+
+A method is an nn.Module that holds the architecture parameters (so checkpoint, device and dtype come free) and answers
+three calls: ``mixing``, ``loss``, ``genotype``. It never sees data, devices or processes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import nn
+
+from nas_zoo.genotype import Genotype
+from nas_zoo.search.supernet import Mixing, SearchSpace
+from nas_zoo.settings import setting
+
+__all__ = ["METHODS", "Method", "Problem", "SearchSettings", "Step", "find_method"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a search stands when a mixing is asked for."""
+
+    epoch: int  # from 0
+    index: int  # iterations since the start of the search, from 0; in phase "eval" the batch of the evaluation
+    num_epochs: int
+    phase: Literal["alpha", "weights", "eval"]  # architecture step, weight step, evaluation of the supernet
+
+
+class Problem(Protocol):
+    """The bilevel problem of one iteration, as far as an architecture step may look at it."""
+
+    def held_out_loss(self, mixing: Mapping[str, Mixing]) -> torch.Tensor:
+        """Cross-entropy of the supernet on this iteration's batch of the alpha half."""
+
+
+class Method(Protocol):
+    """The three calls. Implementations are nn.Modules."""
+
+    space: SearchSpace
+
+    def mixing(self, step: Step) -> dict[str, Mixing]:
+        """Which operations run where, and with which weight; differentiable with respect to alpha."""
+
+    def loss(self, problem: Problem, step: Step) -> torch.Tensor | None:
+        """What the architecture step minimises; None where this step leaves the architecture alone."""
+
+    def genotype(self, rule: str | None = None) -> Genotype:
+        """The cells found so far, by the method's own derivation rule or a named one."""
+
+
+def _check(condition: bool, name: str, value: Any, accepted: str) -> None:
+    if not condition:
+        raise ValueError(f"{name}={value!r}: {accepted}")
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Settings of the loop; a method's own settings class adds to them and changes the defaults to its paper's."""
+
+    method: str = setting("", "search method")
+    data: str = setting("digits", "data set: digits, cifar10, cifar100, a folder or a tar of class folders")
+    data_root: Path | None = setting(None, "folder of cifar10 / cifar100 (default: the user's cache; downloaded if absent)")
+    out: Path = setting(Path("runs/search"), "folder of the run: log.jsonl, checkpoint.pt, genotype.json")
+    seed: int = setting(0, "seed of everything: weights, alpha, split, order, augmentation, drawn edges")
+    epochs: int = setting(25, "epochs; one epoch sees each half of the training images once")
+    num_cells: int = setting(8, "cells of the supernet, reduction cells at 1/3 and 2/3")
+    init_channels: int = setting(16, "channels of a node in the first cells")
+    batch_size: int = setting(64, "images a step, over all processes")
+    image_size: int | None = setting(None, "pixels; default: as the data set has them")
+    train_limit: int | None = setting(None, "use only so many training images (seeded choice); default: all")
+    lr: float = setting(0.025, "learning rate of SGD on the weights, at the start")
+    lr_min: float = setting(0.001, "and at the end of its cosine")
+    momentum: float = setting(0.9, "momentum of SGD")
+    weight_decay: float = setting(3e-4, "L2 of SGD on the weights")
+    grad_clip: float = setting(5.0, "largest norm of the weights' gradient (DARTS); 0: no clipping")
+    alpha_lr: float = setting(3e-4, "learning rate of Adam on the architecture parameters")
+    alpha_betas: tuple[float, float] = setting((0.5, 0.999), "betas of Adam on the architecture parameters")
+    crop_padding: int = setting(4, "random crop after padding with so many pixels, at 32 pixels; scaled to the image size")
+    flip: bool | None = setting(None, "random horizontal flip; default: for photographs, not for digits")
+    cutout: int = setting(0, "side in pixels of the square that is blanked out; 0: none")
+    eval_size: int = setting(5000, "held-out images for the accuracies after each epoch, 0: all; the last epoch: always all")
+    precision: Literal["fp32", "bf16"] = setting("fp32", "bf16: autocast of the network's forward passes")
+    channels_last: bool = setting(True, "memory format of images and weights; faster, same mathematics")
+    sync_bn: bool = setting(True, "with several processes: BatchNorm statistics over all of them, as one process would have")
+    workers: int = setting(2, "loader processes for data sets that do not fit in memory")
+    time_budget: float | None = setting(None, "seconds after which the run writes a checkpoint and stops")
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("num_cells", 1), ("init_channels", 2), ("batch_size", 2), ("workers", 0),
+                            ("crop_padding", 0), ("cutout", 0), ("eval_size", 0)):  # fmt: skip
+            value = getattr(self, name)
+            _check(value >= least, name, value, f"at least {least}")
+        for name in ("lr", "alpha_lr"):
+            _check(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        for name in ("lr_min", "momentum", "weight_decay", "grad_clip"):
+            _check(getattr(self, name) >= 0, name, getattr(self, name), "0 or above")
+        _check(self.lr_min <= self.lr, "lr_min", self.lr_min, f"at most lr ({self.lr})")
+        _check(all(0 <= b < 1 for b in self.alpha_betas), "alpha_betas", self.alpha_betas, "both in [0, 1)")
+        _check(self.time_budget is None or self.time_budget > 0, "time_budget", self.time_budget, "above 0 seconds")
+        _check(self.image_size is None or self.image_size >= 8, "image_size", self.image_size, "at least 8 pixels")
+        _check(self.train_limit is None or self.train_limit >= 4, "train_limit", self.train_limit, "at least 4 images")
+
+
+#: Name of each method -> (module, class of the settings, class of the method). Imported when it is chosen.
+METHODS: dict[str, tuple[str, str, str]] = {
+    "edas": ("nas_zoo.search.edas", "EdasSettings", "Edas"),
+    "alpha_max": ("nas_zoo.search.edas", "AlphaMaxSettings", "Edas"),
+}
+
+
+def find_method(name: str) -> tuple[type[SearchSettings], Callable[[Any], nn.Module]]:
+    """Settings class and constructor of a method.
+
+    Raises:
+        ValueError: For a name that is no method; it lists the ones there are.
+    """
+    import importlib
+
+    if name not in METHODS:
+        raise ValueError(f"unknown method {name!r}; accepted: {', '.join(METHODS)}")
+    module_name, settings_name, method_name = METHODS[name]
+    module = importlib.import_module(module_name)
+    return getattr(module, settings_name), getattr(module, method_name)

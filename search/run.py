@@ -1,0 +1,546 @@
+"""The search loop, for every method: first-order bilevel optimisation on two halves of the training images.
+
+    python search/run.py --data digits --num-cells 5 --init-channels 8 --epochs 10 --out runs/digits
+    accelerate launch search/run.py --method edas --data cifar10 --out runs/edas
+    nas-zoo search --config edas_c10 --out runs/edas --time-budget 3000
+    nas-zoo search --resume --out runs/edas
+
+One iteration is one architecture step on a batch of the alpha half (the method's ``loss``) and one weight step on a
+batch of the weights half. The run's folder holds ``log.jsonl`` (settings and machine, then a line an epoch),
+``checkpoint.pt`` (written after each epoch, on SIGTERM or Ctrl-C, when the time budget runs out, and every ten
+minutes), ``genotype.json`` (the cells so far) and at the end ``derived.safetensors``: the derived network with the
+search's own weights.
+
+Every random choice is a function of seed, epoch and iteration, so ``--resume`` continues the run as if it had never
+stopped, and several processes draw, shuffle and augment as one process with the same global batch does.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from torch import nn
+from tqdm import tqdm
+
+from nas_zoo.batches import Augment, Batches, default_augment
+from nas_zoo.checkpoint import RunLog, StopRequest, load_checkpoint, peak_memory_gb, run_facts, save_checkpoint
+from nas_zoo.data import open_source, search_split
+from nas_zoo.genotype import KINDS, Genotype
+from nas_zoo.images import ImageSource
+from nas_zoo.parallel import average_buffers, average_gradients, convert_global_batch_norm, sum_over_processes
+from nas_zoo.search.discretize import DERIVATIONS, derived_network, one_hot_mixing
+from nas_zoo.search.method import METHODS, SearchSettings, Step, find_method
+from nas_zoo.search.supernet import Mixing, Supernet
+from nas_zoo.settings import Parser, add_flags, describe, given_flags, read_config, settings_from, to_dict
+
+CHECKPOINT_KIND = "search"
+CHECKPOINT_SECONDS = 600.0
+#: What a resumed run may change: where things lie and how long it may take, never what is computed.
+CHANGEABLE = ("data", "data_root", "out", "time_budget", "workers")
+
+
+def cosine(start: float, end: float, epoch: int, epochs: int) -> float:
+    """Learning rate in an epoch from 0: ``start`` in the first, falling towards ``end`` after the last."""
+    return end + 0.5 * (start - end) * (1.0 + math.cos(math.pi * epoch / epochs))
+
+
+def fingerprint(source: ImageSource) -> str:
+    """Tells two data sets apart: a hash of classes, labels and sizes, and of the first image's pixels."""
+    digest = hashlib.sha256(json.dumps([source.classes, source.image_size, source.in_chans]).encode())
+    digest.update(source.labels.tobytes())
+    digest.update(source.image(0).tobytes())
+    return digest.hexdigest()[:16]
+
+
+class Iteration:
+    """The bilevel problem of one iteration, as an architecture step may see it."""
+
+    def __init__(self, supernet: Supernet, held_out: tuple[torch.Tensor, torch.Tensor], autocast: Callable) -> None:
+        self._supernet, self._held_out, self._autocast = supernet, held_out, autocast
+
+    def held_out_loss(self, mixing: Mapping[str, Mixing]) -> torch.Tensor:
+        """Cross-entropy of the supernet on this iteration's batch of the alpha half."""
+        images, labels = self._held_out
+        with self._autocast():
+            logits = self._supernet(images, mixing)
+        return F.cross_entropy(logits.float(), labels)
+
+
+@torch.no_grad()
+def accuracies(
+    supernet: Supernet, batches: Batches, mixings: Mapping[str, Callable[[int], Mapping[str, Mixing]]], autocast: Callable
+) -> dict[str, float]:
+    """Accuracy of the supernet, in [0, 1], under each of several mixings, over the same images.
+
+    A mixing is asked for batch by batch, since some methods draw one for each.
+    """
+    training = supernet.training
+    supernet.eval()
+    correct = torch.zeros(len(mixings) + 1, dtype=torch.float64)
+    for index, (images, labels) in enumerate(batches.epoch(0)):
+        for i, mixing in enumerate(mixings.values()):
+            with autocast():
+                logits = supernet(images, mixing(index))
+            correct[i] += (logits.argmax(1) == labels).sum().item()
+        correct[-1] += len(labels)
+    supernet.train(training)
+    correct = sum_over_processes(correct.to(next(supernet.parameters()).device, torch.float32)).double().cpu()
+    return {name: float(correct[i] / correct[-1]) for i, name in enumerate(mixings)}
+
+
+def logits_of(method: nn.Module) -> dict[str, torch.Tensor]:
+    """The operation logits (E, O) of each cell kind, whether the method keeps one tensor or one for each edge."""
+    alpha: Any = method.alpha
+    return {
+        kind: torch.stack(list(alpha[kind])).detach().cpu()
+        if isinstance(alpha[kind], nn.ParameterList)
+        else alpha[kind].detach().cpu()
+        for kind in KINDS
+    }
+
+
+def mean_entropy(logits_EO: torch.Tensor) -> float:
+    """Mean over the edges of the entropy of softmax(alpha), in nats: 0 when each edge has settled, log O at first."""
+    log_p = torch.log_softmax(logits_EO.double(), dim=-1)
+    return float(-(log_p.exp() * log_p).sum(-1).mean())
+
+
+def collapsed(genotype: Genotype) -> bool:
+    """True where half of the normal cell's edges or more are skip connections: the known failure of DARTS."""
+    counts = genotype.histogram()["normal"]
+    return 2 * counts.get("skip_connect", 0) >= sum(counts.values())
+
+
+class Search:
+    """Everything a run holds between two iterations; ``state`` is all of it that a checkpoint needs."""
+
+    def __init__(self, settings: SearchSettings, accelerator: Accelerator) -> None:
+        self.settings, self.accelerator = settings, accelerator
+        device, world = accelerator.device, accelerator.num_processes
+        if settings.batch_size % world:
+            raise ValueError(f"batch_size={settings.batch_size} is not divisible by the {world} processes")
+        source = open_source(settings.data, "train", root=settings.data_root)
+        if settings.train_limit is not None and settings.train_limit < len(source):
+            order = torch.randperm(len(source), generator=torch.Generator().manual_seed(settings.seed))
+            source = source.subset(order[: settings.train_limit].sort().values.numpy())
+        self.source = source
+        size = settings.image_size or source.image_size
+        for_weights, for_alpha = search_split(source, settings.seed)
+        augment = default_augment(source, size)
+        changes: dict[str, Any] = {"crop_padding": round(settings.crop_padding * size / 32), "cutout": settings.cutout}
+        if settings.flip is not None:
+            changes["flip"] = settings.flip
+        augment = dataclasses.replace(augment, **changes)
+
+        def batches(indices: Any, augment: Augment | None) -> Batches:
+            return Batches(
+                source,
+                indices,
+                settings.batch_size if augment else 4 * settings.batch_size,
+                image_size=size,
+                device=device,
+                augment=augment,
+                shuffle=augment is not None,
+                drop_last=augment is not None,
+                seed=settings.seed,
+                rank=accelerator.process_index,
+                world=world,
+                workers=settings.workers,
+                memory_format=torch.channels_last if settings.channels_last else torch.contiguous_format,
+            )
+
+        self.weight_batches = batches(for_weights, augment)
+        self.alpha_batches = batches(for_alpha, augment)
+        self.eval_batches = batches(for_alpha[: settings.eval_size] if settings.eval_size else for_alpha, None)
+        self.final_eval_batches = batches(for_alpha, None)
+        self.steps = min(self.weight_batches.steps_per_epoch, self.alpha_batches.steps_per_epoch)
+        if self.steps == 0:
+            raise ValueError(
+                f"batch_size={settings.batch_size} is larger than a half of the {len(source)} training images"
+            )
+
+        torch.manual_seed(settings.seed)
+        method = find_method(settings.method)[1](settings)
+        supernet = Supernet(
+            method.space,  # type: ignore[attr-defined, arg-type]
+            settings.init_channels,
+            settings.num_cells,
+            num_classes=len(source.classes),
+            in_chans=source.in_chans,
+        )
+        if settings.sync_bn:
+            supernet = convert_global_batch_norm(supernet)
+        if settings.channels_last:
+            supernet = supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.supernet = supernet.to(device)
+        self.method: Any = method.to(device)
+        self.weights = list(self.supernet.parameters())
+        self.alphas = list(self.method.parameters())
+        self.weight_optimizer = torch.optim.SGD(
+            self.weights, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+        # Decay of the architecture parameters is each method's own affair, in its loss.
+        self.alpha_optimizer = torch.optim.Adam(self.alphas, settings.alpha_lr, betas=settings.alpha_betas)
+        self.epoch, self.step, self.seconds = 0, 0, 0.0
+        self.sums = torch.zeros(4, dtype=torch.float64)  # loss, correct, images of the weight steps; alpha loss
+
+    def state(self, log_lines: int) -> dict[str, Any]:
+        return {
+            "settings": to_dict(self.settings),
+            "data": fingerprint(self.source),
+            "epoch": self.epoch,
+            "step": self.step,
+            "seconds": self.seconds,
+            "log_lines": log_lines,
+            "sums": self.sums,
+            "supernet": self.supernet.state_dict(),
+            "method": self.method.state_dict(),
+            "weight_optimizer": self.weight_optimizer.state_dict(),
+            "alpha_optimizer": self.alpha_optimizer.state_dict(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        if state["data"] != fingerprint(self.source):
+            raise ValueError(
+                f"data={self.settings.data!r} holds other images or labels than the data the checkpoint was made with"
+            )
+        self.supernet.load_state_dict(state["supernet"])
+        self.method.load_state_dict(state["method"])
+        self.weight_optimizer.load_state_dict(state["weight_optimizer"])
+        self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
+        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        self.sums = state["sums"].clone()
+
+    def at(self, phase: Any, step: int | None = None) -> Step:
+        index = self.epoch * self.steps + self.step if step is None else step
+        return Step(self.epoch, index, self.settings.epochs, phase)
+
+    def iterate(self, for_weights: tuple[torch.Tensor, torch.Tensor], held_out: tuple[torch.Tensor, torch.Tensor]) -> None:
+        """One iteration: architecture step, then weight step."""
+        autocast = self.accelerator.autocast
+
+        alpha_loss = self.method.loss(Iteration(self.supernet, held_out, autocast), self.at("alpha"))
+        if alpha_loss is not None and alpha_loss.requires_grad:
+            # Asking for alpha's gradients alone spares the backward pass those of the weights, and what lies before
+            # the first relaxed edge.
+            gradients = torch.autograd.grad(alpha_loss, self.alphas, allow_unused=True)
+            for alpha, gradient in zip(self.alphas, gradients, strict=True):
+                alpha.grad = gradient
+            average_gradients(self.alphas)
+            self.alpha_optimizer.step()
+            self.alpha_optimizer.zero_grad(set_to_none=True)
+
+        with torch.no_grad():
+            mixing = self.method.mixing(self.at("weights"))
+        images, labels = for_weights
+        with autocast():
+            logits = self.supernet(images, mixing)
+        loss = F.cross_entropy(logits.float(), labels)
+        loss.backward()
+        average_gradients(self.weights)
+        if self.settings.grad_clip:
+            nn.utils.clip_grad_norm_(self.weights, self.settings.grad_clip)
+        self.weight_optimizer.step()
+        self.weight_optimizer.zero_grad(set_to_none=True)
+
+        correct = (logits.detach().argmax(1) == labels).sum()
+        alpha_value = loss.new_zeros(()) if alpha_loss is None else alpha_loss.detach()
+        self._pending.append(torch.stack([loss.detach() * len(labels), correct.float(), alpha_value * len(labels)]))
+        self._images += len(labels)
+
+    _pending: list[torch.Tensor]
+    _images: int
+
+    def begin_counting(self) -> None:
+        self._pending, self._images = [], 0
+
+    def settle(self) -> None:
+        """Adds the figures of the last iterations, which so far lie on the device, to the sums of the epoch.
+
+        Raises:
+            FloatingPointError: Where the loss is not finite: the checkpoint before is kept.
+        """
+        if not self._pending:
+            return
+        for loss, correct, alpha_loss in torch.stack(self._pending).double().cpu():
+            self.sums[0] += loss
+            self.sums[1] += correct
+            self.sums[3] += alpha_loss
+        self.sums[2] += self._images
+        self.begin_counting()
+        if not torch.isfinite(self.sums).all():
+            raise FloatingPointError(
+                f"the loss is not finite in epoch {self.epoch + 1} (lr={self.settings.lr}, "
+                f"alpha_lr={self.settings.alpha_lr}, precision={self.settings.precision}); the last checkpoint is kept"
+            )
+
+    def epoch_line(self) -> dict[str, Any]:
+        """What the log says of the epoch that has just been trained."""
+        settings = self.settings
+        genotypes: dict[str, Genotype | None] = {}
+        for rule in DERIVATIONS:
+            try:
+                genotypes[rule] = self.method.genotype(rule)
+            except ValueError:  # 'none' on every edge of a cell: no network to measure
+                genotypes[rule] = None
+        mixings: dict[str, Callable[[int], Mapping[str, Mixing]]] = {
+            "supernet": lambda index: self.method.mixing(self.at("eval", index))
+        }
+        for rule, genotype in genotypes.items():
+            if genotype is not None:
+                one_hot = one_hot_mixing(genotype, self.method.space)
+                mixings[rule] = lambda _, one_hot=one_hot: one_hot  # type: ignore[misc]
+        average_buffers(self.supernet)
+        batches = self.final_eval_batches if self.epoch + 1 == settings.epochs else self.eval_batches
+        held_out = accuracies(self.supernet, batches, mixings, self.accelerator.autocast)
+        sums = sum_over_processes(self.sums.to(self.accelerator.device, torch.float32)).double().cpu()
+        logits = logits_of(self.method)
+        found = self.method.genotype() if genotypes.get("darts") is not None else None
+        return {
+            "kind": "epoch",
+            "epoch": self.epoch + 1,
+            "lr": cosine(settings.lr, settings.lr_min, self.epoch, settings.epochs),
+            "train": {"n": int(sums[2]), "loss": float(sums[0] / sums[2]), "accuracy": float(sums[1] / sums[2])},
+            "alpha_loss": float(sums[3] / sums[2]),
+            "held_out": {
+                "n": batches.num_samples,
+                "supernet": held_out["supernet"],
+                "derived": {rule: held_out.get(rule) for rule in DERIVATIONS},
+            },
+            "entropy": {kind: mean_entropy(logits[kind]) for kind in KINDS},
+            "alpha": {kind: logits[kind].tolist() for kind in KINDS},
+            "operations": list(self.method.space.operations),
+            "genotype": {rule: json.loads(g.to_json()) if g else None for rule, g in genotypes.items()},
+            "histogram": found.histogram() if found else None,
+            "collapsed": collapsed(found) if found else None,
+        }
+
+
+def provenance(settings: SearchSettings, line: Mapping[str, Any], source: ImageSource) -> dict[str, Any]:
+    facts = run_facts()
+    return {
+        "method": settings.method,
+        "data": source.name,
+        "epochs": line["epoch"],
+        "settings": {k: v for k, v in to_dict(settings).items() if k not in ("data", *CHANGEABLE)},
+        "held_out_accuracy": line["held_out"],
+        "by": "nas-zoo",
+        "facts": facts,
+    }
+
+
+def write_genotype(path: Path, genotype: Genotype, provenance: Mapping[str, Any]) -> None:
+    record = json.loads(genotype.to_json()) | {"provenance": dict(provenance)}
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(record, indent=1))
+    temporary.replace(path)
+
+
+def report_epoch(line: Mapping[str, Any], epochs: int) -> str:
+    held, derived = line["held_out"], line["held_out"]["derived"]
+
+    def percent(value: float | None) -> str:
+        return "   -  " if value is None else f"{100 * value:5.2f}%"
+
+    return (
+        f"epoch {line['epoch']:3d}/{epochs}  loss {line['train']['loss']:.3f}  train {percent(line['train']['accuracy'])}  "
+        f"held-out: supernet {percent(held['supernet'])}, derived darts {percent(derived['darts'])}, "
+        f"argmax {percent(derived['argmax'])}  entropy {line['entropy']['normal']:.2f}/{line['entropy']['reduce']:.2f}  "
+        f"{line['seconds']:.0f} s  {line['peak_memory_gb']:.2f} GB"
+    )
+
+
+def search(settings: SearchSettings, resume: dict[str, Any] | None = None, started: float | None = None) -> str | None:
+    """Runs a search to its end, or to its time budget; returns why it stopped early (None: it did not).
+
+    Args:
+        settings: Of the method.
+        resume: Contents of a checkpoint to continue from.
+        started: time.monotonic() at which the time budget began.
+    """
+    precision = "bf16" if settings.precision == "bf16" else "no"
+    accelerator = Accelerator(mixed_precision=precision)
+    if accelerator.num_processes == 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            "several processes were started but do not know of each other; on CPU set ACCELERATE_USE_CPU=true "
+            "(see the README, 'Several processes')"
+        )
+    main = accelerator.is_main_process
+    out = settings.out
+    run = Search(settings, accelerator)
+    if resume is not None:
+        run.load(resume)
+    log = RunLog(out, writes=main)
+    if resume is None:
+        data = {"name": run.source.name, "images": len(run.source), "classes": list(run.source.classes)}
+        log.start(
+            to_dict(settings), run_facts(accelerator.device), seed=settings.seed, data=data, steps_per_epoch=run.steps
+        )
+    else:
+        log.truncate_to(resume["log_lines"])
+        log.event("resumed", epoch=run.epoch + 1, iteration=run.step)
+    if main:
+        resumed = f"resumed at epoch {run.epoch + 1}, iteration {run.step} of {run.steps}"
+        print(describe(settings) if resume is None else resumed, flush=True)
+    checkpoint = out / "checkpoint.pt"
+
+    def save() -> None:
+        run.settle()
+        if main:
+            save_checkpoint(checkpoint, run.state(log.num_lines), CHECKPOINT_KIND)
+        accelerator.wait_for_everyone()
+
+    with StopRequest(settings.time_budget, started=started) as stop:
+        while run.epoch < settings.epochs:
+            lr = cosine(settings.lr, settings.lr_min, run.epoch, settings.epochs)
+            for group in run.weight_optimizer.param_groups:
+                group["lr"] = lr
+            if run.step == 0:
+                run.sums.zero_()
+            run.begin_counting()
+            mark = last_save = time.monotonic()
+            bar = tqdm(
+                total=run.steps, initial=run.step, desc=f"epoch {run.epoch + 1}/{settings.epochs}", unit="it",
+                disable=not (main and sys.stderr.isatty()), leave=False,
+            )  # fmt: skip
+            for for_weights, held_out in zip(
+                run.weight_batches.epoch(run.epoch, run.step), run.alpha_batches.epoch(run.epoch, run.step), strict=False
+            ):
+                run.iterate(for_weights, held_out)
+                run.step += 1
+                bar.update()
+                if run.step % 50 == 0:
+                    run.settle()
+                    bar.set_postfix(loss=f"{run.sums[0] / run.sums[2]:.3f}")
+                now = time.monotonic()
+                reason = stop.agree(accelerator)
+                if reason is not None and run.step < run.steps:
+                    run.seconds += now - mark
+                    bar.close()
+                    save()
+                    log.event("stopped", reason=reason, epoch=run.epoch + 1, iteration=run.step)
+                    return reason
+                if now - last_save > CHECKPOINT_SECONDS and accelerator.num_processes == 1:
+                    run.seconds += now - mark
+                    save()
+                    mark = last_save = time.monotonic()
+                if run.step == run.steps:
+                    break
+            bar.close()
+            run.settle()
+            line = run.epoch_line()
+            run.seconds += time.monotonic() - mark
+            line |= {"seconds": round(run.seconds, 3), "peak_memory_gb": round(peak_memory_gb(accelerator.device), 3)}
+            log.append(line)
+            if main:
+                print(report_epoch(line, settings.epochs), flush=True)
+                if line["collapsed"]:
+                    print("warning: skip connections make up half of the normal cell or more (collapse)", file=sys.stderr)
+                if line["histogram"] is not None:
+                    write_genotype(out / "genotype.json", run.method.genotype(), provenance(settings, line, run.source))
+            run.epoch, run.step = run.epoch + 1, 0
+            save()
+            reason = stop.agree(accelerator)
+            if reason is not None and run.epoch < settings.epochs:
+                return reason
+    if main:
+        genotype = run.method.genotype()
+        network = derived_network(run.supernet, genotype)
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
+        save_file(tensors, out / "derived.safetensors", metadata={"format": "pt", "genotype": genotype.to_json()})
+        print(f"search finished in {run.seconds:.0f} s: {out / 'genotype.json'}")
+    accelerator.end_training()
+    return None
+
+
+def config_path(name: str) -> Path:
+    """A YAML file, or the name of one of the configurations that come with the project."""
+    path = Path(name)
+    shipped = Path(__file__).parent / "configs"
+    if path.suffix not in (".yaml", ".yml") and not path.exists():
+        candidate = shipped / f"{name}.yaml"
+        if candidate.exists():
+            return candidate
+        known = ", ".join(sorted(p.stem for p in shipped.glob("*.yaml")))
+        raise ValueError(f"config {name!r}: neither a YAML file nor one of {known}")
+    return path
+
+
+def make_parser(settings_class: type[SearchSettings]) -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="nas-zoo search",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", help="YAML file of settings, or the name of a shipped one (edas_c10, edas_small ...)")
+    parser.add_argument("--resume", nargs="?", const="", metavar="CHECKPOINT",
+                        help="continue the run in --out, or from this checkpoint")  # fmt: skip
+    add_flags(parser, settings_class)
+    return parser
+
+
+def parse(argv: list[str]) -> tuple[SearchSettings, dict[str, Any] | None]:
+    """Settings and, with --resume, the checkpoint's contents. Every mistake is a ValueError."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--method")
+    first.add_argument("--config")
+    first.add_argument("--resume", nargs="?", const="")
+    first.add_argument("--out", type=Path)
+    known = first.parse_known_args(argv)[0]
+    config = None if known.config is None else config_path(known.config)
+    method = known.method or ("edas" if config is None else read_config(config).get("method", "edas"))
+    state = None
+    if known.resume is not None:
+        out = known.out or (None if config is None else read_config(config).get("out")) or SearchSettings.out
+        path = Path(known.resume or Path(out) / "checkpoint.pt")
+        if known.resume or path.exists():
+            state = load_checkpoint(path, CHECKPOINT_KIND)
+            method = state["settings"]["method"] if known.method is None and config is None else method
+    settings_class = find_method(method)[0]
+    parser = make_parser(settings_class)
+    flags = given_flags(parser.parse_args(argv))
+    settings = settings_from(settings_class, flags, config)
+    if state is None:
+        if (settings.out / "log.jsonl").exists() and known.resume is None:
+            raise ValueError(f"out={settings.out}: holds a run already; --resume continues it, another --out begins anew")
+        return settings, None
+    saved = state["settings"]
+    given = set(flags) | (set() if config is None else set(read_config(config)))
+    now = to_dict(settings)
+    for name in sorted(given - set(CHANGEABLE)):
+        if now[name] != saved.get(name):
+            raise ValueError(f"{name}={now[name]!r}: the run to be resumed has {saved.get(name)!r}")
+    kept = {k: v for k, v in saved.items() if k not in given}
+    if "time_budget" not in given:
+        kept["time_budget"] = None
+    return settings_from(settings_class, kept | {k: v for k, v in now.items() if k in given}), state
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The program: 0 when it ended or its time budget ran out, 2 for a mistake of the user's, 128 + n for signal n."""
+    started = time.monotonic()
+    try:
+        settings, state = parse(sys.argv[1:] if argv is None else argv)
+        reason = search(settings, state, started)
+    except (ValueError, FloatingPointError, OSError) as error:
+        print(f"nas-zoo search: {error}", file=sys.stderr)
+        return 2
+    if reason is not None:
+        print(f"stopped ({reason}); continue with: nas-zoo search --resume --out {settings.out}")
+    return {"SIGTERM": 143, "SIGINT": 130}.get(reason or "", 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

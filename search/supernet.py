@@ -1,0 +1,164 @@
+"""The supernet: every candidate operation on every edge, of which a step runs only the active ones.
+
+It owns no architecture parameters. A search method hands it, for each cell kind, the mixing: which operations run on
+each edge and with which weight. So one network serves every method, and what a method costs follows from its mixing:
+28 clamped edges cost as much as the derived network, 28 relaxed ones as much as DARTS.
+
+Letters: N images, C channels, H x W size, E edges of a cell (14 for 4 nodes), O candidate operations.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nas_zoo.genotype import KINDS
+from nas_zoo.layout import CellSpec, plan_network
+from nas_zoo.network import StemBlock
+from nas_zoo.ops import SEARCH_OPERATIONS, FactorizedReduce, PointwiseNorm, build_op, reads_relu
+
+__all__ = ["EdgeMixing", "Mixing", "SearchSpace", "Supernet"]
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The cells that can be found: candidate operations and number of intermediate nodes."""
+
+    operations: tuple[str, ...] = SEARCH_OPERATIONS
+    num_nodes: int = 4
+
+    @cached_property
+    def edges(self) -> tuple[tuple[int, int], ...]:
+        """(node, source) of every edge, in the order of all tensors with an E axis: (2, 0), (2, 1), (3, 0), ..."""
+        return tuple((node, source) for node in range(2, self.num_nodes + 2) for source in range(node))
+
+    @property
+    def num_edges(self) -> int:
+        return len(self.edges)
+
+    @property
+    def num_operations(self) -> int:
+        return len(self.operations)
+
+    @cached_property
+    def none_index(self) -> int | None:
+        """Index of 'none' among the operations; None where the space has no such operation."""
+        return self.operations.index("none") if "none" in self.operations else None
+
+
+class EdgeMixing(NamedTuple):
+    """What runs on one edge.
+
+    ops: indices of the active operations; () drops the edge.
+    weights: (len(ops),) factors of their outputs, edge weight multiplied in; None means 1 for each.
+    """
+
+    ops: tuple[int, ...]
+    weights: torch.Tensor | None = None
+
+
+#: One EdgeMixing for every edge, in the order of SearchSpace.edges.
+Mixing = tuple[EdgeMixing, ...]
+
+
+class SearchCell(nn.Module):
+    """One cell with all candidates on all edges, in the search form (BatchNorm without scale and shift)."""
+
+    def __init__(self, space: SearchSpace, spec: CellSpec, activate: bool) -> None:
+        super().__init__()
+        self.space, self.activate, self.channels, self.stride = space, activate, spec.channels, spec.stride
+        bring_down = FactorizedReduce if spec.halve_input0 else PointwiseNorm
+        self.preprocess0 = bring_down(spec.in_channels[0], spec.channels, affine=False)
+        self.preprocess1 = PointwiseNorm(spec.in_channels[1], spec.channels, affine=False)
+        self.edges = nn.ModuleList()
+        self.wants_relu: list[list[bool]] = []
+        for _, source in space.edges:
+            stride = spec.stride if source < 2 else 1
+            self.edges.append(
+                nn.ModuleList(
+                    nn.Identity()  # 'none' is never run: it adds zero
+                    if name == "none"
+                    else build_op(name, spec.channels, stride, affine=False, pool_bn=True)
+                    for name in space.operations
+                )
+            )
+            self.wants_relu.append([reads_relu(name, stride) for name in space.operations])
+
+    def forward(self, s0: torch.Tensor, s1: torch.Tensor, mixing: Mixing) -> torch.Tensor:
+        """Activated outputs of the two previous cells in, (N, 4C, H, W) out."""
+        none = self.space.none_index
+        active = [tuple((k, op) for k, op in enumerate(mix.ops) if op != none) for mix in mixing]
+        # A node that nothing enters is no zero: it feeds nothing, as in the genotype, where it has no place at all.
+        states: list[torch.Tensor | None] = [None, None]
+        for i, (preprocess, x) in enumerate(((self.preprocess0, s0), (self.preprocess1, s1))):
+            if any(ops and source == i for ops, (_, source) in zip(active, self.space.edges, strict=True)):
+                states[i] = preprocess(x)
+        relus: dict[int, torch.Tensor] = {}
+        edge = 0
+        for node in range(2, self.space.num_nodes + 2):
+            total: torch.Tensor | None = None
+            for source in range(node):
+                state = states[source]
+                weights = mixing[edge].weights
+                for k, op in active[edge] if state is not None else ():
+                    x = state
+                    if self.wants_relu[edge][op]:
+                        if source not in relus:
+                            relus[source] = F.relu(state)
+                        x = relus[source]
+                    y = self.edges[edge][op](x)
+                    if weights is not None:
+                        y = y * weights[k]
+                    total = y if total is None else total + y
+                edge += 1
+            states.append(total)
+        nodes = states[2:]
+        shape = next((node.shape for node in nodes if node is not None), None)
+        if shape is None:
+            shape = torch.Size((s1.shape[0], self.channels, *(-(-size // self.stride) for size in s1.shape[2:])))
+        out = torch.cat([s1.new_zeros(shape) if node is None else node for node in nodes], dim=1)
+        return F.relu(out, inplace=True) if self.activate else out
+
+
+class Supernet(nn.Module):
+    """Stem, search cells, classifier.
+
+    Args:
+        space: Candidate operations and nodes.
+        init_channels: C of the first cells.
+        num_cells: Cells in all.
+        num_classes: Width of the logits.
+        in_chans: Channels of the images.
+        layout: "cifar" or "imagenet" (see ``nas_zoo.layout``).
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        init_channels: int = 16,
+        num_cells: int = 8,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        layout: str = "cifar",
+    ) -> None:
+        super().__init__()
+        self.space = space
+        self.plan = plan_network(layout, init_channels, num_cells, dict.fromkeys(KINDS, space.num_nodes), in_chans)
+        self.stem = nn.ModuleList(StemBlock(s.in_channels, s.out_channels, s.stride) for s in self.plan.stem)
+        self.cells = nn.ModuleList(SearchCell(space, spec, spec.index < num_cells - 1) for spec in self.plan.cells)
+        self.classifier = nn.Linear(self.plan.cells[-1].out_channels, num_classes)
+
+    def forward(self, x: torch.Tensor, mixing: Mapping[str, Mixing]) -> torch.Tensor:
+        """Images (N, in_chans, H, W) to logits (N, num_classes), with a Mixing for each cell kind."""
+        s0, s1 = x, x
+        for block in self.stem:
+            s0, s1 = s1, block(s1)
+        if len(self.stem) == 1:
+            s0 = s1
+        for spec, cell in zip(self.plan.cells, self.cells, strict=True):
+            s0, s1 = s1, cell(s0, s1, mixing[spec.kind])
+        return self.classifier(s1.mean((2, 3)))
