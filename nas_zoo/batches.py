@@ -234,6 +234,8 @@ class Batches:
                 self._row[self.indices] = np.arange(self.num_samples)
 
     def _check(self) -> None:
+        if self.world < 1:
+            raise ValueError(f"world must be 1 process or more, got {self.world}")
         if self.batch_size < 1 or self.batch_size % self.world:
             raise ValueError(
                 f"batch_size {self.batch_size} (of all processes together) must be a positive multiple of the "
@@ -296,7 +298,7 @@ class Batches:
             columns[:, 2:] = draws * np.array([2 * padding + 1, 2 * padding + 1, 2, size, size])
             if not self.augment.flip:
                 columns[:, 4] = 0
-        return torch.from_numpy(columns).to(self.device, non_blocking=True)
+        return torch.from_numpy(columns).to(self.device)
 
     def _finish(self, pixels: Tensor, plan: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 (n, H, W, C) -> the batch: augmented, scaled, in the memory format asked for."""

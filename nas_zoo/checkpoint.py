@@ -29,6 +29,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Literal, Self
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -43,6 +44,8 @@ __all__ = [
     "previous_path",
     "run_facts",
     "save_checkpoint",
+    "write_json",
+    "write_weights",
 ]
 
 # ----------------------------------------------------------------------------------------------------- checkpoints
@@ -217,6 +220,42 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_weights(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """A .safetensors file that is either complete under `path` or not there; equal weights give equal bytes.
+
+    Tensors may be on any device and in any memory format. The metadata have "format": "pt" as transformers wants it.
+    """
+    path = Path(path)
+    # safetensors takes contiguous tensors only, which those of a channels_last model are not
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    data = safetensors.torch.save(plain, {"format": "pt", **(metadata or {})})
+    # it writes the metadata in an order that changes from call to call
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "wb") as file:  # not save_file, whose files only their owner can read
+        file.write(len(text).to_bytes(8, "little") + text + data[8 + size :])
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def write_json(path: Path | str, record: Mapping[str, Any]) -> None:
+    """`record` as a JSON file that is either complete under `path` or not there. NaN and infinity become null."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(json.dumps(_json_value(record, "record"), indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
 
 
 # --------------------------------------------------------------------------------------------------- stop requests

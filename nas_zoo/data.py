@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from nas_zoo.batches import DEVICE_LIMIT_GB, Augment, Batches, default_augment, epoch_order
@@ -108,6 +109,14 @@ def search_split(source: ImageSource, seed: int) -> tuple[np.ndarray, np.ndarray
     order = epoch_order(seed, -1, np.arange(len(source)))  # epoch -1: not the order of any epoch of training
     half = len(source) // 2
     return order[:half], order[half:]
+
+
+def limited(source: ImageSource, count: int | None, seed: int) -> ImageSource:
+    """`count` images of the source, chosen by the seed, in their order; the source itself for None or no fewer."""
+    if count is None or count >= len(source):
+        return source
+    order = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))
+    return source.subset(order[:count].sort().values.numpy())
 
 
 def hold_out(labels: np.ndarray, classes: tuple[str, ...], split: str, seed: int, name: str) -> np.ndarray:

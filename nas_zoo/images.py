@@ -6,7 +6,9 @@ the middle) once from front to end, its still encoded members kept in memory.
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import logging
 import lzma
 import os
@@ -30,7 +32,7 @@ EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pnm"}
 )  # compared in lower case
 # The decoders Pillow may use: those of the extensions only, so that a renamed PostScript file starts no interpreter.
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 MAX_PIXELS = 89_478_485  # an image, as Pillow's own warning level: 256 MB decoded
 MAX_MEMBER_BYTES = 64 * 2**20  # an encoded image in a tar
 MAX_HELD_BYTES = 4 * 2**30  # encoded images of one compressed tar, held in memory
@@ -99,8 +101,8 @@ class ImageFiles:
     ) -> np.ndarray:
         """Image i as uint8 (image_size, image_size, in_chans).
 
-        By default as `fit` makes it; with `part` the part of the original image that it
-        names. ValueError naming the file if it is corrupt.
+        As `fit` makes it; with `part`, the part of the original image that it names. ValueError naming the file if it
+        is corrupt.
         """
         data = self.read(i)
         try:
@@ -178,6 +180,14 @@ class ImageSource:
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that tell data sets apart: of classes, sizes, all labels and the first image's pixels."""
+        digest = hashlib.sha256(json.dumps([self.classes, self.image_size, self.in_chans]).encode())
+        digest.update(self.labels.tobytes())
+        digest.update(self.image(0).tobytes())
+        return digest.hexdigest()[:16]
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> ImageSource:
         """The images of `indices` in their order; classes, mean and std stay those of the whole."""

@@ -78,6 +78,7 @@ def plan_network(
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name}={value!r}: a whole number of at least {least} is needed")
     c = init_channels
+    stem: tuple[StemSpec, ...]
     if layout == "cifar":
         stem = (StemSpec(in_chans, 3 * c, 1, 1),)
         before, last = 3 * c, 3 * c

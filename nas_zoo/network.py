@@ -10,7 +10,7 @@ reads input 0 only makes every second cell superfluous, and such cells are left 
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -156,7 +156,7 @@ class CellNet(nn.Module):
     """
 
     # torch.jit.script compiles properties unless told not to.
-    __jit_unused_properties__ = ["_model_args"]
+    __jit_unused_properties__: ClassVar[list[str]] = ["_model_args"]
 
     def __init__(
         self,
@@ -199,9 +199,7 @@ class CellNet(nn.Module):
             for i, spec in enumerate(plan.stem)
         )
         self.cells = nn.ModuleList(
-            Cell(
-                self.genotype.cell(spec.kind), spec, spec.index < num_cells - 1, drop_path_rate, pool_bn, **dd
-            )
+            Cell(self.genotype.cell(spec.kind), spec, spec.index < num_cells - 1, drop_path_rate, pool_bn, **dd)
             if spec.index in live
             else SkippedCell()
             for spec in plan.cells
@@ -228,7 +226,7 @@ class CellNet(nn.Module):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        return dict(stem=r"^stem", blocks=[(r"^cells\.(\d+)", None)])
+        return {"stem": r"^stem", "blocks": [(r"^cells\.(\d+)", None)]}
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -248,7 +246,7 @@ class CellNet(nn.Module):
         if not 0.0 <= rate < 1.0:
             raise ValueError(f"drop path rate {rate!r}: a probability in [0, 1) is accepted")
         if rate > 0.0 and self.drop_path_rate == 0.0:
-            raise ValueError(f"drop path rate {rate!r}: the network was made with drop_path_rate=0, so only 0 is accepted")
+            raise ValueError(f"drop path rate {rate!r}: made with drop_path_rate=0, the network accepts 0 only")
         for module in self.modules():
             if isinstance(module, DropPath):
                 module.drop_prob = rate
@@ -359,7 +357,7 @@ class CellNet(nn.Module):
 
 
 def _plan(genotype: Genotype, layout: str, init_channels: int, num_cells: int, in_chans: int) -> Plan:
-    num_concat = {kind: len(genotype.cell(kind).concat) for kind in genotypes.KINDS}
+    num_concat: dict[str, int] = {kind: len(genotype.cell(kind).concat) for kind in genotypes.KINDS}
     return plan_network(layout, init_channels, num_cells, num_concat, in_chans)
 
 
@@ -371,22 +369,22 @@ def _feature_levels(plan: Plan, live: set[int]) -> tuple[list[dict[str, Any]], l
     ] + [(spec.reduction, spec.out_channels, f"cells.{spec.index}", spec.index in live) for spec in plan.cells]
     last_of_level = {reduction: i for i, (reduction, _, _, computed) in enumerate(layers) if computed}
     info = [
-        dict(num_chs=layers[i][1], reduction=reduction, module=layers[i][2]) for reduction, i in last_of_level.items()
+        {"num_chs": layers[i][1], "reduction": reduction, "module": layers[i][2]}
+        for reduction, i in last_of_level.items()
     ]
     return info, list(last_of_level.values())
 
 
 def _create(variant: str, pretrained: bool = False, **kwargs: Any) -> CellNet:
-    defaults = {"layout": "cifar", "init_channels": 36, "num_cells": 20, "in_chans": 3} | kwargs
-    genotype = as_genotype(defaults["genotype"])
-    plan = _plan(genotype, *(defaults[key] for key in ("layout", "init_channels", "num_cells", "in_chans")))
+    genotype = as_genotype(kwargs["genotype"])
+    plan = _plan(genotype, kwargs["layout"], kwargs["init_channels"], kwargs["num_cells"], kwargs.get("in_chans", 3))
     reads = [genotype.cell(spec.kind).inputs_read for spec in plan.cells]
     num_levels = len(_feature_levels(plan, find_live(reads, [len(plan.cells) - 1]))[1])
     return build_model_with_cfg(
         CellNet,
         variant,
         pretrained,
-        feature_cfg=dict(out_indices=tuple(range(num_levels)), feature_cls="getter"),
+        feature_cfg={"out_indices": tuple(range(num_levels)), "feature_cls": "getter"},
         **(kwargs | {"genotype": genotype}),
     )
 
@@ -425,7 +423,7 @@ def _make_entrypoint(name: str, cell: str, layout: str) -> Callable[..., CellNet
 
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> CellNet:
         # No num_classes here: timm takes it from the cfg, which for a saved model is the one saved.
-        model_args = dict(genotype=cell, layout=layout, **size)
+        model_args = {"genotype": cell, "layout": layout, **size}
         return _create(name, pretrained, **(model_args | kwargs))
 
     entrypoint.__name__ = entrypoint.__qualname__ = name

@@ -39,6 +39,7 @@ __all__ = [
     "given_flags",
     "load_settings",
     "read_config",
+    "resumed_settings",
     "setting",
     "settings_from",
     "to_dict",
@@ -370,10 +371,13 @@ def settings_from(
     config: Path | str | None = None,
     *,
     others: Sequence[type] = (),
+    under: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> S:
     """An instance of the class: defaults, over them the YAML file, over it the flags.
 
-    `others` are settings classes that share the file and the flags: their names are passed over, not refused.
+    `under` are layers between the defaults and the file, the later over the earlier, by the name that `describe` and
+    errors give them ("recipe quick"). `others` are settings classes that share the file and the flags: their names are
+    passed over, not refused.
     ValueError for an unknown name, a value of the wrong type, a missing one, or what the class's own __post_init__
     refuses; each names the setting, the value and where it was written.
     """
@@ -381,7 +385,7 @@ def settings_from(
     shared = {name for other in others for name in _fields(other)} - set(fields)
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    layers: list[tuple[str, Mapping[str, Any]]] = []
+    layers: list[tuple[str, Mapping[str, Any]]] = list((under or {}).items())
     if config is not None:
         layers.append((f"config {config}", read_config(config)))
     layers.append(("flag", flags or {}))
@@ -419,6 +423,31 @@ def _with_sources(
     told = [f"{name} = {_show(values[name])} from {sources[name]}" for name in named if name in sources]
     told += [f"{name} from its default" for name in named if name not in sources]
     return f"{message} ({'; '.join(told)})" if told else message
+
+
+def resumed_settings(
+    settings_class: type[S],
+    saved: Mapping[str, Any],
+    flags: Mapping[str, Any],
+    config: Path | str | None = None,
+    *,
+    changeable: Sequence[str],
+    forgotten: Sequence[str] = ("time_budget",),
+) -> S:
+    """The settings of a stopped run (`saved`, as to_dict gave them), for its continuation.
+
+    Flags and the file may change what is `changeable` (where things lie, how long it may take) and may repeat the
+    rest; `forgotten` ones count for one start only and are not taken over. ValueError for a setting that would change
+    what is computed, naming it and both values.
+    """
+    settings = settings_from(settings_class, flags, config)
+    given = set(flags) | (set() if config is None else set(read_config(config)))
+    now = to_dict(settings)
+    for name in sorted(given - set(changeable)):
+        if now[name] != saved.get(name):
+            raise ValueError(f"{name}={now[name]!r}: the run to be resumed has {saved.get(name)!r}")
+    kept = {name: value for name, value in saved.items() if name not in given and name not in forgotten}
+    return settings_from(settings_class, kept | {name: value for name, value in now.items() if name in given})
 
 
 def load_settings(settings_class: type[S], argv: Sequence[str], config: Path | str | None = None) -> S:

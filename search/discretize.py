@@ -83,7 +83,7 @@ def one_hot_mixing(genotype: Genotype, space: SearchSpace) -> dict[str, Mixing]:
     Raises:
         ValueError: For an operation or node that the space does not have.
     """
-    mixing = {}
+    mixing: dict[str, Mixing] = {}
     for kind in KINDS:
         cell = genotype.cell(kind)
         if len(cell.nodes) != space.num_nodes:

@@ -21,7 +21,7 @@ DARTS, images are cropped and flipped as there.
 
 import random
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -74,7 +74,9 @@ class EdasSettings(SearchSettings):
     num_cells: int = setting(20, "cells of the supernet: as deep as the derived network (section 4.1)")
     alpha_lr: float = setting(0.025, "learning rate of Adam on alpha (section 4.1)")
     warmup_epochs: int = setting(0, "epochs with inverted alpha, Eq. 3; 10 is the paper's EDAS with warm-up")
-    invert: Literal["alternate", "every"] = setting("alternate", "in warm-up: invert every second iteration, or every one")
+    invert: Literal["alternate", "every"] = setting(
+        "alternate", "in warm-up, invert every second iteration or every one"
+    )
     warmup_alpha_decay: float = setting(1e-3, "L2 on the drawn edge's alpha during warm-up; none after (section 4.1)")
     draw: Literal["one", "per_kind"] = setting("one", "relax one edge of all, or one in each cell kind")
     derive: Literal["darts", "argmax"] = setting("darts", "derivation rule of the result (section 4.2: as DARTS)")
@@ -117,7 +119,8 @@ class Edas(nn.Module):
         )
 
     def _logits(self, kind: str) -> list[nn.Parameter]:
-        return list(self.alpha[kind])  # type: ignore[arg-type]  # a ParameterList is a Module to mypy
+        logits: Any = self.alpha[kind]
+        return list(logits)
 
     def _drawn(self, step: Step) -> dict[str, int]:
         return draw_edges(self.settings.seed, step, self.space.num_edges, self.settings.draw)

@@ -62,7 +62,7 @@ class SearchSettings:
 
     method: str = setting("", "search method")
     data: str = setting("digits", "data set: digits, cifar10, cifar100, a folder or a tar of class folders")
-    data_root: Path | None = setting(None, "folder of cifar10 / cifar100 (default: the user's cache; downloaded if absent)")
+    data_root: Path | None = setting(None, "folder of cifar10 / cifar100; none: the user's cache, downloaded if absent")
     out: Path = setting(Path("runs/search"), "folder of the run: log.jsonl, checkpoint.pt, genotype.json")
     seed: int = setting(0, "seed of everything: weights, alpha, split, order, augmentation, drawn edges")
     epochs: int = setting(25, "epochs; one epoch sees each half of the training images once")
@@ -78,15 +78,15 @@ class SearchSettings:
     grad_clip: float = setting(5.0, "largest norm of the weights' gradient (DARTS); 0: no clipping")
     alpha_lr: float = setting(3e-4, "learning rate of Adam on the architecture parameters")
     alpha_betas: tuple[float, float] = setting((0.5, 0.999), "betas of Adam on the architecture parameters")
-    crop_padding: int = setting(4, "random crop after padding with so many pixels, at 32 pixels; scaled to the image size")
+    crop_padding: int = setting(4, "random crop after padding, at 32 pixels; scaled to the image size", unit="pixels")
     flip: bool | None = setting(None, "random horizontal flip; default: for photographs, not for digits")
     cutout: int = setting(0, "side in pixels of the square that is blanked out; 0: none")
-    eval_size: int = setting(5000, "held-out images for the accuracies after each epoch, 0: all; the last epoch: always all")
+    eval_size: int = setting(5000, "held-out images for the accuracies after an epoch; 0: all, as after the last")
     precision: Literal["fp32", "bf16"] = setting("fp32", "bf16: autocast of the network's forward passes")
     channels_last: bool = setting(True, "memory format of images and weights; faster, same mathematics")
-    sync_bn: bool = setting(True, "with several processes: BatchNorm statistics over all of them, as one process would have")
+    sync_bn: bool = setting(True, "BatchNorm statistics over all processes, as one process would have them")
     workers: int = setting(2, "loader processes for data sets that do not fit in memory")
-    time_budget: float | None = setting(None, "seconds after which the run writes a checkpoint and stops")
+    time_budget: float | None = setting(None, "write a checkpoint and stop after this long", unit="s")
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("num_cells", 1), ("init_channels", 2), ("batch_size", 2), ("workers", 0),

@@ -17,51 +17,60 @@ stopped, and several processes draw, shuffle and augment as one process with the
 
 import argparse
 import dataclasses
-import hashlib
 import json
-import math
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
 from nas_zoo.batches import Augment, Batches, default_augment
-from nas_zoo.checkpoint import RunLog, StopRequest, load_checkpoint, peak_memory_gb, run_facts, save_checkpoint
-from nas_zoo.data import open_source, search_split
+from nas_zoo.checkpoint import (
+    RunLog,
+    StopRequest,
+    load_checkpoint,
+    peak_memory_gb,
+    run_facts,
+    save_checkpoint,
+    write_json,
+    write_weights,
+)
+from nas_zoo.data import limited, open_source, search_split
 from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.images import ImageSource
-from nas_zoo.parallel import average_buffers, average_gradients, convert_global_batch_norm, sum_over_processes
+from nas_zoo.parallel import (
+    average_buffers,
+    average_gradients,
+    convert_global_batch_norm,
+    start_accelerator,
+    sum_over_processes,
+)
+from nas_zoo.schedule import cosine
 from nas_zoo.search.discretize import DERIVATIONS, derived_network, one_hot_mixing
-from nas_zoo.search.method import METHODS, SearchSettings, Step, find_method
+from nas_zoo.search.method import SearchSettings, Step, find_method
 from nas_zoo.search.supernet import Mixing, Supernet
-from nas_zoo.settings import Parser, add_flags, describe, given_flags, read_config, settings_from, to_dict
+from nas_zoo.settings import (
+    Parser,
+    add_flags,
+    describe,
+    given_flags,
+    read_config,
+    resumed_settings,
+    settings_from,
+    to_dict,
+)
 
 CHECKPOINT_KIND = "search"
 CHECKPOINT_SECONDS = 600.0
+COLLAPSE_WARNING = "warning: half of the normal cell or more is skip connections (collapse)"
 #: What a resumed run may change: where things lie and how long it may take, never what is computed.
 CHANGEABLE = ("data", "data_root", "out", "time_budget", "workers")
-
-
-def cosine(start: float, end: float, epoch: int, epochs: int) -> float:
-    """Learning rate in an epoch from 0: ``start`` in the first, falling towards ``end`` after the last."""
-    return end + 0.5 * (start - end) * (1.0 + math.cos(math.pi * epoch / epochs))
-
-
-def fingerprint(source: ImageSource) -> str:
-    """Tells two data sets apart: a hash of classes, labels and sizes, and of the first image's pixels."""
-    digest = hashlib.sha256(json.dumps([source.classes, source.image_size, source.in_chans]).encode())
-    digest.update(source.labels.tobytes())
-    digest.update(source.image(0).tobytes())
-    return digest.hexdigest()[:16]
 
 
 class Iteration:
@@ -80,7 +89,10 @@ class Iteration:
 
 @torch.no_grad()
 def accuracies(
-    supernet: Supernet, batches: Batches, mixings: Mapping[str, Callable[[int], Mapping[str, Mixing]]], autocast: Callable
+    supernet: Supernet,
+    batches: Batches,
+    mixings: Mapping[str, Callable[[int], Mapping[str, Mixing]]],
+    autocast: Callable,
 ) -> dict[str, float]:
     """Accuracy of the supernet, in [0, 1], under each of several mixings, over the same images.
 
@@ -132,10 +144,7 @@ class Search:
         if settings.batch_size % world:
             raise ValueError(f"batch_size={settings.batch_size} is not divisible by the {world} processes")
         source = open_source(settings.data, "train", root=settings.data_root)
-        if settings.train_limit is not None and settings.train_limit < len(source):
-            order = torch.randperm(len(source), generator=torch.Generator().manual_seed(settings.seed))
-            source = source.subset(order[: settings.train_limit].sort().values.numpy())
-        self.source = source
+        self.source = source = limited(source, settings.train_limit, settings.seed)
         size = settings.image_size or source.image_size
         for_weights, for_alpha = search_split(source, settings.seed)
         augment = default_augment(source, size)
@@ -166,15 +175,11 @@ class Search:
         self.eval_batches = batches(for_alpha[: settings.eval_size] if settings.eval_size else for_alpha, None)
         self.final_eval_batches = batches(for_alpha, None)
         self.steps = min(self.weight_batches.steps_per_epoch, self.alpha_batches.steps_per_epoch)
-        if self.steps == 0:
-            raise ValueError(
-                f"batch_size={settings.batch_size} is larger than a half of the {len(source)} training images"
-            )
 
         torch.manual_seed(settings.seed)
         method = find_method(settings.method)[1](settings)
         supernet = Supernet(
-            method.space,  # type: ignore[attr-defined, arg-type]
+            method.space,
             settings.init_channels,
             settings.num_cells,
             num_classes=len(source.classes),
@@ -183,7 +188,7 @@ class Search:
         if settings.sync_bn:
             supernet = convert_global_batch_norm(supernet)
         if settings.channels_last:
-            supernet = supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            supernet = supernet.to(memory_format=torch.channels_last)
         self.supernet = supernet.to(device)
         self.method: Any = method.to(device)
         self.weights = list(self.supernet.parameters())
@@ -199,7 +204,7 @@ class Search:
     def state(self, log_lines: int) -> dict[str, Any]:
         return {
             "settings": to_dict(self.settings),
-            "data": fingerprint(self.source),
+            "data": self.source.fingerprint,
             "epoch": self.epoch,
             "step": self.step,
             "seconds": self.seconds,
@@ -212,7 +217,7 @@ class Search:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        if state["data"] != fingerprint(self.source):
+        if state["data"] != self.source.fingerprint:
             raise ValueError(
                 f"data={self.settings.data!r} holds other images or labels than the data the checkpoint was made with"
             )
@@ -227,10 +232,13 @@ class Search:
         index = self.epoch * self.steps + self.step if step is None else step
         return Step(self.epoch, index, self.settings.epochs, phase)
 
-    def iterate(self, for_weights: tuple[torch.Tensor, torch.Tensor], held_out: tuple[torch.Tensor, torch.Tensor]) -> None:
+    def iterate(
+        self, for_weights: tuple[torch.Tensor, torch.Tensor], held_out: tuple[torch.Tensor, torch.Tensor]
+    ) -> None:
         """One iteration: architecture step, then weight step."""
         autocast = self.accelerator.autocast
 
+        alpha_value = torch.zeros((), device=self.accelerator.device)
         alpha_loss = self.method.loss(Iteration(self.supernet, held_out, autocast), self.at("alpha"))
         if alpha_loss is not None and alpha_loss.requires_grad:
             # Asking for alpha's gradients alone spares the backward pass those of the weights, and what lies before
@@ -241,6 +249,9 @@ class Search:
             average_gradients(self.alphas)
             self.alpha_optimizer.step()
             self.alpha_optimizer.zero_grad(set_to_none=True)
+            alpha_value = alpha_loss.detach()
+        # The backward pass has freed only what it went through; the rest of the graph dies with its last reference.
+        del alpha_loss
 
         with torch.no_grad():
             mixing = self.method.mixing(self.at("weights"))
@@ -256,7 +267,6 @@ class Search:
         self.weight_optimizer.zero_grad(set_to_none=True)
 
         correct = (logits.detach().argmax(1) == labels).sum()
-        alpha_value = loss.new_zeros(()) if alpha_loss is None else alpha_loss.detach()
         self._pending.append(torch.stack([loss.detach() * len(labels), correct.float(), alpha_value * len(labels)]))
         self._images += len(labels)
 
@@ -342,10 +352,7 @@ def provenance(settings: SearchSettings, line: Mapping[str, Any], source: ImageS
 
 
 def write_genotype(path: Path, genotype: Genotype, provenance: Mapping[str, Any]) -> None:
-    record = json.loads(genotype.to_json()) | {"provenance": dict(provenance)}
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(record, indent=1))
-    temporary.replace(path)
+    write_json(path, json.loads(genotype.to_json()) | {"provenance": dict(provenance)})
 
 
 def report_epoch(line: Mapping[str, Any], epochs: int) -> str:
@@ -354,10 +361,11 @@ def report_epoch(line: Mapping[str, Any], epochs: int) -> str:
     def percent(value: float | None) -> str:
         return "   -  " if value is None else f"{100 * value:5.2f}%"
 
+    train, entropy = line["train"], line["entropy"]
     return (
-        f"epoch {line['epoch']:3d}/{epochs}  loss {line['train']['loss']:.3f}  train {percent(line['train']['accuracy'])}  "
+        f"epoch {line['epoch']:3d}/{epochs}  loss {train['loss']:.3f}  train {percent(train['accuracy'])}  "
         f"held-out: supernet {percent(held['supernet'])}, derived darts {percent(derived['darts'])}, "
-        f"argmax {percent(derived['argmax'])}  entropy {line['entropy']['normal']:.2f}/{line['entropy']['reduce']:.2f}  "
+        f"argmax {percent(derived['argmax'])}  entropy {entropy['normal']:.2f}/{entropy['reduce']:.2f}  "
         f"{line['seconds']:.0f} s  {line['peak_memory_gb']:.2f} GB"
     )
 
@@ -370,13 +378,7 @@ def search(settings: SearchSettings, resume: dict[str, Any] | None = None, start
         resume: Contents of a checkpoint to continue from.
         started: time.monotonic() at which the time budget began.
     """
-    precision = "bf16" if settings.precision == "bf16" else "no"
-    accelerator = Accelerator(mixed_precision=precision)
-    if accelerator.num_processes == 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError(
-            "several processes were started but do not know of each other; on CPU set ACCELERATE_USE_CPU=true "
-            "(see the README, 'Several processes')"
-        )
+    accelerator = start_accelerator(settings.precision)
     main = accelerator.is_main_process
     out = settings.out
     run = Search(settings, accelerator)
@@ -416,7 +418,9 @@ def search(settings: SearchSettings, resume: dict[str, Any] | None = None, start
                 disable=not (main and sys.stderr.isatty()), leave=False,
             )  # fmt: skip
             for for_weights, held_out in zip(
-                run.weight_batches.epoch(run.epoch, run.step), run.alpha_batches.epoch(run.epoch, run.step), strict=False
+                run.weight_batches.epoch(run.epoch, run.step),
+                run.alpha_batches.epoch(run.epoch, run.step),
+                strict=False,
             ):
                 run.iterate(for_weights, held_out)
                 run.step += 1
@@ -447,7 +451,7 @@ def search(settings: SearchSettings, resume: dict[str, Any] | None = None, start
             if main:
                 print(report_epoch(line, settings.epochs), flush=True)
                 if line["collapsed"]:
-                    print("warning: skip connections make up half of the normal cell or more (collapse)", file=sys.stderr)
+                    print(COLLAPSE_WARNING, file=sys.stderr)
                 if line["histogram"] is not None:
                     write_genotype(out / "genotype.json", run.method.genotype(), provenance(settings, line, run.source))
             run.epoch, run.step = run.epoch + 1, 0
@@ -458,8 +462,7 @@ def search(settings: SearchSettings, resume: dict[str, Any] | None = None, start
     if main:
         genotype = run.method.genotype()
         network = derived_network(run.supernet, genotype)
-        tensors = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
-        save_file(tensors, out / "derived.safetensors", metadata={"format": "pt", "genotype": genotype.to_json()})
+        write_weights(out / "derived.safetensors", network.state_dict(), {"genotype": genotype.to_json()})
         print(f"search finished in {run.seconds:.0f} s: {out / 'genotype.json'}")
     accelerator.end_training()
     return None
@@ -484,7 +487,7 @@ def make_parser(settings_class: type[SearchSettings]) -> argparse.ArgumentParser
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", help="YAML file of settings, or the name of a shipped one (edas_c10, edas_small ...)")
+    parser.add_argument("--config", help="YAML file of settings, or a shipped one: edas_c10, edas_small ...")
     parser.add_argument("--resume", nargs="?", const="", metavar="CHECKPOINT",
                         help="continue the run in --out, or from this checkpoint")  # fmt: skip
     add_flags(parser, settings_class)
@@ -514,18 +517,9 @@ def parse(argv: list[str]) -> tuple[SearchSettings, dict[str, Any] | None]:
     settings = settings_from(settings_class, flags, config)
     if state is None:
         if (settings.out / "log.jsonl").exists() and known.resume is None:
-            raise ValueError(f"out={settings.out}: holds a run already; --resume continues it, another --out begins anew")
+            raise ValueError(f"out={settings.out}: holds a run; --resume continues it, another --out starts one")
         return settings, None
-    saved = state["settings"]
-    given = set(flags) | (set() if config is None else set(read_config(config)))
-    now = to_dict(settings)
-    for name in sorted(given - set(CHANGEABLE)):
-        if now[name] != saved.get(name):
-            raise ValueError(f"{name}={now[name]!r}: the run to be resumed has {saved.get(name)!r}")
-    kept = {k: v for k, v in saved.items() if k not in given}
-    if "time_budget" not in given:
-        kept["time_budget"] = None
-    return settings_from(settings_class, kept | {k: v for k, v in now.items() if k in given}), state
+    return resumed_settings(settings_class, state["settings"], flags, config, changeable=CHANGEABLE), state
 
 
 def main(argv: list[str] | None = None) -> int:

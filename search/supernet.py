@@ -88,6 +88,12 @@ class SearchCell(nn.Module):
             )
             self.wants_relu.append([reads_relu(name, stride) for name in space.operations])
 
+    def operation(self, edge: int, op: int) -> nn.Module:
+        """A candidate operation; it reads the ReLU of the state where ``wants_relu[edge][op]``."""
+        candidates = self.edges[edge]
+        assert isinstance(candidates, nn.ModuleList)
+        return candidates[op]
+
     def forward(self, s0: torch.Tensor, s1: torch.Tensor, mixing: Mixing) -> torch.Tensor:
         """Activated outputs of the two previous cells in, (N, 4C, H, W) out."""
         none = self.space.none_index
@@ -102,15 +108,16 @@ class SearchCell(nn.Module):
         for node in range(2, self.space.num_nodes + 2):
             total: torch.Tensor | None = None
             for source in range(node):
-                state = states[source]
-                weights = mixing[edge].weights
-                for k, op in active[edge] if state is not None else ():
-                    x = state
+                state, weights = states[source], mixing[edge].weights
+                for k, op in active[edge]:
+                    if state is None:
+                        break
                     if self.wants_relu[edge][op]:
                         if source not in relus:
                             relus[source] = F.relu(state)
-                        x = relus[source]
-                    y = self.edges[edge][op](x)
+                        y = self.operation(edge, op)(relus[source])
+                    else:
+                        y = self.operation(edge, op)(state)
                     if weights is not None:
                         y = y * weights[k]
                     total = y if total is None else total + y

@@ -17,7 +17,7 @@ def warmed_up(supernet: Supernet, size: int = 16) -> Supernet:
     """Running statistics as after some training, so that evaluation mode is no special case."""
     torch.manual_seed(1)
     everything = EdgeMixing(tuple(range(supernet.space.num_operations)))
-    mixing = {kind: (everything,) * supernet.space.num_edges for kind in KINDS}
+    mixing = dict.fromkeys(KINDS, (everything,) * supernet.space.num_edges)
     with torch.no_grad():
         for _ in range(3):
             supernet(torch.randn(4, 3, size, size), mixing)
@@ -83,11 +83,16 @@ def test_only_active_operations_run():
     supernet(torch.randn(2, 3, 8, 8), mixing).sum().backward()
     kinds = [spec.kind for spec in supernet.plan.cells]
     expected = {
-        supernet.cells[i].edges[e][op] for i, kind in enumerate(kinds) for e, mix in enumerate(mixing[kind]) for op in mix.ops
+        supernet.cells[i].edges[e][op]
+        for i, kind in enumerate(kinds)
+        for e, mix in enumerate(mixing[kind])
+        for op in mix.ops
     }
     assert ran == expected
     # ... and what did not run has no gradient, so neither decay nor momentum moves it
-    inactive = [p for cell in supernet.cells for edge in cell.edges for op in edge if op not in ran for p in op.parameters()]
+    inactive = [
+        p for cell in supernet.cells for edge in cell.edges for op in edge if op not in ran for p in op.parameters()
+    ]
     assert inactive
     assert all(p.grad is None for p in inactive)
 
@@ -118,7 +123,7 @@ def test_a_weighted_edge_is_the_weighted_sum_of_its_operations():
     mixings = [EdgeMixing((op,)) for op in range(7)] + [EdgeMixing(tuple(range(7)), weights)]
     with torch.no_grad():
         for mix in mixings:
-            supernet(x, {kind: (mix, drop) for kind in KINDS})
+            supernet(x, dict.fromkeys(KINDS, (mix, drop)))
     single = torch.stack(features[:7])
     torch.testing.assert_close((weights[:, None, None] * single).sum(0), features[7], rtol=1e-5, atol=1e-6)
 

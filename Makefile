@@ -1,0 +1,34 @@
+# `make demo` and `make test` do all set-up themselves: Python >= 3.11, make and git are enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/nas-zoo-is-installed
+
+.PHONY: demo test test-fast lint timm-contract clean help
+.DEFAULT_GOAL := help
+
+help:  ## what there is to make
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "nas-zoo needs Python 3.11 or newer; this is " + sys.version.split()[0] + " (make PYTHON=python3.12 ...)")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(READY)  ## search, retrain, export, check and predict on handwritten digits (minutes on 2 cores)
+	$(BIN)/nas-zoo demo --out runs/demo --overwrite
+
+test: $(READY)  ## the whole test suite
+	$(BIN)/python -m pytest -q
+
+test-fast: $(READY)  ## without the tests that take more than ten seconds each
+	$(BIN)/python -m pytest -q -m 'not slow'
+
+lint: $(READY)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy nas_zoo search export benchmarks
+
+clean:  ## removes what was built, never what was found
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

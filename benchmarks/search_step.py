@@ -1,0 +1,260 @@
+"""Seconds and memory of one search iteration, against the least it could cost.
+
+    python benchmarks/search_step.py --method edas --num-cells 20 --init-channels 16 --batch-size 64
+
+Prints one JSON line. An iteration is one architecture step and one weight step, with optimizers, clipping and all that
+the loop does, averaged over drawn edges of both cell kinds. Against it stand, in the same process and in turn:
+
+    floor     two forward and backward passes of a plain network that is made of exactly the operations active in that
+              iteration (the drawn edge's mixing weights as constants) and of nothing else: no idle candidates,
+              no architecture parameters, no optimizer
+    derived   two forward and backward passes of the derived network, in its search form
+
+Times are medians over ``--repeats`` rounds of the same drawn edges. Memory is the largest amount of tensor data alive
+during the passes beyond what was alive before them, counted by PyTorch's own allocation records (not the process's
+resident memory, which depends on what ran before); on CUDA it is the allocator's peak.
+"""
+
+import argparse
+import gc
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from nas_zoo.checkpoint import run_facts
+from nas_zoo.genotype import KINDS, load_genotype
+from nas_zoo.search.discretize import derived_network
+from nas_zoo.search.method import METHODS, Step, find_method
+from nas_zoo.search.run import Search
+from nas_zoo.search.supernet import Mixing, SearchCell, Supernet
+
+
+class PlainCell(nn.Module):
+    """The active operations of one search cell as an ordinary module; shares its parameters with the supernet's."""
+
+    def __init__(self, cell: SearchCell, mixing: Mixing) -> None:
+        super().__init__()
+        self.preprocess0, self.preprocess1 = cell.preprocess0, cell.preprocess1
+        self.activate, self.num_nodes = cell.activate, cell.space.num_nodes
+        self.channels, self.stride = cell.channels, cell.stride
+        none = cell.space.none_index
+        self.ops = nn.ModuleList()
+        self.plan: list[list[tuple[int, int, bool, float]]] = [[] for _ in range(cell.space.num_nodes)]
+        for e, (node, source) in enumerate(cell.space.edges):
+            for k, op in enumerate(mixing[e].ops):
+                if op == none:
+                    continue
+                weights = mixing[e].weights
+                factor = 1.0 if weights is None else float(weights[k])
+                self.plan[node - 2].append((len(self.ops), source, cell.wants_relu[e][op], factor))
+                self.ops.append(cell.operation(e, op))
+
+    def forward(self, s0: torch.Tensor, s1: torch.Tensor) -> torch.Tensor:
+        states: list = [self.preprocess0(s0), self.preprocess1(s1)]
+        relus: list = [None] * (2 + self.num_nodes)
+        for terms in self.plan:
+            total = None
+            for index, source, wants_relu, factor in terms:
+                x = states[source]
+                if x is None:
+                    continue
+                if wants_relu:
+                    if relus[source] is None:
+                        relus[source] = F.relu(x)
+                    x = relus[source]
+                y = self.ops[index](x)
+                y = y if factor == 1.0 else y * factor
+                total = y if total is None else total + y
+            states.append(total)
+        like = next(s for s in states[2:] if s is not None)
+        out = torch.cat([torch.zeros_like(like) if s is None else s for s in states[2:]], dim=1)
+        return F.relu(out, inplace=True) if self.activate else out
+
+
+class PlainNetwork(nn.Module):
+    """The floor: a network of exactly the active operations."""
+
+    def __init__(self, supernet: Supernet, mixing: dict[str, Mixing]) -> None:
+        super().__init__()
+        self.stem, self.classifier = supernet.stem, supernet.classifier
+        self.cells = nn.ModuleList(
+            PlainCell(cell, mixing[spec.kind])
+            for spec, cell in zip(supernet.plan.cells, supernet.cells, strict=True)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        s0 = s1 = x
+        for block in self.stem:
+            s0, s1 = s1, block(s1)
+        s0 = s1 if len(self.stem) == 1 else s0
+        for cell in self.cells:
+            s0, s1 = s1, cell(s0, s1)
+        return self.classifier(s1.mean((2, 3)))
+
+
+def two_passes(network: nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    for images, labels in batches:
+        F.cross_entropy(network(images), labels).backward()
+        for parameter in network.parameters():
+            parameter.grad = None
+
+
+@contextmanager
+def synchronised(device: torch.device) -> Iterator[None]:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    yield
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def seconds(action: Callable[[], None], device: torch.device) -> float:
+    with synchronised(device):
+        start = time.perf_counter()
+        action()
+    return time.perf_counter() - start
+
+
+def peak_gb(action: Callable[[], None], device: torch.device) -> float:
+    """Largest amount of tensor data alive during the action beyond what was alive before it, in 1e9 bytes."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        action()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 1e9
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        action()
+    alive = peak = 0
+    events = recorded.profiler.kineto_results.events()
+    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+        alive += event.nbytes()
+        peak = max(peak, alive)
+    return peak / 1e9
+
+
+def draw_rounds(run: Search, count: int) -> list[int]:
+    """Iterations whose drawn edges are spread over both cell kinds and over the cell, as evenly as ``count`` allows.
+
+    The same number from each kind; within a kind evenly over the edges, since early edges (stride 2, inputs) and late
+    ones differ in cost.
+    """
+    seen: dict[tuple[str, int], int] = {}
+    for index in range(5000):
+        mixing = run.method.mixing(Step(0, index, 1, "alpha"))
+        drawn = [(k, e) for k in KINDS for e, mix in enumerate(mixing[k]) if mix.weights is not None]
+        if len(drawn) != 1:
+            return list(range(count))  # no single-edge method: any iteration is like any other
+        seen.setdefault(drawn[0], index)
+    wanted = []
+    for i in range(count):
+        kind, edges = KINDS[i % 2], run.method.space.num_edges
+        wanted.append(seen[kind, (i // 2 * edges // max(1, (count + 1) // 2) + edges // (count + 1)) % edges])
+    return wanted
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", default="edas", choices=METHODS)
+    parser.add_argument("--num-cells", type=int, default=20)
+    parser.add_argument("--init-channels", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--draws", type=int, default=6, help="drawn edges, half of them in each cell kind")
+    parser.add_argument("--repeats", type=int, default=2, help="rounds over the drawn edges, after one to warm up")
+    parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=True, help="for all three")
+    parser.add_argument("--genotype", default="darts_v2", help="of the derived network")
+    options = parser.parse_args()
+
+    settings_class = find_method(options.method)[0]
+    settings = settings_class(
+        data="digits", image_size=32, num_cells=options.num_cells, init_channels=options.init_channels,
+        batch_size=options.batch_size, channels_last=options.channels_last,
+    )  # fmt: skip
+    accelerator = Accelerator()
+    device = accelerator.device
+    run = Search(settings, accelerator)
+    run.begin_counting()
+    generator = torch.Generator().manual_seed(0)
+
+    def batch() -> tuple[torch.Tensor, torch.Tensor]:
+        images = torch.randn(options.batch_size, run.source.in_chans, 32, 32, generator=generator).to(device)
+        if options.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images, torch.randint(10, (options.batch_size,), generator=generator).to(device)
+
+    batches = [batch(), batch()]
+    derived = derived_network(run.supernet, load_genotype(options.genotype))
+    if options.channels_last:
+        derived = derived.to(memory_format=torch.channels_last)
+
+    def iteration(index: int) -> Callable[[], None]:
+        def action() -> None:
+            run.step = index
+            run.iterate(batches[0], batches[1])
+
+        return action
+
+    def floor(index: int) -> Callable[[], None]:
+        with torch.no_grad():
+            mixing = run.method.mixing(Step(0, index, 1, "weights"))
+        network = PlainNetwork(run.supernet, mixing).train()
+        return lambda: two_passes(network, batches)
+
+    draws = draw_rounds(run, options.draws)
+    times: dict[str, list[list[float]]] = {"iteration": [], "floor": [], "derived": []}
+    for _ in range(options.repeats + 1):
+        for row in times.values():
+            row.append([])
+        for index in draws:
+            # the floor first: an iteration moves alpha, after which the same index may have other active operations
+            for name, action in (
+                ("floor", floor(index)),
+                ("iteration", iteration(index)),
+                ("derived", lambda: two_passes(derived, batches)),
+            ):
+                times[name][-1].append(seconds(action, device))
+    means = {n: statistics.median(statistics.mean(r) for r in rounds[1:]) for n, rounds in times.items()}
+    ratio = statistics.median(
+        statistics.mean(a) / statistics.mean(b) for a, b in zip(times["iteration"][1:], times["floor"][1:], strict=True)
+    )
+    memory: dict[str, list[float]] = {"iteration": [], "floor": []}
+    for index in draws[:2]:
+        memory["floor"].append(peak_gb(floor(index), device))
+        memory["iteration"].append(peak_gb(iteration(index), device))
+    gb = {name: statistics.mean(values) for name, values in memory.items()}
+    facts = run_facts(device)
+    print(
+        json.dumps(
+            {
+                "method": options.method,
+                "iteration_s": round(means["iteration"], 4),
+                "floor_s": round(means["floor"], 4),
+                "time_ratio": round(ratio, 4),
+                "iteration_gb": round(gb["iteration"], 4),
+                "floor_gb": round(gb["floor"], 4),
+                "memory_ratio": round(gb["iteration"] / gb["floor"], 4),
+                "derived_s": round(means["derived"], 4),
+                "n": len(draws) * options.repeats,
+                "num_cells": options.num_cells,
+                "init_channels": options.init_channels,
+                "batch_size": options.batch_size,
+                "channels_last": options.channels_last,
+                "device": facts["device_name"],
+                "threads": facts["threads"],
+                "versions": {k: v for k, v in facts["versions"].items() if k in ("python", "torch", "nas-zoo")},
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""nas-zoo: architecture search, cell networks and their export, from the command line.
+
+Thin: each command parses, calls the room that does the work, and prints.
+"""
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+#: Commands that are programs of their own: module, what they do.
+PROGRAMS = {
+    "search": ("nas_zoo.search.run", "find cells with EDAS and its relatives (the same as search/run.py)"),
+    "train": ("nas_zoo.train", "train a network: the papers' recipes or a quick one"),
+    "evaluate": ("nas_zoo.evaluate", "accuracy of a trained model on a data set, as a JSON line"),
+    "export": ("nas_zoo.export.to_onnx", "write a model as a checked ONNX file"),
+    "check": ("nas_zoo.export.check_onnx", "compare an ONNX file with its model"),
+}
+
+
+def _models() -> list[str]:
+    import timm
+
+    import nas_zoo  # noqa: F401  # registers
+
+    return timm.list_models(module="network")
+
+
+def list_(options: argparse.Namespace) -> int:
+    from nas_zoo import genotype
+
+    rows: list[dict[str, Any]]
+    if options.cells:
+        rows = []
+        for name in genotype.list_genotypes():
+            cells = genotype.load_genotype(name)
+            record = genotype.genotype_record(name).get("provenance", {})
+            rows.append({"name": name, "edges": cells.num_edges, "digest": cells.digest,
+                         "method": record.get("method", ""),
+                         "source": record.get("paper", record.get("data", ""))})  # fmt: skip
+    else:
+        import timm
+
+        rows = []
+        for name in _models():
+            cfg = timm.get_pretrained_cfg(name)
+            assert cfg is not None
+            size = "x".join(map(str, cfg.input_size))
+            rows.append({"name": name, "input": size, "classes": cfg.num_classes, "pretrained": bool(cfg.has_weights)})
+    if options.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        print(_table(rows))
+    return 0
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    if not rows:
+        return "(none)"
+    columns = list(rows[0])
+    cells = [
+        columns,
+        *([("yes" if v else "no") if isinstance(v, bool) else str(v) for v in row.values()] for row in rows),
+    ]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    return "\n".join("  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip() for line in cells)
+
+
+def info(options: argparse.Namespace) -> int:
+    import timm
+
+    from nas_zoo.count import CONVENTION, count
+
+    name = options.model
+    if name not in _models():
+        import difflib
+
+        near = difflib.get_close_matches(name, _models(), n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else f"ours are {', '.join(_models())}"
+        raise ValueError(f"unknown model {name!r}; {hint}")
+    given = {key: getattr(options, key) for key in ("genotype", "init_channels", "num_cells", "num_classes")}
+    kwargs = {key: value for key, value in given.items() if value is not None}
+    model: Any = timm.create_model(name, device="meta", **kwargs)
+    cfg = model.pretrained_cfg
+    size = options.input_size
+    counts = count(model, cfg["input_size"] if size is None else (cfg["input_size"][0], size, size))
+    facts = {
+        "name": name,
+        "genotype": model.genotype.digest,
+        "layout": model.layout,
+        "init_channels": model.init_channels,
+        "num_cells": model.num_cells,
+        "num_classes": model.num_classes,
+        "input_size": list(counts.input_size),
+        "params": counts.params,
+        "macs": counts.macs,
+        "activations": counts.activations,
+        "convention": CONVENTION,
+        "features": [{"channels": level["num_chs"], "reduction": level["reduction"]} for level in model.feature_info],
+        "pretrained": bool(cfg.get("hf_hub_id") or cfg.get("file") or cfg.get("url")),
+        "license": cfg.get("license"),
+    }
+    if options.json:
+        print(json.dumps(facts, indent=1))
+        return 0
+    features = ", ".join(f"{level['channels']} at 1/{level['reduction']}" for level in facts["features"])
+    shown = facts | {
+        "params": f"{counts.params:,}",
+        "macs": f"{counts.macs / 1e6:,.2f}M",
+        "activations": f"{counts.activations / 1e6:,.2f}M",
+        "input_size": "x".join(map(str, counts.input_size)),
+        "features": features,
+        "pretrained": "yes" if facts["pretrained"] else f"no (nas-zoo train --model {name})",
+    }
+    width = max(map(len, shown))
+    print("\n".join(f"{key:<{width}}  {value}" for key, value in shown.items()))
+    print(f"\n{model.genotype.to_json(2)}", end="")
+    return 0
+
+
+def predict(options: argparse.Namespace) -> int:
+    from nas_zoo.export.runtime import OnnxClassifier
+
+    classifier = OnnxClassifier(options.model, provider=options.provider, threads=options.threads)
+    failed = 0
+    for place in options.images:
+        path = Path(place)
+        if path.is_dir():
+            predictions = classifier.predict_folder(path, top_k=options.top_k)
+            for file, prediction in predictions:
+                _print_prediction(file, prediction, options.json)
+            for file, reason in predictions.errors:
+                print(f"nas-zoo predict: {file}: {reason}", file=sys.stderr)
+                failed += 1
+        else:
+            _print_prediction(path, classifier.predict([path], top_k=options.top_k)[0], options.json)
+    return 2 if failed else 0
+
+
+def _print_prediction(path: Path, prediction: Any, as_json: bool) -> None:
+    pairs = list(zip(prediction.labels, prediction.probabilities, strict=True))
+    if as_json:
+        top = [{"label": label, "probability": round(float(p), 6)} for label, p in pairs]
+        print(json.dumps({"image": str(path), "top": top}))
+    else:
+        print(f"{path}  " + "  ".join(f"{label} {100 * p:.1f}%" for label, p in pairs))
+
+
+def draw(options: argparse.Namespace) -> int:
+    from nas_zoo.export.draw import draw_genotype
+    from nas_zoo.genotype import load_genotype
+
+    for output in options.output or [f"{Path(options.genotype).stem or 'cells'}.svg"]:
+        print(draw_genotype(load_genotype(options.genotype), output, title=options.title))
+    return 0
+
+
+def demo(options: argparse.Namespace) -> int:
+    from nas_zoo.demo import run_demo
+
+    table = run_demo(options.out, seed=options.seed, overwrite=options.overwrite)
+    if options.json:
+        print(json.dumps(table))
+    return 0
+
+
+def doctor(options: argparse.Namespace) -> int:
+    from nas_zoo.doctor import as_json, examine, report
+
+    findings = examine()
+    print(json.dumps(as_json(findings), indent=1) if options.json else report(findings))
+    return 1 if any(finding.state == "wrong" for finding in findings) else 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    from nas_zoo.settings import Parser
+
+    parser = Parser(prog="nas-zoo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="store_true", help="print the version and end")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, (_, words) in PROGRAMS.items():
+        commands.add_parser(name, help=words, add_help=False)
+
+    def command(name: str, run: Any, words: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=words, description=words)
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command("list", list_, "models registered with timm, or the cells")
+    sub.add_argument("--cells", action="store_true", help="published and found cells")
+    sub.add_argument("--json", action="store_true")
+    sub = command("info", info, "parameters, multiply-adds, features and cells of a model")
+    sub.add_argument("model", help="a name of `nas-zoo list`")
+    sub.add_argument("--genotype", help="other cells: a name of `nas-zoo list --cells`, a file, a search's folder")
+    sub.add_argument("--init-channels", type=int)
+    sub.add_argument("--num-cells", type=int)
+    sub.add_argument("--num-classes", type=int)
+    sub.add_argument("--input-size", type=int, help="side of the image in pixels")
+    sub.add_argument("--json", action="store_true")
+    sub = command("predict", predict, "classify images with an exported ONNX file")
+    sub.add_argument("model", help="ONNX file")
+    sub.add_argument("images", nargs="+", help="image files or folders of them")
+    sub.add_argument("--provider", default="auto", help="cpu, cuda, tensorrt, or auto: the GPU if it works (default)")
+    sub.add_argument("--top-k", type=int, default=3)
+    sub.add_argument("--threads", type=int, help="of the CPU provider; default: one a core")
+    sub.add_argument("--json", action="store_true", help="one JSON line an image")
+    sub = command("draw", draw, "draw a genotype's cells as SVG or PNG")
+    sub.add_argument("genotype", help="a name of `nas-zoo list --cells`, a file, a search's folder")
+    sub.add_argument("output", nargs="*", help=".svg and .png files to write (default: the genotype's name as .svg)")
+    sub.add_argument("--title")
+    sub = command("demo", demo, "search, retrain, export, check and predict on handwritten digits")
+    sub.add_argument("--out", type=Path, default=Path("nas-zoo-demo"), help="folder (default: nas-zoo-demo)")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--overwrite", action="store_true", help="replace an earlier demo there")
+    sub.add_argument("--json", action="store_true", help="print the table as JSON too")
+    sub = command("doctor", doctor, "what this machine can do, and what is wrong (exit code 1 then)")
+    sub.add_argument("--json", action="store_true")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit codes: 0, 2 for a user's mistake (told in one line), 1 where doctor finds something wrong."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in PROGRAMS:
+        module = importlib.import_module(PROGRAMS[words[0]][0])
+        return module.main(words[1:])
+    parser = make_parser()
+    options = parser.parse_args(words)
+    if options.version:
+        import nas_zoo
+
+        print(f"nas-zoo {nas_zoo.__version__}")
+        return 0
+    if options.command is None:
+        parser.print_help()
+        return 2
+    try:
+        return options.run(options)
+    except (ValueError, OSError) as error:
+        print(f"nas-zoo {options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"nas-zoo {options.command}: stopped", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""What this machine can do with nas-zoo, and what is wrong with it.
+
+Every line is the outcome of trying the thing: a provider that onnxruntime merely lists counts for nothing.
+"""
+
+import importlib.metadata
+import os
+import platform
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+__all__ = ["Finding", "examine", "report"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was tried. "missing" is an ability this machine lacks, "wrong" something to mend."""
+
+    what: str
+    state: Literal["ok", "missing", "wrong"]
+    detail: str
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", text.split("+")[0])[:3])
+
+
+def _packages() -> list[Finding]:
+    """Installed versions against the lower bounds of our own metadata."""
+    findings = []
+    try:
+        requires = importlib.metadata.requires("nas-zoo") or []
+    except importlib.metadata.PackageNotFoundError:
+        return [Finding("packages", "wrong", "nas-zoo itself is not installed (pip install -e .)")]
+    bad: list[str] = []
+    good: list[str] = []
+    for line in requires:
+        match = re.match(r"([A-Za-z0-9_.-]+)\s*>=\s*([0-9.]+)", line)
+        if "extra ==" in line or match is None or (";" in line and not _applies(line)):
+            continue
+        name, least = match.groups()
+        try:
+            have = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            bad.append(f"{name} is missing (>= {least} is needed)")
+            continue
+        (good if _version(have) >= _version(least) else bad).append(
+            f"{name} {have}" if _version(have) >= _version(least) else f"{name} {have} is older than {least}"
+        )
+    if bad:
+        findings.append(Finding("packages", "wrong", "; ".join(bad)))
+    findings.append(Finding("packages", "ok", ", ".join(good)))
+    return findings
+
+
+def _applies(requirement: str) -> bool:
+    from packaging.requirements import Requirement
+
+    marker = Requirement(requirement).marker
+    return marker is None or marker.evaluate()
+
+
+def _torch() -> list[Finding]:
+    import torch
+    import torchvision
+
+    findings = [Finding("torch", "ok", f"{torch.__version__}, torchvision {torchvision.__version__}, "
+                                       f"{torch.get_num_threads()} CPU threads of {os.cpu_count()} cores")]  # fmt: skip
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(index)
+            findings.append(
+                Finding(f"cuda:{index}", "ok", f"{properties.name}, {properties.total_memory / 1e9:.0f} GB")
+            )
+    else:
+        findings.append(Finding("cuda", "missing", "torch sees no CUDA device; searches and training run on the CPU"))
+    return findings
+
+
+def _models() -> list[Finding]:
+    import timm
+    import torch
+
+    import nas_zoo  # noqa: F401  # registers
+
+    names = timm.list_models(module="network")
+    model = timm.create_model("cell_net_cifar", init_channels=4, num_cells=3).eval()
+    with torch.no_grad():
+        ok = model(torch.zeros(1, 3, 32, 32)).isfinite().all().item()
+    return [Finding("models", "ok" if ok else "wrong", f"{len(names)} registered with timm; a small one runs")]
+
+
+def _onnx() -> list[Finding]:
+    """A small network exported, checked against PyTorch, and run on each provider that may work here."""
+    import timm
+
+    from nas_zoo.export.check_onnx import check_onnx
+    from nas_zoo.export.runtime import OnnxClassifier, ProviderError, provider_problems
+    from nas_zoo.export.to_onnx import export_onnx
+
+    findings = []
+    model = timm.create_model("cell_net_cifar", init_channels=4, num_cells=1)
+    with tempfile.TemporaryDirectory() as folder:
+        path = export_onnx(model, Path(folder) / "small.onnx")
+        difference = check_onnx(path, model, batches=(1, 3)).largest_difference
+        findings.append(Finding("onnx export", "ok", f"a small network agrees with PyTorch to {difference:.1e}"))
+        problems = provider_problems("cuda")
+        both = any("both" in problem for problem in problems)
+        if not problems:
+            try:
+                OnnxClassifier(path, provider="cuda")
+                findings.append(Finding("onnxruntime cuda", "ok", "ran the small network"))
+            except ProviderError as error:
+                problems = [str(error)]
+        if problems:
+            findings.append(Finding("onnxruntime cuda", "wrong" if both else "missing", "; ".join(problems)))
+    return findings
+
+
+def _folders() -> list[Finding]:
+    from nas_zoo.data import cache_folder
+
+    folder = cache_folder()
+    parent = next(p for p in (folder, *folder.parents) if p.exists())
+    if os.access(parent, os.W_OK):
+        return [Finding("cache", "ok", f"{'writable' if folder.exists() else 'will be made'}: cifar10 and cifar100")]
+    return [Finding("cache", "wrong", f"{folder} cannot be written; set NAS_ZOO_CACHE, or give --data-root")]
+
+
+def examine() -> list[Finding]:
+    """All findings; a check that itself fails is a finding, not an end."""
+    findings = [Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
+    checks: list[tuple[str, Callable[[], list[Finding]]]] = [
+        ("packages", _packages), ("torch", _torch), ("models", _models), ("onnx", _onnx),
+        ("cache", _folders),
+    ]  # fmt: skip
+    for name, check in checks:
+        try:
+            findings += check()
+        except Exception as error:  # a broken installation fails in any way it likes; that is what we are here to tell
+            text = str(error).splitlines()[0] if str(error) else ""
+            findings.append(Finding(name, "wrong", f"{type(error).__name__}: {text}"))
+    return findings
+
+
+def report(findings: list[Finding]) -> str:
+    width = max(len(finding.what) for finding in findings)
+    return "\n".join(f"{f.state:<8} {f.what:<{width}}  {f.detail}" for f in findings)
+
+
+def as_json(findings: list[Finding]) -> list[dict[str, str]]:
+    return [asdict(finding) for finding in findings]

@@ -1,0 +1,42 @@
+"""Run by test_run.py under torchrun: a few iterations and a whole run in two processes; what each one ends with."""
+
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from nas_zoo.genotype import KINDS
+from nas_zoo.search.edas import EdasSettings
+from nas_zoo.search.run import Search, search
+
+
+def relaxed(mixing) -> list[tuple[str, int]]:
+    return [(kind, e) for kind in KINDS for e, mix in enumerate(mixing[kind]) if mix.weights is not None]
+
+
+def iterate(settings: EdasSettings, iterations: int) -> dict:
+    """The state after some iterations in float64, and the edges that were drawn in them."""
+    run = Search(settings, Accelerator(cpu=True))
+    run.supernet.double()
+    run.method.double()
+    run.begin_counting()
+    drawn = []
+    for (x, y), (u, v) in zip(run.weight_batches.epoch(0), run.alpha_batches.epoch(0), strict=True):
+        drawn.append((relaxed(run.method.mixing(run.at("alpha"))), relaxed(run.method.mixing(run.at("weights")))))
+        run.iterate((x.double(), y), (u.double(), v))
+        run.step += 1
+        if run.step == iterations:
+            break
+    return {"alpha": run.method.state_dict(), "supernet": run.supernet.state_dict(), "drawn": drawn}
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    common = {"data": "digits", "num_cells": 3, "init_channels": 4, "batch_size": 32, "epochs": 1}
+    state = iterate(EdasSettings(**common, train_limit=512), 6)
+    accelerator = Accelerator(cpu=True)
+    assert accelerator.num_processes == 2
+    torch.save(state, folder / f"rank{accelerator.process_index}.pt")
+    search(EdasSettings(**common, train_limit=128, out=folder / "run"))

@@ -1,0 +1,286 @@
+"""The search loop: what it logs, that it can be stopped anywhere, and that several processes do what one does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from nas_zoo.checkpoint import RunLog, load_checkpoint
+from nas_zoo.genotype import Genotype, load_genotype
+from nas_zoo.network import CellNet
+from nas_zoo.search.run import cosine, main, mean_entropy, parse
+from tests.run_two_processes import iterate  # type: ignore[import-not-found]
+
+ROOT = Path(__file__).parents[1]
+EXPECTED = Path(__file__).parent / "expected"
+SMALL = ["--num-cells", "3", "--init-channels", "4", "--batch-size", "32", "--train-limit", "200", "--epochs", "2"]
+#: May differ between a run and the same run in pieces.
+TIMES = ("seconds", "peak_memory_gb")
+
+
+def run_small(out: Path, *more: str) -> int:
+    return main([*SMALL, "--out", str(out), *more])
+
+
+def epochs_of(out: Path) -> list[dict]:
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in RunLog.read(out) if line["kind"] == "epoch"]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Bit for bit: weights, alpha, both optimizers, counters; and the log but for times."""
+    a, b = (load_checkpoint(folder / "checkpoint.pt", "search") for folder in (one, other))
+    for state in (a, b):
+        state.pop("seconds")
+        state["settings"] = {k: v for k, v in state["settings"].items() if k not in ("out", "time_budget")}
+    flat_a, flat_b = dict(flatten(a)), dict(flatten(b))
+    assert flat_a.keys() == flat_b.keys()
+    for key, value in flat_a.items():
+        same = torch.equal(value, flat_b[key]) if isinstance(value, torch.Tensor) else value == flat_b[key]
+        assert same, key
+    assert epochs_of(one) == epochs_of(other)
+    assert load_genotype(one) == load_genotype(other)
+
+
+def flatten(value, path=""):
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            yield from flatten(entry, f"{path}/{key}")
+    elif isinstance(value, (list, tuple)):
+        for i, entry in enumerate(value):
+            yield from flatten(entry, f"{path}/{i}")
+    else:
+        yield path, value
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A run that was never stopped."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert run_small(out) == 0
+    return out
+
+
+def test_a_run_leaves_log_checkpoint_genotype_and_the_derived_network(whole):
+    head, *epochs = RunLog.read(whole)
+    assert head["kind"] == "run"
+    assert head["settings"]["num_cells"] == 3
+    assert head["versions"]["torch"]
+    assert [line["epoch"] for line in epochs] == [1, 2]
+    for line in epochs:
+        assert line["held_out"]["derived"].keys() == {"darts", "argmax"}
+        assert 0 <= line["held_out"]["supernet"] <= 1
+        assert line["train"]["n"] == 96  # three batches of 32 out of a half of 100
+        assert len(line["alpha"]["normal"]) == 14
+        assert len(line["alpha"]["normal"][0]) == 8
+        assert sum(line["histogram"]["normal"].values()) == 8
+        assert line["seconds"] > 0 < line["peak_memory_gb"]
+    assert load_genotype(whole).to_json() == load_genotype(whole / "genotype.json").to_json()
+    record = json.loads((whole / "genotype.json").read_text())
+    assert record["provenance"]["method"] == "edas"
+    assert Genotype.from_json(epochs[-1]["genotype"]["darts"]) == load_genotype(whole)
+
+
+def test_the_derived_network_of_a_run_has_the_accuracy_the_log_tells(whole):
+    from safetensors.torch import load_file
+
+    from nas_zoo.batches import Batches
+    from nas_zoo.data import open_source, search_split
+
+    line = RunLog.read(whole)[-1]
+    network = CellNet(load_genotype(whole), init_channels=4, num_cells=3, in_chans=1, pool_bn=True)
+    network.load_state_dict(load_file(whole / "derived.safetensors"))
+    network.eval()
+    source = open_source("digits", "train")
+    order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))[:200].sort().values.numpy()
+    source = source.subset(order)
+    held_out = search_split(source, 0)[1]
+    batches = Batches(source, held_out, 64, image_size=8, device="cpu", augment=None, shuffle=False, seed=0)
+    with torch.no_grad():
+        correct = sum((network(x).argmax(1) == y).sum().item() for x, y in batches.epoch(0))
+    assert line["held_out"]["n"] == 100
+    assert correct / 100 == line["held_out"]["derived"]["darts"]
+
+
+def test_the_losses_are_the_expected_ones(whole):
+    """Pinned: a change that should not change numbers must not."""
+    losses = [[line["train"]["loss"], line["alpha_loss"]] for line in RunLog.read(whole)[1:]]
+    expected = json.loads((EXPECTED / "search_losses.json").read_text())["edas"]
+    torch.testing.assert_close(torch.tensor(losses), torch.tensor(expected), rtol=2e-3, atol=2e-3)
+
+
+def test_a_run_stopped_after_every_single_iteration_is_the_run_that_never_stopped(whole, tmp_path):
+    out = tmp_path / "pieces"
+    assert run_small(out, "--time-budget", "0.0001") == 0
+    pieces = 1
+    while load_checkpoint(out / "checkpoint.pt", "search")["epoch"] < 2:
+        assert main(["--resume", "--out", str(out), "--time-budget", "0.0001"]) == 0
+        pieces += 1
+    assert pieces >= 5
+    assert main(["--resume", "--out", str(out)]) == 0  # a finished run: writes its last files, trains nothing
+    assert_same_run(whole, out)
+    assert (out / "derived.safetensors").read_bytes() == (whole / "derived.safetensors").read_bytes()
+
+
+def start(out: Path, *more: str) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "search" / "run.py"), *SMALL, "--epochs", "40", "--out", str(out), *more]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_epochs(process: subprocess.Popen, out: Path, epochs: int) -> None:
+    for _ in range(1200):
+        if (out / "log.jsonl").exists() and len(RunLog.read(out)) > epochs and (out / "checkpoint.pt").exists():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    raise AssertionError("no epoch was logged in two minutes")
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_as_if_it_had_never_been_killed(tmp_path):
+    killed, straight = tmp_path / "killed", tmp_path / "straight"
+    process = start(killed)
+    wait_for_epochs(process, killed, 2)
+    time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    saved = load_checkpoint(killed / "checkpoint.pt", "search")
+    assert saved["epoch"] >= 1
+    epochs = saved["epoch"] + 2
+
+    # the run that never stopped, in a process with the same number of threads, cut at a later epoch by its budget
+    for out, resume in ((killed, ["--resume"]), (straight, [])):
+        process = start(out, *resume)
+        wait_for_epochs(process, out, epochs)
+        process.send_signal(signal.SIGTERM)
+        stdout, stderr = process.communicate(timeout=120)
+        assert process.returncode == 143, stderr
+        assert "stopped (SIGTERM); continue with" in stdout
+    common = min(len(epochs_of(killed)), len(epochs_of(straight)))
+    assert common >= epochs
+    assert epochs_of(killed)[:common] == epochs_of(straight)[:common]
+
+
+def test_a_bad_checkpoint_is_refused_and_the_good_one_before_it_named(whole, tmp_path, capsys):
+    out = tmp_path / "run"
+    out.mkdir()
+    for name in ("checkpoint.pt", "checkpoint.previous.pt", "log.jsonl"):
+        (out / name).write_bytes((whole / name).read_bytes())
+    good = (out / "checkpoint.pt").read_bytes()
+    (out / "checkpoint.pt").write_bytes(good[: len(good) // 2])
+    assert main(["--resume", "--out", str(out)]) == 2
+    message = capsys.readouterr().err
+    assert "checkpoint.pt" in message
+    assert "checkpoint.previous.pt" in message
+    assert (out / "checkpoint.previous.pt").read_bytes() == (whole / "checkpoint.previous.pt").read_bytes()
+    # the last good one leads to the same end
+    assert main(["--resume", str(out / "checkpoint.previous.pt"), "--out", str(out)]) == 0
+    assert_same_run(whole, out)
+
+    torch.save({"a": 1}, out / "foreign.pt")
+    assert main(["--resume", str(out / "foreign.pt"), "--out", str(out)]) == 2
+    assert "foreign.pt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--epochz", "3"], "epochz"),
+        (["--epochs", "three"], "epochs"),
+        (["--method", "ednas"], "unknown method 'ednas'"),
+        (["--config", "nonesuch"], "neither a YAML file nor one of edas_c10"),
+        (["--data", "no/such/folder"], "no/such/folder"),
+        (["--batch-size", "100000"], "batch_size 100000 is larger than"),
+        (["--warmup-epochs", "99"], "warmup_epochs=99"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(argv, message, tmp_path, capsys):
+    try:
+        code = main([*argv, "--out", str(tmp_path / "run")])
+    except SystemExit as exit_:  # argparse
+        code = exit_.code
+    assert code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+def test_a_folder_with_a_run_is_not_written_over(whole, capsys):
+    before = (whole / "log.jsonl").read_bytes()
+    assert run_small(whole) == 2
+    assert "--resume continues it, another" in capsys.readouterr().err
+    assert (whole / "log.jsonl").read_bytes() == before
+
+
+def test_a_resumed_run_may_not_change_what_is_computed(whole, capsys):
+    assert main(["--resume", "--out", str(whole), "--lr", "0.1"]) == 2
+    assert "lr=0.1: the run to be resumed has 0.025" in capsys.readouterr().err
+
+
+def test_the_shipped_configurations_are_read_and_are_what_they_say():
+    settings, _ = parse(["--config", "edas_warmup_c10", "--out", "nowhere"])
+    assert (settings.method, settings.warmup_epochs, settings.num_cells, settings.data) == ("edas", 10, 20, "cifar10")
+    settings, _ = parse(["--config", "edas_c10", "--seed", "7", "--out", "nowhere"])
+    assert (settings.seed, settings.alpha_lr, settings.epochs) == (7, 0.025, 25)
+    for path in (ROOT / "search" / "configs").glob("*.yaml"):
+        parse(["--config", path.stem, "--out", "nowhere"])
+
+
+def test_learning_rate_falls_from_start_to_end_as_a_cosine():
+    assert cosine(0.025, 0.001, 0, 25) == 0.025
+    assert cosine(0.025, 0.001, 25, 25) == pytest.approx(0.001)
+    assert cosine(1.0, 0.0, 5, 10) == pytest.approx(0.5)
+
+
+def test_entropy_is_zero_for_settled_edges_and_log_o_for_undecided_ones():
+    assert mean_entropy(torch.zeros(14, 8)) == pytest.approx(torch.tensor(8.0).log().item())
+    assert mean_entropy(1e4 * torch.eye(8)) == 0.0
+
+
+@pytest.mark.slow
+def test_two_processes_draw_alike_end_alike_and_do_what_one_process_does(tmp_path):
+    """Between the two processes no difference; to one process 1e-10 in float64, after six iterations.
+
+    Float32 begins with a difference of 2e-6 (sums in another order), which max pooling may then make larger: in
+    the flat background of digits many pixels are all but equal, and which of them is the largest decides where a gradient goes.
+    """
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
+    script = Path(__file__).parent / "run_two_processes.py"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launch, str(script), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert first["drawn"] == second["drawn"]
+    assert all(for_alpha == for_weights and len(for_alpha) == 1 for for_alpha, for_weights in first["drawn"])
+    for part in ("alpha", "supernet"):
+        for name, value in first[part].items():
+            assert torch.equal(value, second[part][name]), name
+
+    from nas_zoo.search.edas import EdasSettings
+
+    common = {"data": "digits", "num_cells": 3, "init_channels": 4, "batch_size": 32, "epochs": 1}
+    alone = iterate(EdasSettings(**common, train_limit=512), 6)  # type: ignore[arg-type]
+    assert alone["drawn"] == first["drawn"]
+    for part in ("alpha", "supernet"):
+        for name, value in alone[part].items():
+            torch.testing.assert_close(
+                first[part][name], value, rtol=0, atol=1e-10, msg=lambda m, name=name: f"{name}: {m}"
+            )
+    # and the whole loop, log and checkpoint, ran in both
+    assert len(RunLog.read(tmp_path / "run")) == 2
+    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt", "search")["epoch"] == 1
+
+
+def test_processes_that_do_not_know_of_each_other_are_stopped(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run_small(tmp_path / "run") == 2
+    assert "ACCELERATE_USE_CPU=true" in capsys.readouterr().err

@@ -1,0 +1,166 @@
+"""One contract for every registered model.
+
+Parameter counts and names of the state dict are pinned in expected/models.json, since published weights hang on them.
+After a change that is meant, write it anew with `python -m tests.test_zoo` and read the diff.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.data import create_transform, resolve_data_config
+from timm.models import is_model, model_entrypoint, save_for_hf
+
+import nas_zoo
+from nas_zoo.genotype import Genotype, as_genotype
+from nas_zoo.layout import LAYOUTS
+from nas_zoo.network import CellNet
+
+EXPECTED = Path(__file__).with_name("expected") / "models.json"
+MODELS = timm.list_models(module="network")
+
+every_model = pytest.mark.parametrize("name", MODELS)
+
+
+def small(name: str, **kwargs: Any) -> Any:
+    """The model with its own cells and layout, but few and narrow."""
+    torch.manual_seed(0)
+    return timm.create_model(name, **({"init_channels": 4, "num_cells": 4} | kwargs))
+
+
+def images(model: Any, n: int = 2) -> torch.Tensor:
+    """The smallest images that leave more than one pixel to the last cell."""
+    size = 64 if model.layout == "imagenet" else 8
+    return torch.randn(n, model.in_chans, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def facts(name: str) -> dict[str, Any]:
+    """What is pinned of a model at its full size; keys: digest of names and shapes, in order."""
+    model: Any = timm.create_model(name, device="meta")
+    shapes = [(key, list(value.shape)) for key, value in model.state_dict().items()]
+    return {
+        "genotype": model.genotype.digest,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "keys": hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16],
+    }
+
+
+def test_the_models_are_those_that_are_pinned():
+    assert list(json.loads(EXPECTED.read_text())) == MODELS
+
+
+@every_model
+def test_parameters_and_names_are_as_pinned(name):
+    assert facts(name) == json.loads(EXPECTED.read_text())[name]
+
+
+@every_model
+def test_the_name_is_one_that_timm_can_carry(name):
+    assert name.replace("_", "").isalnum()
+    assert is_model(name)
+    assert not hasattr(timm.models, name)  # timm has no model of that name
+    assert not hasattr(timm.models, "network")  # nor a module, by which list_models would mix them up
+    entrypoint = model_entrypoint(name)
+    assert entrypoint.__name__ == name
+    assert entrypoint.__module__ == "nas_zoo.network"
+    assert entrypoint.__doc__
+    assert name in nas_zoo.network.__all__
+
+
+@every_model
+def test_the_configuration_describes_the_model(name):
+    model: Any = timm.create_model(name, device="meta").eval()
+    cfg = model.pretrained_cfg
+    assert isinstance(model, CellNet)
+    assert model.layout in LAYOUTS
+    assert model.num_classes == cfg["num_classes"]
+    assert model.in_chans == cfg["input_size"][0]
+    assert len(cfg["mean"]) == len(cfg["std"]) == model.in_chans
+    assert cfg["license"]
+    assert cfg.get("label_names") is None or len(cfg["label_names"]) == model.num_classes
+    assert {f"{cfg[key]}.weight" for key in ("first_conv", "classifier")} <= model.state_dict().keys()
+    with torch.device("meta"):
+        features = model.forward_features(torch.empty(1, *cfg["input_size"]))
+        logits = model.forward_head(features)
+    assert features.shape == (1, model.num_features, *cfg["pool_size"])
+    assert logits.shape == (1, model.num_classes)
+    pixels = create_transform(**resolve_data_config(model=model))
+    assert pixels is not None
+
+
+@every_model
+def test_logits_come_in_training_too_and_every_parameter_gets_a_gradient(name):
+    model = small(name, num_classes=5).train()
+    logits = model(images(model))
+    assert logits.shape == (2, 5)
+    logits.pow(2).sum().backward()
+    assert not [key for key, parameter in model.named_parameters() if parameter.grad is None]
+    assert not [key for key, parameter in model.named_parameters() if not parameter.grad.isfinite().all()]
+
+
+@every_model
+def test_a_batch_gives_what_its_images_give_alone(name):
+    model = small(name).eval()
+    x = images(model, n=3)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), torch.cat([model(one[None]) for one in x]), rtol=1e-4, atol=1e-5)
+
+
+@every_model
+def test_channels_and_classes_can_be_chosen(name):
+    model = small(name, in_chans=1, num_classes=0).eval()
+    assert model(images(model)).shape == (2, model.num_features)
+    with pytest.raises(TypeError, match="no_such_setting"):
+        small(name, no_such_setting=1)
+
+
+@every_model
+def test_features_halve_in_resolution_from_level_to_level(name):
+    backbone: Any = small(name, features_only=True).eval()
+    x = images(small(name))
+    levels = backbone(x)
+    info = backbone.feature_info
+    assert len(levels) >= 3
+    assert info.reduction() == sorted(set(info.reduction()))
+    for level, channels, reduction in zip(levels, info.channels(), info.reduction(), strict=True):
+        assert level.shape == (2, channels, x.shape[2] // reduction, x.shape[3] // reduction)
+
+
+@every_model
+# torch.jit is deprecated in torch 2.14; timm still promises scriptable models.
+@pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated:FutureWarning")
+def test_the_model_can_be_scripted_and_traced(name):
+    model = small(name).eval()
+    x = images(model)
+    with torch.no_grad():
+        expected = model(x)
+        torch.testing.assert_close(torch.jit.script(model)(x), expected)
+        torch.testing.assert_close(torch.fx.symbolic_trace(model)(x), expected)
+
+
+@every_model
+def test_a_saved_model_loads_as_it_was(name, tmp_path):
+    model = small(name).eval()
+    save_for_hf(model, str(tmp_path), safe_serialization=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["architecture"] == name
+    assert as_genotype(config["model_args"]["genotype"]) == model.genotype
+    loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert torch.equal(loaded(images(model)), model(images(model)))
+
+
+@every_model
+def test_the_genotype_survives_json_and_darts_text(name):
+    genotype = small(name).genotype
+    assert Genotype.from_json(genotype.to_json()) == genotype
+    assert Genotype.from_darts(genotype.to_darts()) == genotype
+
+
+if __name__ == "__main__":
+    EXPECTED.write_text(json.dumps({name: facts(name) for name in MODELS}, indent=2) + "\n")
+    print(f"wrote {EXPECTED.name}: {len(MODELS)} models")
