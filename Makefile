@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/nas-zoo-is-installed
+# Tests run in so many processes, a test file in one of them.
+JOBS ?= 2
 
 .PHONY: demo test test-fast lint timm-contract clean help
 .DEFAULT_GOAL := help
@@ -20,10 +22,10 @@ demo: $(READY)  ## search, retrain, export, check and predict on handwritten dig
 	$(BIN)/nas-zoo demo --out runs/demo --overwrite
 
 test: $(READY)  ## the whole test suite
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 test-fast: $(READY)  ## without the tests that take more than ten seconds each
-	$(BIN)/python -m pytest -q -m 'not slow'
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m 'not slow'
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .

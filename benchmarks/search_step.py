@@ -86,8 +86,7 @@ class PlainNetwork(nn.Module):
         super().__init__()
         self.stem, self.classifier = supernet.stem, supernet.classifier
         self.cells = nn.ModuleList(
-            PlainCell(cell, mixing[spec.kind])
-            for spec, cell in zip(supernet.plan.cells, supernet.cells, strict=True)
+            PlainCell(cell, mixing[spec.kind]) for spec, cell in zip(supernet.plan.cells, supernet.cells, strict=True)
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 #: Commands that are programs of their own: module, what they do.
 PROGRAMS = {
     "search": ("nas_zoo.search.run", "find cells with EDAS and its relatives (the same as search/run.py)"),
+    "gap": ("nas_zoo.search.gap", "what cutting a search's supernet down to so many edges costs"),
     "train": ("nas_zoo.train", "train a network: the papers' recipes or a quick one"),
     "evaluate": ("nas_zoo.evaluate", "accuracy of a trained model on a data set, as a JSON line"),
     "export": ("nas_zoo.export.to_onnx", "write a model as a checked ONNX file"),
@@ -30,31 +31,41 @@ def _models() -> list[str]:
 
 
 def list_(options: argparse.Namespace) -> int:
-    from nas_zoo import genotype
+    from nas_zoo import catalog
 
-    rows: list[dict[str, Any]]
     if options.cells:
-        rows = []
-        for name in genotype.list_genotypes():
-            cells = genotype.load_genotype(name)
-            record = genotype.genotype_record(name).get("provenance", {})
-            rows.append({"name": name, "edges": cells.num_edges, "digest": cells.digest,
-                         "method": record.get("method", ""),
-                         "source": record.get("paper", record.get("data", ""))})  # fmt: skip
+        rows = catalog.cell_rows(options.tier)
+        shown = [
+            {"name": row["name"], "tier": row["tier"], "builds": row["builds"]}
+            | {words: row[key] for words, key in _PAPER_ERRORS.items()}
+            | {"method": row["method"], "paper": f"({row['cannot_build']})" if row["cannot_build"] else row["paper"]}
+            for row in rows
+        ]
     else:
-        import timm
-
-        rows = []
-        for name in _models():
-            cfg = timm.get_pretrained_cfg(name)
-            assert cfg is not None
-            size = "x".join(map(str, cfg.input_size))
-            rows.append({"name": name, "input": size, "classes": cfg.num_classes, "pretrained": bool(cfg.has_weights)})
+        if options.tier is not None:
+            raise ValueError("--tier: accepted with --cells only")
+        rows = catalog.model_rows(_models())
+        shown = [
+            {"name": row["name"], "cell": row["cell"], "input": row["input_size"], "classes": row["num_classes"],
+             "params": f"{row['params'] / 1e6:.2f}M", "macs": f"{row['macs'] / 1e6:.1f}M",
+             "paper: error %": row["paper_err"], "paper: params M": row["paper_params_m"],
+             "pretrained": row["pretrained"]}
+            for row in rows
+        ]  # fmt: skip
     if options.json:
         print(json.dumps(rows, indent=1))
+    elif options.csv:
+        print(catalog.in_csv(rows), end="")
     else:
-        print(_table(rows))
+        print(_table(shown))
     return 0
+
+
+_PAPER_ERRORS = {
+    "paper: c10 %": "paper_c10_err",
+    "paper: c100 %": "paper_c100_err",
+    "paper: in1k %": "paper_in1k_err",
+}
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
@@ -63,7 +74,10 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
     columns = list(rows[0])
     cells = [
         columns,
-        *([("yes" if v else "no") if isinstance(v, bool) else str(v) for v in row.values()] for row in rows),
+        *(
+            ["" if v is None else ("no", "yes")[v] if isinstance(v, bool) else str(v) for v in row.values()]
+            for row in rows
+        ),
     ]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     return "\n".join("  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip() for line in cells)
@@ -72,21 +86,28 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
 def info(options: argparse.Namespace) -> int:
     import timm
 
-    from nas_zoo.count import CONVENTION, count
+    from nas_zoo.catalog import paper_figures
+    from nas_zoo.count import CONVENTION, count, count_stages
+    from nas_zoo.genotype import load_genotype
+    from nas_zoo.network import MODELS
 
     name = options.model
     if name not in _models():
         import difflib
 
         near = difflib.get_close_matches(name, _models(), n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else f"ours are {', '.join(_models())}"
+        hint = f"did you mean {', '.join(near)}?" if near else "`nas-zoo list` shows ours"
         raise ValueError(f"unknown model {name!r}; {hint}")
     given = {key: getattr(options, key) for key in ("genotype", "init_channels", "num_cells", "num_classes")}
     kwargs = {key: value for key, value in given.items() if value is not None}
     model: Any = timm.create_model(name, device="meta", **kwargs)
     cfg = model.pretrained_cfg
     size = options.input_size
-    counts = count(model, cfg["input_size"] if size is None else (cfg["input_size"][0], size, size))
+    input_size = cfg["input_size"] if size is None else (cfg["input_size"][0], size, size)
+    counts, stages = count(model, input_size), count_stages(model, input_size)
+    cell, data = MODELS[name]["cell"], MODELS[name]["data"]
+    # The paper's figures are of its own cells only.
+    paper = paper_figures(cell, data) if model.genotype == load_genotype(cell) else {}
     facts = {
         "name": name,
         "genotype": model.genotype.digest,
@@ -99,6 +120,17 @@ def info(options: argparse.Namespace) -> int:
         "macs": counts.macs,
         "activations": counts.activations,
         "convention": CONVENTION,
+        **paper,
+        "stages": [
+            {
+                "name": stage.name,
+                "output_size": list(stage.output_size),
+                "params": stage.params,
+                "macs": stage.macs,
+                "activations": stage.activations,
+            }
+            for stage in stages
+        ],
         "features": [{"channels": level["num_chs"], "reduction": level["reduction"]} for level in model.feature_info],
         "pretrained": bool(cfg.get("hf_hub_id") or cfg.get("file") or cfg.get("url")),
         "license": cfg.get("license"),
@@ -115,8 +147,15 @@ def info(options: argparse.Namespace) -> int:
         "features": features,
         "pretrained": "yes" if facts["pretrained"] else f"no (nas-zoo train --model {name})",
     }
+    shown.pop("stages")
     width = max(map(len, shown))
-    print("\n".join(f"{key:<{width}}  {value}" for key, value in shown.items()))
+    print("\n".join(f"{key:<{width}}  {value}" for key, value in shown.items() if value is not None))
+    table = [
+        {"stage": stage.name, "output": "x".join(map(str, stage.output_size)), "params": f"{stage.params:,}",
+         "macs": f"{stage.macs / 1e6:,.2f}M", "activations": f"{stage.activations / 1e6:,.2f}M"}
+        for stage in stages
+    ]  # fmt: skip
+    print(f"\n{_table(table)}")
     print(f"\n{model.genotype.to_json(2)}", end="")
     return 0
 
@@ -158,6 +197,27 @@ def draw(options: argparse.Namespace) -> int:
     return 0
 
 
+def convert(options: argparse.Namespace) -> int:
+    from nas_zoo.convert import convert_checkpoint
+
+    print(
+        convert_checkpoint(
+            options.checkpoint, options.output, options.genotype, options.layout, options.init_channels,
+            options.num_cells,
+        )
+    )  # fmt: skip
+    return 0
+
+
+def export_model(options: argparse.Namespace) -> int:
+    from nas_zoo.export.to_timm import export_model as export
+
+    sizes = {key: getattr(options, key) for key in ("layout", "init_channels", "num_cells", "num_classes")}
+    text = export(options.genotype, options.to, options.output, name=options.name, **sizes)
+    print(text if options.output is None else options.output, end="" if options.output is None else "\n")
+    return 0
+
+
 def demo(options: argparse.Namespace) -> int:
     from nas_zoo.demo import run_demo
 
@@ -191,7 +251,11 @@ def make_parser() -> argparse.ArgumentParser:
 
     sub = command("list", list_, "models registered with timm, or the cells")
     sub.add_argument("--cells", action="store_true", help="published and found cells")
+    sub.add_argument("--tier", type=int, choices=(1, 2), help="of cells: 1 a paper's result, 2 other published ones")
     sub.add_argument("--json", action="store_true")
+    sub.add_argument(
+        "--csv", action="store_true", help="all columns; those that begin with paper_ are the papers' figures"
+    )
     sub = command("info", info, "parameters, multiply-adds, features and cells of a model")
     sub.add_argument("model", help="a name of `nas-zoo list`")
     sub.add_argument("--genotype", help="other cells: a name of `nas-zoo list --cells`, a file, a search's folder")
@@ -211,6 +275,22 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("genotype", help="a name of `nas-zoo list --cells`, a file, a search's folder")
     sub.add_argument("output", nargs="*", help=".svg and .png files to write (default: the genotype's name as .svg)")
     sub.add_argument("--title")
+    sub = command("convert", convert, "turn a checkpoint of the DARTS, PC-DARTS or P-DARTS code into a state dict")
+    sub.add_argument("checkpoint", help="a .pt or .pth.tar of theirs; read as tensors only")
+    sub.add_argument("output", help="a .safetensors file to write")
+    sub.add_argument("--genotype", required=True, help="its cells: a name of `nas-zoo list --cells`, a file")
+    sub.add_argument("--layout", help="cifar or imagenet; this and the two below: checked if given, else read from it")
+    sub.add_argument("--init-channels", type=int)
+    sub.add_argument("--num-cells", type=int)
+    sub = command("export-model", export_model, "write a genotype as a timm module of one file, or as text")
+    sub.add_argument("genotype", help="a name of `nas-zoo list --cells`, a file, a search's folder")
+    sub.add_argument("--to", required=True, help="timm-module, darts, json or dot")
+    sub.add_argument("--output", help="file to write (default: print)")
+    sub.add_argument("--name", help="of the model (default: the genotype's or the file's)")
+    sub.add_argument("--layout", help="of a timm-module: cifar (default) or imagenet; with the three below")
+    sub.add_argument("--init-channels", type=int)
+    sub.add_argument("--num-cells", type=int)
+    sub.add_argument("--num-classes", type=int)
     sub = command("demo", demo, "search, retrain, export, check and predict on handwritten digits")
     sub.add_argument("--out", type=Path, default=Path("nas-zoo-demo"), help="folder (default: nas-zoo-demo)")
     sub.add_argument("--seed", type=int, default=0)

@@ -61,6 +61,7 @@ def run_demo(out: Path, seed: int = 0, overwrite: bool = False) -> dict[str, Any
     print("Importing PyTorch, timm and ONNX Runtime takes some seconds ...", flush=True)
 
     import numpy as np
+    import torch
 
     from nas_zoo import load_genotype, train
     from nas_zoo.checkpoint import RunLog
@@ -72,6 +73,8 @@ def run_demo(out: Path, seed: int = 0, overwrite: bool = False) -> dict[str, Any
     from nas_zoo.load import load_model
     from nas_zoo.search import run
 
+    # Tensors of 8 x 8 pixels gain nothing from a second thread, and lose much where another program has the core.
+    torch.set_num_threads(1)
     start = time.monotonic()
     seconds = {"search": _run("search", run.main, [*_flags(SEARCH), "--seed", str(seed), "--out", str(out / "search")])}
     last = RunLog.read(out / "search")[-1]

@@ -22,7 +22,7 @@ from nas_zoo.batches import Batches
 from nas_zoo.data import open_source
 from nas_zoo.images import ImageSource
 from nas_zoo.load import load_model
-from nas_zoo.parallel import max_over_processes, start_accelerator, sum_over_processes, world_size
+from nas_zoo.parallel import autocast_for, max_over_processes, start_accelerator, sum_over_processes, world_size
 from nas_zoo.settings import Parser, add_flags, given_flags, setting, settings_from
 
 __all__ = ["EvaluateSettings", "evaluate", "evaluate_model", "main"]
@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     namespace = parser.parse_args(sys.argv[1:] if argv is None else argv)
     try:
         settings = settings_from(EvaluateSettings, given_flags(namespace))
-        accelerator = start_accelerator(settings.precision)
+        accelerator = start_accelerator()
         model = load_model(namespace.model)
         cfg: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
         source = open_source(
@@ -151,7 +151,7 @@ def main(argv: list[str] | None = None) -> int:
             batch_size=settings.batch_size,
             device=accelerator.device,
             workers=settings.workers,
-            autocast=accelerator.autocast,
+            autocast=autocast_for(accelerator.device, settings.precision),
         )
     except (ValueError, OSError) as error:
         print(f"nas-zoo evaluate: {error}", file=sys.stderr)

@@ -33,6 +33,7 @@ import reprlib
 import stat
 import warnings
 from collections.abc import Callable, Iterable
+from functools import cache
 from importlib import resources
 from itertools import islice
 from typing import Any, Literal, NamedTuple, NoReturn, Self
@@ -52,6 +53,7 @@ __all__ = [
     "as_genotype",
     "genotype_record",
     "list_genotypes",
+    "list_records",
     "load_genotype",
 ]
 
@@ -78,6 +80,8 @@ MAX_DARTS_BYTES = 1 << 16  # Python's parser takes about a thousand bytes of mem
 
 _NUM_INPUTS = 2  # nodes 0 and 1 are the outputs of the two cells before
 _NAME = re.compile(r"[a-z0-9_]+")
+_LINE_START = '{"name":"'  # of every line of published.jsonl
+_CANNOT_BUILD = '"cannot_build":'
 _DARTS_CALL = re.compile(r"\bGenotype\s*\(")
 _DARTS_BEFORE = re.compile(r"(?:[ \t\f]*(?:#[^\n]*)?\n)*[ \t\f]*")  # blank lines, comment lines, indentation
 _DARTS_FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
@@ -223,8 +227,10 @@ class Genotype(_GenotypeFields):
         """The genotype in a text such as `DARTS_V2 = Genotype(normal=[('sep_conv_3x3', 0), ...], ...)`.
 
         With or without the assignment, keyword or positional arguments, lists or tuples; two consecutive pairs a node,
-        or the pairs grouped node by node; concat as a list or range(2, 6). `('none', i)` adds nothing to a sum and is
-        dropped after grouping. The text is parsed, never executed; errors name line and column.
+        the pairs grouped node by node, or triples (operation, node, source) or (operation, source, node), told apart
+        by the node being the larger number; a probability in third place is passed over. concat as a list or range(2,
+        6). `('none', i)` and `('null', i)` add nothing to a sum and are dropped after grouping. The text is parsed,
+        never executed; errors name line and column.
         """
         return _from_darts_text(text)
 
@@ -251,8 +257,8 @@ def as_genotype(value: Any) -> Genotype:
     """The genotype that `value` stands for.
 
     A Genotype; a name of list_genotypes(); a path (see load_genotype); JSON or DARTS text; the dictionary of a JSON
-    text; nested lists or tuples `[[nodes, concat], [nodes, concat]]`, which is what json.dumps makes of a Genotype; or
-    the four fields of a DARTS namedtuple.
+    text, of this schema or one of those in nas_zoo.dialects; nested lists or tuples `[[nodes, concat], [nodes,
+    concat]]`, which is what json.dumps makes of a Genotype; or the four fields of a DARTS namedtuple.
     """
     if isinstance(value, Genotype):
         return value
@@ -262,7 +268,7 @@ def as_genotype(value: Any) -> Genotype:
     if isinstance(value, os.PathLike):
         return load_genotype(value)
     if isinstance(value, dict):
-        return Genotype.from_json(value)
+        return _from_dictionary(value)
     if isinstance(value, (list, tuple)):
         return _from_lists(value)
     raise ValueError(
@@ -277,32 +283,52 @@ def load_genotype(name_or_path: str | os.PathLike[str]) -> Genotype:
     A run folder is one that holds genotype.json. A name goes before a path: write ./darts_v2 for a folder of that name.
     """
     if isinstance(name_or_path, str) and _NAME.fullmatch(name_or_path):
-        names = list_genotypes()
-        if name_or_path in names:
-            return _from_record(genotype_record(name_or_path))
+        record = _package_record(name_or_path)
+        if record is not None and "cannot_build" in record:
+            raise ValueError(
+                f"genotype {name_or_path!r} is known but cannot be built here: {record['cannot_build']}; "
+                "genotype_record gives it as published"
+            )
+        if record is not None:
+            return _from_record(record)
         if not os.path.exists(name_or_path):
-            _no_such_name(name_or_path, names)
+            _no_such_name(name_or_path, list_genotypes())
     elif not isinstance(name_or_path, (str, os.PathLike)):
         raise ValueError(f"genotype: a name or a path is accepted here, got {_show(name_or_path)}")
     return _from_file(name_or_path)
 
 
-def list_genotypes() -> list[str]:
-    """Names of the genotypes that come with the package, sorted."""
-    names = (entry.name for entry in _package_folder().iterdir())
-    return sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
+def list_genotypes(tier: int | None = None) -> list[str]:
+    """Names of the genotypes that come with the package, sorted: all that load_genotype takes.
+
+    tier 1: found by this package, or what a paper or its repository presents as its result; 2: other published cells
+    (ablations, other seeds or search spaces, searches repeated by others); None: both.
+    """
+    names = _file_names() if tier in (1, None) else []
+    if tier in (2, None):
+        names += [name for name, line in _published_lines().items() if _CANNOT_BUILD not in line]
+    elif tier != 1:
+        raise ValueError(f"tier: accepted are 1, 2 and None, got {_show(tier)}")
+    return sorted(names)
+
+
+def list_records() -> list[str]:
+    """Names that genotype_record takes, sorted: the genotypes, and published cells that cannot be built here."""
+    return sorted({*_file_names(), *_published_lines()})
 
 
 def genotype_record(name: str) -> dict[str, Any]:
-    """The whole JSON record of a genotype that comes with the package: the cells, "name" and "provenance".
+    """The whole JSON record of a cell that comes with the package: the cells, "name" and "provenance".
 
-    The provenance says paper and source; figures in it are the paper's own ("by"), not measured here.
+    The provenance says paper and source, tier, and where sources conflict; figures in it are the paper's own ("by"),
+    not measured here. A cell that cannot be built has "cannot_build", the reason, and "published", its edges as its
+    source writes them, in place of the cells.
     """
-    names = list_genotypes()
-    if not isinstance(name, str) or name not in names:
-        _no_such_name(name, names)
-    record: dict[str, Any] = _parse_json(_package_folder().joinpath(f"{name}.json").read_bytes())
-    _from_record(record)
+    record = _package_record(name) if isinstance(name, str) else None
+    if record is None:
+        _no_such_name(name, list_records())
+    if "cannot_build" not in record:
+        _from_record(record)
     return record
 
 
@@ -564,6 +590,8 @@ def _grouped(value: Any, kind: Kind, place: _Place) -> tuple[list[Any], dict[_Pa
     """Edges node by node without ('none', i), and where edge (i, j) of them stood in the text."""
     accepted = "a list of (operation, source) pairs, flat or grouped by node,"
     items = _items(value, place((kind,)), accepted)
+    if items and all(_is_triple(item) for item in items):
+        return _grouped_triples(items, kind, place)
     flat = [isinstance(item, (list, tuple)) and len(item) > 0 and isinstance(item[0], str) for item in items]
     groups: list[list[tuple[Any, _Path]]] = []
     if items and flat[0]:
@@ -582,7 +610,28 @@ def _grouped(value: Any, kind: Kind, place: _Place) -> tuple[list[Any], dict[_Pa
         for i, item in enumerate(items):
             edges = _items(item, place((kind, i)), "a list of (operation, source) pairs")
             groups.append([(edge, (kind, i, j)) for j, edge in enumerate(edges)])
-    kept = [[(edge, origin) for edge, origin in group if not _is_none(edge)] for group in groups]
+    return _without_none(groups)
+
+
+def _grouped_triples(items: list[Any], kind: Kind, place: _Place) -> tuple[list[Any], dict[_Path, _Path]]:
+    """_grouped for (operation, node, source) or (operation, source, node): a node is the larger number of the two."""
+    groups: list[list[tuple[Any, _Path]]] = []
+    node_first = items[0][1] > items[0][2]
+    for i, (operation, first, second) in enumerate(items):
+        node, source = (first, second) if node_first else (second, first)
+        if not 0 <= source < node or node < _NUM_INPUTS or node >= MAX_NODES + _NUM_INPUTS:
+            order = "(operation, node, source)" if node_first else "(operation, source, node)"
+            raise ValueError(
+                f"{place((kind, i))}: {order} is read here, as in the first triple, with nodes "
+                f"{_NUM_INPUTS} to {MAX_NODES + _NUM_INPUTS - 1} and sources before them; got {_show(items[i])}"
+            )
+        groups.extend([] for _ in range(node - _NUM_INPUTS + 1 - len(groups)))
+        groups[node - _NUM_INPUTS].append(([operation, source], (kind, i)))
+    return _without_none(groups)
+
+
+def _without_none(groups: list[list[tuple[Any, _Path]]]) -> tuple[list[Any], dict[_Path, _Path]]:
+    kept = [[(_without_probability(edge), origin) for edge, origin in group if not _is_none(edge)] for group in groups]
     origins: dict[_Path, _Path] = {
         (i, j): origin for i, group in enumerate(kept) for j, (_, origin) in enumerate(group)
     }
@@ -591,7 +640,22 @@ def _grouped(value: Any, kind: Kind, place: _Place) -> tuple[list[Any], dict[_Pa
 
 def _is_none(edge: Any) -> bool:
     """Whether it is ('none', i), an edge that adds nothing; with a wrong i it stays, to be reported."""
-    return isinstance(edge, (list, tuple)) and len(edge) == 2 and edge[0] == "none" and _is_int(edge[1])
+    edge = _without_probability(edge)
+    return isinstance(edge, (list, tuple)) and len(edge) == 2 and edge[0] in ("none", "null") and _is_int(edge[1])
+
+
+def _is_triple(item: Any) -> bool:
+    """Whether it is (operation, number, number)."""
+    if not isinstance(item, (list, tuple)) or len(item) != 3:
+        return False
+    return isinstance(item[0], str) and _is_int(item[1]) and _is_int(item[2])
+
+
+def _without_probability(edge: Any) -> Any:
+    """(operation, source) of (operation, source, probability), which the first code of GDAS writes."""
+    if isinstance(edge, (list, tuple)) and len(edge) == 3 and isinstance(edge[2], float):
+        return edge[:2]
+    return edge
 
 
 class _DartsText:
@@ -679,6 +743,8 @@ class _DartsText:
             return [self.value(item, (*path, i)) for i, item in enumerate(node.elts)]
         if isinstance(node, ast.Constant) and (isinstance(node.value, str) or _is_int(node.value)):
             return node.value
+        if isinstance(node, ast.Constant) and isinstance(node.value, float) and len(path) > 2 and path[-1] == 2:
+            return node.value  # a probability, in third place of an edge
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
             number = node.operand.value
             if isinstance(number, int) and not isinstance(number, bool):
@@ -711,14 +777,16 @@ def _from_lists(value: list[Any] | tuple[Any, ...]) -> Genotype:
 
 
 def _is_genotype_text(text: str) -> bool:
-    return text.lstrip("\ufeff \t\r\n")[:1] in ("{", "[") or _DARTS_CALL.search(text) is not None
+    return text.lstrip("\ufeff \t\r\n")[:1] in ("{", "[", '"') or _DARTS_CALL.search(text) is not None
 
 
 def _from_text(text: str) -> Genotype:
-    """The genotype of a JSON text (an object or nested lists) or of a DARTS text."""
+    """The genotype of a JSON text (an object, nested lists, a string of DARTS text) or of a DARTS text."""
     if text.lstrip("\ufeff \t\r\n")[:1] in ("{", "["):
         value = _parse_json(text)
-        return _from_lists(value) if isinstance(value, list) else _from_record(value)
+        return _from_lists(value) if isinstance(value, list) else _from_dictionary(value)
+    if text.lstrip("\ufeff \t\r\n")[:1] == '"':
+        return Genotype.from_darts(_parse_json(text))
     return Genotype.from_darts(text)
 
 
@@ -771,6 +839,40 @@ def _decoded(data: bytes, what: str) -> str:
 
 def _package_folder() -> Any:
     return resources.files("nas_zoo").joinpath("genotypes")
+
+
+def _file_names() -> list[str]:
+    """Names of the cells that have a file each, those of tier 1."""
+    names = (entry.name for entry in _package_folder().iterdir())
+    return sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
+
+
+@cache
+def _published_lines() -> dict[str, str]:
+    """The lines of published.jsonl by name: tier 2, and what cannot be built. A line is parsed when it is asked for."""
+    lines = _package_folder().joinpath("published.jsonl").read_text(encoding="ascii").splitlines()
+    return {line[len(_LINE_START) : line.index('"', len(_LINE_START))]: line for line in lines}
+
+
+def _package_record(name: str) -> dict[str, Any] | None:
+    """The record of that name, or None."""
+    record: dict[str, Any]
+    if name in _file_names():
+        record = _parse_json(_package_folder().joinpath(f"{name}.json").read_bytes())
+        return record
+    line = _published_lines().get(name)
+    if line is None:
+        return None
+    record = _parse_json(line)
+    return record if "cannot_build" in record else {"schema": SCHEMA, "version": VERSION} | record
+
+
+def _from_dictionary(value: dict[Any, Any]) -> Genotype:
+    """The genotype of a dictionary: this schema, or a dialect where its keys are those of one."""
+    from nas_zoo import dialects  # it builds on this module
+
+    read = dialects.reader_of(value)
+    return _from_record(value) if read is None else read(value)
 
 
 def _no_such_name(name: Any, names: list[str]) -> NoReturn:

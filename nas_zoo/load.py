@@ -1,5 +1,6 @@
 """A model with its weights, from whatever a user calls it by: a run's folder, a Hub id, a name, a weights file."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,14 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 
             return load_file(path)
         value = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's own words go on to tell how to run the code in it all the same.
+        known = str(error).partition("GLOBAL ")[2].split()[:1]
+        held = f" (it names {known[0]})" if known else ""
+        raise ValueError(
+            f"weights {str(path)!r}: not readable as tensors and plain values{held}; "
+            "a pickle that carries code is refused"
+        ) from error
     except Exception as error:  # either library raises many kinds for a damaged file
         raise ValueError(f"weights {str(path)!r}: not readable: {str(error).splitlines()[0]}") from error
     for key in ("model", "state_dict"):

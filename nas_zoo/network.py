@@ -9,8 +9,10 @@ reads input 0 only makes every second cell superfluous, and such cells are left 
 ``nas_zoo.train``); drop path acts per sample and its rate is fixed when the model is made.
 """
 
+import json
 from collections.abc import Callable
-from typing import Any, ClassVar
+from importlib import resources
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +29,9 @@ from nas_zoo.ops import FactorizedReduce, PointwiseNorm, build_op, reads_relu
 __all__ = ["CIFAR10_CLASSES", "CellNet"]
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of CIFAR-10's training images
+# Of the training images.
+CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -389,47 +393,75 @@ def _create(variant: str, pretrained: bool = False, **kwargs: Any) -> CellNet:
     )
 
 
-def _cfg(layout: str, **kwargs: Any) -> dict[str, Any]:
-    cifar = layout == "cifar"
+class Data(NamedTuple):
+    """What the papers train on, and the network they do it with."""
+
+    layout: str
+    init_channels: int
+    num_cells: int
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    label_names: tuple[str, ...] | None = None
+
+
+DATA = {
+    "c10": Data("cifar", 36, 20, 10, CIFAR10_MEAN, CIFAR10_STD, CIFAR10_CLASSES),
+    "c100": Data("cifar", 36, 20, 100, CIFAR100_MEAN, CIFAR100_STD),
+    "in1k": Data("imagenet", 48, 14, 1000, IMAGENET_MEAN, IMAGENET_STD),
+}
+
+
+def _cfg(data: Data, **kwargs: Any) -> dict[str, Any]:
+    cifar = data.layout == "cifar"
     return {
         "url": "",
-        "num_classes": 10 if cifar else 1000,
+        "num_classes": data.num_classes,
         "input_size": (3, 32, 32) if cifar else (3, 224, 224),
         "pool_size": (8, 8) if cifar else (7, 7),
         "crop_pct": 1.0 if cifar else 0.875,
         "interpolation": "bilinear" if cifar else "bicubic",
-        "mean": CIFAR_MEAN if cifar else IMAGENET_MEAN,
-        "std": CIFAR_STD if cifar else IMAGENET_STD,
+        "mean": data.mean,
+        "std": data.std,
         "first_conv": "stem.0.conv",
         "classifier": "classifier",
         "license": "apache-2.0",
+        "label_names": data.label_names,
     } | kwargs
 
 
-#: name of the model: cell, layout, what its paper trains it with.
-_MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "edas_c10": ("edas_c10", "cifar", {"label_names": CIFAR10_CLASSES}),
-    "edas_in1k": ("edas_c10", "imagenet", {}),
-    "cell_net_cifar": ("darts_v2", "cifar", {}),
-    "cell_net_imagenet": ("darts_v2", "imagenet", {}),
-}
-
-default_cfgs = generate_default_cfgs({name: _cfg(layout, **extra) for name, (_, layout, extra) in _MODELS.items()})
+def _read_models() -> dict[str, dict[str, Any]]:
+    """models.json, {name: {"cell", "data", and what differs from that data's layout}}, and the two for any cells."""
+    models: dict[str, dict[str, Any]] = {
+        "cell_net_cifar": {"cell": "darts_v2", "data": "c10"},
+        "cell_net_imagenet": {"cell": "darts_v2", "data": "in1k"},
+    }
+    return models | json.loads(resources.files("nas_zoo").joinpath("models.json").read_text(encoding="ascii"))
 
 
-def _make_entrypoint(name: str, cell: str, layout: str) -> Callable[..., CellNet]:
+#: The models; cells are read when a model is made, so importing stays cheap.
+MODELS = _read_models()
+
+default_cfgs = generate_default_cfgs({
+    name: _cfg(DATA[model["data"]], **({"label_names": None} if name.startswith("cell_net_") else {}))
+    for name, model in MODELS.items()
+})  # fmt: skip
+
+
+def _make_entrypoint(name: str, cell: str, data: str, **differing: Any) -> Callable[..., CellNet]:
     """An entrypoint as timm wants it: a function of this module that bears the model's name."""
-    size = {"init_channels": 36, "num_cells": 20} if layout == "cifar" else {"init_channels": 48, "num_cells": 14}
+    layout, init_channels, num_cells = DATA[data][:3]
+    # No num_classes here: timm takes it from the cfg, which for a saved model is the one saved.
+    settings = {"genotype": cell, "layout": layout, "init_channels": init_channels, "num_cells": num_cells} | differing
 
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> CellNet:
-        # No num_classes here: timm takes it from the cfg, which for a saved model is the one saved.
-        model_args = {"genotype": cell, "layout": layout, **size}
-        return _create(name, pretrained, **(model_args | kwargs))
+        return _create(name, pretrained, **(settings | kwargs))
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
-    entrypoint.__doc__ = f"Cells {cell!r}, {layout} layout: C={size['init_channels']}, {size['num_cells']} cells."
+    size = f"C={settings['init_channels']}, {settings['num_cells']} cells"
+    entrypoint.__doc__ = f"Cells {cell!r}, {layout} layout: {size}."
     return register_model(entrypoint)
 
 
-for _name, (_cell, _layout, _) in _MODELS.items():
-    globals()[_name] = _make_entrypoint(_name, _cell, _layout)
+for _name, _model in MODELS.items():
+    globals()[_name] = _make_entrypoint(_name, **_model)

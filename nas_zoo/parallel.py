@@ -7,8 +7,9 @@ fail on that or look for unused parameters in every step.
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -23,8 +24,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 __all__ = [
     "GlobalBatchNorm",
     "GlobalBatchNormAct",
+    "autocast_for",
     "average_buffers",
     "average_gradients",
+    "average_tensors",
     "convert_global_batch_norm",
     "max_over_processes",
     "rank",
@@ -64,18 +67,26 @@ def _all_reduced(values: Tensor, operation: str) -> Tensor:
     return result
 
 
-def start_accelerator(precision: str = "fp32") -> Accelerator:
-    """accelerate's device, processes and autocast, for "fp32" or "bf16".
+def start_accelerator() -> Accelerator:
+    """accelerate's device and processes.
 
     ValueError where several processes were started that do not know of each other: each would train alone.
     """
-    accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no")
+    accelerator = Accelerator(mixed_precision="no")
     if accelerator.num_processes == 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(
             "several processes were started but do not know of each other; on CPU set ACCELERATE_USE_CPU=true "
             "(see the README, 'Several processes')"
         )
     return accelerator
+
+
+def autocast_for(device: torch.device, precision: str) -> Callable[[], Any]:
+    """What to enter around a forward pass: autocast to bfloat16 for "bf16", nothing for "fp32".
+
+    accelerate's own is fixed for the life of a process, so a second run in it could not have another precision.
+    """
+    return functools.partial(torch.autocast, device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 # -------------------------------------------------------------------------------------------------------- averages
@@ -89,6 +100,12 @@ def average_gradients(parameters: Iterable[Tensor], world: int | None = None) ->
     operations are drawn from a generator that is seeded alike). Other sizes on another process end in an abort of gloo.
     """
     _average([parameter.grad for parameter in parameters if parameter.grad is not None], world)
+
+
+@torch.no_grad()
+def average_tensors(tensors: Iterable[Tensor]) -> None:
+    """Every tensor becomes its mean over the processes, in place; their number and shapes are the same on each."""
+    _average(list(tensors))
 
 
 @torch.no_grad()

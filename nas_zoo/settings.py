@@ -28,7 +28,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NoReturn, TypeVar, Union
+from typing import Any, Literal, NoReturn, TypeVar, Union
 
 import yaml
 
@@ -312,7 +312,7 @@ def given_flags(namespace: argparse.Namespace, settings_class: type | None = Non
 class _Yaml12Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2's core schema, and a key written twice is an error."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own attribute, one dict a class
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -334,8 +334,14 @@ for _tag, _pattern, _first in (
     ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
 ):
     _Yaml12Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+def _whole_number(loader: yaml.SafeLoader, node: Any) -> int:
+    return int(loader.construct_scalar(node))
+
+
 # SafeLoader's own would read 010 as 8
-_Yaml12Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+_Yaml12Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 
 
 def read_config(config: Path | str) -> dict[str, Any]:

@@ -38,6 +38,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
+from timm.layers import DropPath
 from timm.models._hub import save_config_for_hf
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.utils import ModelEmaV3
@@ -61,6 +62,7 @@ from nas_zoo.genotype import Genotype, as_genotype
 from nas_zoo.images import ImageSource
 from nas_zoo.network import CellNet
 from nas_zoo.parallel import (
+    autocast_for,
     average_buffers,
     average_gradients,
     convert_global_batch_norm,
@@ -288,6 +290,30 @@ class Trained(nn.Module):
         return model.forward_head(features), self.auxiliary(tap)
 
 
+class TensorDropPath(DropPath):
+    """timm's DropPath with its rate in a tensor: torch.compile then need not compile anew when the rate changes."""
+
+    keep: Tensor
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.register_buffer("keep", torch.ones(()), persistent=False)
+
+    @property
+    def drop_prob(self) -> float:
+        return 1.0 - float(self.keep)
+
+    @drop_prob.setter
+    def drop_prob(self, rate: float) -> None:
+        self.keep.fill_(1.0 - rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        mask = torch.bernoulli(self.keep.expand(x.shape[0], *[1] * (x.ndim - 1)))
+        return x * (mask / self.keep).to(x.dtype)
+
+
 # ------------------------------------------------------------------------------------------------------------ model
 
 
@@ -416,6 +442,7 @@ class Training:
     ) -> None:
         """`model_args`: of the checkpoint to be resumed, so that it needs neither genotype nor first weights again."""
         self.settings, self.accelerator = settings, accelerator
+        self.autocast = autocast_for(accelerator.device, settings.precision)
         device, world = accelerator.device, accelerator.num_processes
         if settings.batch_size % world:
             raise ValueError(f"batch_size={settings.batch_size} is not divisible by the {world} processes")
@@ -486,6 +513,11 @@ class Training:
                     "auxiliary head; 0 is accepted (recipe quick has it)"
                 )
             auxiliary = AuxiliaryHead(*self._tap_shape(in_chans), self.num_classes)
+        if settings.compile and settings.drop_path and isinstance(self.model, CellNet):
+            for module in list(self.model.modules()):
+                for name, child in module.named_children():
+                    if isinstance(child, DropPath):
+                        setattr(module, name, TensorDropPath())
         trained = Trained(self.model, auxiliary)
         if settings.sync_bn:
             trained = convert_global_batch_norm(trained)
@@ -557,7 +589,7 @@ class Training:
         stream = _MASKS + self.accelerator.process_index
         torch.manual_seed(int(random_draws(settings.seed, self.epoch, np.array([self.step]), 1, stream)[0, 0] * 2**53))
 
-        with self.accelerator.autocast():
+        with self.autocast():
             logits, auxiliary_logits = self.network(images)
         logits = _full(logits)
         loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
@@ -616,7 +648,7 @@ class Training:
 
     def epoch_line(self) -> dict[str, Any]:
         """What the log says of the epoch that has just been trained."""
-        settings, autocast = self.settings, self.accelerator.autocast
+        settings, autocast = self.settings, self.autocast
         sums = sum_over_processes(self.sums.to(self.accelerator.device, torch.float32)).double().cpu()
         line: dict[str, Any] = {
             "kind": "epoch",
@@ -640,8 +672,7 @@ class Training:
     def result(self) -> dict[str, Any]:
         """The final figures on the test split: those of the weights that were named beforehand, and of the others."""
         figures = {
-            name: evaluate(model, self.test_batches.epoch(0), self.accelerator.autocast)
-            for name, model in self.averaged().items()
+            name: evaluate(model, self.test_batches.epoch(0), self.autocast) for name, model in self.averaged().items()
         }
         genotype = getattr(self.model, "genotype", None)
         first, *others = figures
@@ -685,7 +716,7 @@ def train(settings: TrainSettings, resume: dict[str, Any] | None = None, started
         resume: Contents of a checkpoint to continue from.
         started: time.monotonic() at which the time budget began.
     """
-    accelerator = start_accelerator(settings.precision)
+    accelerator = start_accelerator()
     main = accelerator.is_main_process
     out, checkpoint = settings.out, settings.out / "checkpoint.pt"
     if accelerator.device.type == "cuda":

@@ -28,7 +28,7 @@ from torch import nn
 
 from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.ops import SEARCH_OPERATIONS
-from nas_zoo.search.discretize import DERIVATIONS
+from nas_zoo.search.discretize import derive
 from nas_zoo.search.method import Problem, SearchSettings, Step
 from nas_zoo.search.supernet import EdgeMixing, Mixing, SearchSpace
 from nas_zoo.settings import setting
@@ -148,6 +148,6 @@ class Edas(nn.Module):
         return loss
 
     def genotype(self, rule: str | None = None) -> Genotype:
-        """Section 4.2: the cells of DARTS' derivation by default, or of a named one (see ``search.discretize``)."""
+        """Section 4.2: the cells of DARTS' derivation by default, or of another rule (see ``search.discretize``)."""
         scores = {kind: torch.stack([alpha_O.detach() for alpha_O in self._logits(kind)]) for kind in KINDS}
-        return DERIVATIONS[rule or self.settings.derive](scores, self.space)
+        return derive(rule or self.settings.derive, scores, self.space)

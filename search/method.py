@@ -30,10 +30,35 @@ class Step:
 
 
 class Problem(Protocol):
-    """The bilevel problem of one iteration, as far as an architecture step may look at it."""
+    """The bilevel problem of one iteration, as far as an architecture step may look at it.
 
-    def held_out_loss(self, mixing: Mapping[str, Mixing]) -> torch.Tensor:
+    First-order methods need ``held_out_loss`` alone; the rest is for those that look ahead of the weight step.
+    Losses under other ``weights`` (as ``weights`` or ``stepped`` give them) leave the supernet as it is.
+    """
+
+    def held_out_loss(
+        self, mixing: Mapping[str, Mixing], weights: Mapping[str, torch.Tensor] | None = None
+    ) -> torch.Tensor:
         """Cross-entropy of the supernet on this iteration's batch of the alpha half."""
+
+    def training_loss(
+        self, mixing: Mapping[str, Mixing], weights: Mapping[str, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """The same on this iteration's batch of the weights half."""
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The supernet's parameters by name."""
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of this iteration's weight step."""
+
+    def stepped(self, gradients: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The weights as the weight optimizer's next step would make them of these gradients, as new leaves."""
+
+    def mean_over_processes(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """The tensors themselves with one process; else their mean, in place."""
 
 
 class Method(Protocol):
@@ -48,7 +73,7 @@ class Method(Protocol):
         """What the architecture step minimises; None where this step leaves the architecture alone."""
 
     def genotype(self, rule: str | None = None) -> Genotype:
-        """The cells found so far, by the method's own derivation rule or a named one."""
+        """The cells found so far, by the method's own rule, a named one or an edge configuration such as "4/14"."""
 
 
 def _check(condition: bool, name: str, value: Any, accepted: str) -> None:
@@ -69,6 +94,7 @@ class SearchSettings:
     num_cells: int = setting(8, "cells of the supernet, reduction cells at 1/3 and 2/3")
     init_channels: int = setting(16, "channels of a node in the first cells")
     batch_size: int = setting(64, "images a step, over all processes")
+    partial_channels: int = setting(1, "K of PC-DARTS: operations work on 1/K of the channels; 1: on all of them")
     image_size: int | None = setting(None, "pixels; default: as the data set has them")
     train_limit: int | None = setting(None, "use only so many training images (seeded choice); default: all")
     lr: float = setting(0.025, "learning rate of SGD on the weights, at the start")
@@ -82,6 +108,8 @@ class SearchSettings:
     flip: bool | None = setting(None, "random horizontal flip; default: for photographs, not for digits")
     cutout: int = setting(0, "side in pixels of the square that is blanked out; 0: none")
     eval_size: int = setting(5000, "held-out images for the accuracies after an epoch; 0: all, as after the last")
+    gap_batches: int = setting(16, "training batches that BatchNorm statistics are re-estimated over, for the second "
+                                   "figure of the discretization gap; 0: that figure is left out")  # fmt: skip
     precision: Literal["fp32", "bf16"] = setting("fp32", "bf16: autocast of the network's forward passes")
     channels_last: bool = setting(True, "memory format of images and weights; faster, same mathematics")
     sync_bn: bool = setting(True, "BatchNorm statistics over all processes, as one process would have them")
@@ -90,13 +118,16 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("num_cells", 1), ("init_channels", 2), ("batch_size", 2), ("workers", 0),
-                            ("crop_padding", 0), ("cutout", 0), ("eval_size", 0)):  # fmt: skip
+                            ("crop_padding", 0), ("cutout", 0), ("eval_size", 0), ("gap_batches", 0),
+                            ("partial_channels", 1)):  # fmt: skip
             value = getattr(self, name)
             _check(value >= least, name, value, f"at least {least}")
         for name in ("lr", "alpha_lr"):
             _check(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in ("lr_min", "momentum", "weight_decay", "grad_clip"):
             _check(getattr(self, name) >= 0, name, getattr(self, name), "0 or above")
+        _check(self.init_channels % self.partial_channels == 0, "partial_channels", self.partial_channels,
+               f"a divisor of init_channels ({self.init_channels})")  # fmt: skip
         _check(self.lr_min <= self.lr, "lr_min", self.lr_min, f"at most lr ({self.lr})")
         _check(all(0 <= b < 1 for b in self.alpha_betas), "alpha_betas", self.alpha_betas, "both in [0, 1)")
         _check(self.time_budget is None or self.time_budget > 0, "time_budget", self.time_budget, "above 0 seconds")
@@ -108,6 +139,11 @@ class SearchSettings:
 METHODS: dict[str, tuple[str, str, str]] = {
     "edas": ("nas_zoo.search.edas", "EdasSettings", "Edas"),
     "alpha_max": ("nas_zoo.search.edas", "AlphaMaxSettings", "Edas"),
+    "da2s": ("nas_zoo.search.da2s", "Da2sSettings", "Da2s"),
+    "da2s_released": ("nas_zoo.search.da2s", "Da2sReleasedSettings", "Da2s"),
+    "darts": ("nas_zoo.search.darts", "DartsSettings", "Darts"),
+    "pc_darts": ("nas_zoo.search.pc_darts", "PcDartsSettings", "PcDarts"),
+    "random": ("nas_zoo.search.random_cells", "RandomSettings", "RandomCells"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The search loop, for every method: first-order bilevel optimisation on two halves of the training images.
+"""The search loop, for every method: bilevel optimisation on two halves of the training images.
 
     python search/run.py --data digits --num-cells 5 --init-channels 8 --epochs 10 --out runs/digits
     accelerate launch search/run.py --method edas --data cifar10 --out runs/edas
@@ -9,7 +9,9 @@ One iteration is one architecture step on a batch of the alpha half (the method'
 batch of the weights half. The run's folder holds ``log.jsonl`` (settings and machine, then a line an epoch),
 ``checkpoint.pt`` (written after each epoch, on SIGTERM or Ctrl-C, when the time budget runs out, and every ten
 minutes), ``genotype.json`` (the cells so far) and at the end ``derived.safetensors``: the derived network with the
-search's own weights.
+search's own weights (and ``derived_argmax.safetensors``: that of the other rule, which is what EDAS trains).
+A finished run prints what the discretization cost (``search.discretize``); `nas-zoo gap` tells it for other numbers of
+edges. With partial channels there are no derived weights: those of the supernet belong to a part of the channels.
 
 Every random choice is a function of seed, epoch and iteration, so ``--resume`` continues the run as if it had never
 stopped, and several processes draw, shuffle and augment as one process with the same global batch does.
@@ -20,7 +22,8 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +48,16 @@ from nas_zoo.data import limited, open_source, search_split
 from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.images import ImageSource
 from nas_zoo.parallel import (
+    autocast_for,
     average_buffers,
     average_gradients,
+    average_tensors,
     convert_global_batch_norm,
     start_accelerator,
     sum_over_processes,
 )
 from nas_zoo.schedule import cosine
-from nas_zoo.search.discretize import DERIVATIONS, derived_network, one_hot_mixing
+from nas_zoo.search.discretize import DERIVATIONS, derived_network, gap_table, measure_gap
 from nas_zoo.search.method import SearchSettings, Step, find_method
 from nas_zoo.search.supernet import Mixing, Supernet
 from nas_zoo.settings import (
@@ -74,51 +79,94 @@ CHANGEABLE = ("data", "data_root", "out", "time_budget", "workers")
 
 
 class Iteration:
-    """The bilevel problem of one iteration, as an architecture step may see it."""
+    """The bilevel problem of one iteration, as an architecture step may see it (``search.method.Problem``)."""
 
-    def __init__(self, supernet: Supernet, held_out: tuple[torch.Tensor, torch.Tensor], autocast: Callable) -> None:
-        self._supernet, self._held_out, self._autocast = supernet, held_out, autocast
+    def __init__(
+        self,
+        supernet: Supernet,
+        held_out: tuple[torch.Tensor, torch.Tensor],
+        for_weights: tuple[torch.Tensor, torch.Tensor],
+        weight_optimizer: torch.optim.Optimizer,
+        autocast: Callable,
+    ) -> None:
+        self._supernet, self._held_out, self._for_weights = supernet, held_out, for_weights
+        self._optimizer, self._autocast = weight_optimizer, autocast
 
-    def held_out_loss(self, mixing: Mapping[str, Mixing]) -> torch.Tensor:
+    def held_out_loss(
+        self, mixing: Mapping[str, Mixing], weights: Mapping[str, torch.Tensor] | None = None
+    ) -> torch.Tensor:
         """Cross-entropy of the supernet on this iteration's batch of the alpha half."""
-        images, labels = self._held_out
+        return self._loss(self._held_out, mixing, weights)
+
+    def training_loss(
+        self, mixing: Mapping[str, Mixing], weights: Mapping[str, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """The same on this iteration's batch of the weights half."""
+        return self._loss(self._for_weights, mixing, weights)
+
+    def _loss(
+        self,
+        batch: tuple[torch.Tensor, torch.Tensor],
+        mixing: Mapping[str, Mixing],
+        weights: Mapping[str, torch.Tensor] | None,
+    ) -> torch.Tensor:
+        images, labels = batch
         with self._autocast():
-            logits = self._supernet(images, mixing)
-        return F.cross_entropy(logits.float(), labels)
+            if weights is None:
+                logits = self._supernet(images, mixing)
+            else:
+                # copies of the buffers, so that running statistics stay those of the supernet's own weights
+                buffers = {name: buffer.clone() for name, buffer in self._supernet.named_buffers()}
+                logits = torch.func.functional_call(self._supernet, {**buffers, **weights}, (images, mixing))
+        return F.cross_entropy(logits.float() if logits.dtype == torch.bfloat16 else logits, labels)
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The supernet's parameters by name."""
+        return dict(self._supernet.named_parameters())
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of this iteration's weight step."""
+        return self._optimizer.param_groups[0]["lr"]
+
+    def stepped(self, gradients: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The weights after SGD's next step with these gradients, momentum and decay included, as new leaves.
+
+        As DARTS does it: without the clipping of the real step. A weight without a gradient stays where it is.
+        """
+        group = self._optimizer.param_groups[0]
+        result = {}
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                new = weight.detach().clone()
+                if name in gradients:
+                    step = gradients[name] + group["weight_decay"] * weight
+                    momentum = self._optimizer.state.get(weight, {}).get("momentum_buffer")
+                    if momentum is not None:
+                        step = step + group["momentum"] * momentum
+                    new -= group["lr"] * step
+                result[name] = new.requires_grad_()
+        return result
+
+    def mean_over_processes(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """The tensors themselves with one process; else their mean, in place."""
+        average_tensors(tensors.values())
+        return tensors
 
 
-@torch.no_grad()
-def accuracies(
-    supernet: Supernet,
-    batches: Batches,
-    mixings: Mapping[str, Callable[[int], Mapping[str, Mixing]]],
-    autocast: Callable,
-) -> dict[str, float]:
-    """Accuracy of the supernet, in [0, 1], under each of several mixings, over the same images.
+def logits_of(method: nn.Module, name: str = "alpha") -> dict[str, torch.Tensor]:
+    """The logits of each cell kind, whether the method keeps one tensor or one for each edge.
 
-    A mixing is asked for batch by batch, since some methods draw one for each.
+    "alpha": of operations, (E, O). "beta": of edges, (E,); {} for a method that has none.
     """
-    training = supernet.training
-    supernet.eval()
-    correct = torch.zeros(len(mixings) + 1, dtype=torch.float64)
-    for index, (images, labels) in enumerate(batches.epoch(0)):
-        for i, mixing in enumerate(mixings.values()):
-            with autocast():
-                logits = supernet(images, mixing(index))
-            correct[i] += (logits.argmax(1) == labels).sum().item()
-        correct[-1] += len(labels)
-    supernet.train(training)
-    correct = sum_over_processes(correct.to(next(supernet.parameters()).device, torch.float32)).double().cpu()
-    return {name: float(correct[i] / correct[-1]) for i, name in enumerate(mixings)}
-
-
-def logits_of(method: nn.Module) -> dict[str, torch.Tensor]:
-    """The operation logits (E, O) of each cell kind, whether the method keeps one tensor or one for each edge."""
-    alpha: Any = method.alpha
+    logits: Any = getattr(method, name, None)
+    if logits is None:
+        return {}
     return {
-        kind: torch.stack(list(alpha[kind])).detach().cpu()
-        if isinstance(alpha[kind], nn.ParameterList)
-        else alpha[kind].detach().cpu()
+        kind: torch.stack(list(logits[kind])).detach().cpu()
+        if isinstance(logits[kind], nn.ParameterList)
+        else logits[kind].detach().cpu()
         for kind in KINDS
     }
 
@@ -140,6 +188,7 @@ class Search:
 
     def __init__(self, settings: SearchSettings, accelerator: Accelerator) -> None:
         self.settings, self.accelerator = settings, accelerator
+        self.autocast = autocast_for(accelerator.device, settings.precision)
         device, world = accelerator.device, accelerator.num_processes
         if settings.batch_size % world:
             raise ValueError(f"batch_size={settings.batch_size} is not divisible by the {world} processes")
@@ -184,6 +233,7 @@ class Search:
             settings.num_cells,
             num_classes=len(source.classes),
             in_chans=source.in_chans,
+            partial_channels=settings.partial_channels,
         )
         if settings.sync_bn:
             supernet = convert_global_batch_norm(supernet)
@@ -236,10 +286,11 @@ class Search:
         self, for_weights: tuple[torch.Tensor, torch.Tensor], held_out: tuple[torch.Tensor, torch.Tensor]
     ) -> None:
         """One iteration: architecture step, then weight step."""
-        autocast = self.accelerator.autocast
+        autocast = self.autocast
 
         alpha_value = torch.zeros((), device=self.accelerator.device)
-        alpha_loss = self.method.loss(Iteration(self.supernet, held_out, autocast), self.at("alpha"))
+        problem = Iteration(self.supernet, held_out, for_weights, self.weight_optimizer, autocast)
+        alpha_loss = self.method.loss(problem, self.at("alpha"))
         if alpha_loss is not None and alpha_loss.requires_grad:
             # Asking for alpha's gradients alone spares the backward pass those of the weights, and what lies before
             # the first relaxed edge.
@@ -296,28 +347,46 @@ class Search:
                 f"alpha_lr={self.settings.alpha_lr}, precision={self.settings.precision}); the last checkpoint is kept"
             )
 
+    def genotypes(self, rules: Iterable[str | None]) -> dict[str, Genotype | None]:
+        """The cells by each rule, None being the method's own, under the name "found"; None where there is no such."""
+        found: dict[str, Genotype | None] = {}
+        for rule in rules:
+            try:
+                found[rule or "found"] = self.method.genotype(rule)
+            except ValueError:  # 'none' on every edge of a cell: no network to measure
+                found[rule or "found"] = None
+        return found
+
+    def gap(
+        self, genotypes: Mapping[str, Genotype | None], batches: Batches, reestimate: Iterable[str] | None = None
+    ) -> dict[str, Any]:
+        """``discretize.measure_gap`` of this run, statistics re-estimated over the epoch's first training batches."""
+        average_buffers(self.supernet)
+        count = min(self.settings.gap_batches, self.weight_batches.steps_per_epoch)
+        return measure_gap(
+            self.supernet,
+            lambda: batches.epoch(0),
+            (lambda: islice(self.weight_batches.epoch(self.epoch), count)) if count else None,
+            lambda index: self.method.mixing(self.at("eval", index)),
+            genotypes,
+            self.autocast,
+            reestimate,
+        )
+
     def epoch_line(self) -> dict[str, Any]:
         """What the log says of the epoch that has just been trained."""
         settings = self.settings
-        genotypes: dict[str, Genotype | None] = {}
-        for rule in DERIVATIONS:
-            try:
-                genotypes[rule] = self.method.genotype(rule)
-            except ValueError:  # 'none' on every edge of a cell: no network to measure
-                genotypes[rule] = None
-        mixings: dict[str, Callable[[int], Mapping[str, Mixing]]] = {
-            "supernet": lambda index: self.method.mixing(self.at("eval", index))
-        }
-        for rule, genotype in genotypes.items():
-            if genotype is not None:
-                one_hot = one_hot_mixing(genotype, self.method.space)
-                mixings[rule] = lambda _, one_hot=one_hot: one_hot  # type: ignore[misc]
-        average_buffers(self.supernet)
-        batches = self.final_eval_batches if self.epoch + 1 == settings.epochs else self.eval_batches
-        held_out = accuracies(self.supernet, batches, mixings, self.accelerator.autocast)
+        genotypes = self.genotypes((None, *DERIVATIONS))
+        last = self.epoch + 1 == settings.epochs
+        batches = self.final_eval_batches if last else self.eval_batches
+        gap = self.gap(genotypes, batches, None if last else ("found",))
+        # beside edge weights shared out, which is how methods are compared, a row with plain sums may stand second
+        derived: dict[str, float] = {}
+        for row in gap["after"]:
+            derived.setdefault(row["cells"], row["running"])
         sums = sum_over_processes(self.sums.to(self.accelerator.device, torch.float32)).double().cpu()
-        logits = logits_of(self.method)
-        found = self.method.genotype() if genotypes.get("darts") is not None else None
+        logits, edge_logits = logits_of(self.method), logits_of(self.method, "beta")
+        found = genotypes["found"]
         return {
             "kind": "epoch",
             "epoch": self.epoch + 1,
@@ -326,16 +395,36 @@ class Search:
             "alpha_loss": float(sums[3] / sums[2]),
             "held_out": {
                 "n": batches.num_samples,
-                "supernet": held_out["supernet"],
-                "derived": {rule: held_out.get(rule) for rule in DERIVATIONS},
+                "supernet": gap["before"]["running"],
+                "found": derived.get("found"),
+                "derived": {rule: derived.get(rule) for rule in DERIVATIONS},
             },
+            "gap": gap,
             "entropy": {kind: mean_entropy(logits[kind]) for kind in KINDS},
             "alpha": {kind: logits[kind].tolist() for kind in KINDS},
+            **({"beta": {kind: edge_logits[kind].tolist() for kind in KINDS}} if edge_logits else {}),
             "operations": list(self.method.space.operations),
-            "genotype": {rule: json.loads(g.to_json()) if g else None for rule, g in genotypes.items()},
+            "genotype": {rule: json.loads(g.to_json()) if (g := genotypes[rule]) else None for rule in DERIVATIONS},
+            "found": json.loads(found.to_json()) if found else None,
             "histogram": found.histogram() if found else None,
             "collapsed": collapsed(found) if found else None,
         }
+
+
+def save_derived(run: Search, out: Path) -> None:
+    """The derived networks with the search's own weights: by the method's rule, and by the others where they differ."""
+    own = run.method.genotype()
+    found = {"derived": own}
+    for rule in DERIVATIONS:
+        try:
+            genotype = run.method.genotype(rule)
+        except ValueError:  # 'none' on every edge of a cell
+            continue
+        if genotype != own:
+            found[f"derived_{rule}"] = genotype
+    for name, genotype in found.items():
+        network = derived_network(run.supernet, genotype)
+        write_weights(out / f"{name}.safetensors", network.state_dict(), {"genotype": genotype.to_json()})
 
 
 def provenance(settings: SearchSettings, line: Mapping[str, Any], source: ImageSource) -> dict[str, Any]:
@@ -364,8 +453,9 @@ def report_epoch(line: Mapping[str, Any], epochs: int) -> str:
     train, entropy = line["train"], line["entropy"]
     return (
         f"epoch {line['epoch']:3d}/{epochs}  loss {train['loss']:.3f}  train {percent(train['accuracy'])}  "
-        f"held-out: supernet {percent(held['supernet'])}, derived darts {percent(derived['darts'])}, "
-        f"argmax {percent(derived['argmax'])}  entropy {entropy['normal']:.2f}/{entropy['reduce']:.2f}  "
+        f"held-out: supernet {percent(held['supernet'])}, found {percent(held['found'])}, derived darts "
+        f"{percent(derived['darts'])}, argmax {percent(derived['argmax'])}  "
+        f"entropy {entropy['normal']:.2f}/{entropy['reduce']:.2f}  "
         f"{line['seconds']:.0f} s  {line['peak_memory_gb']:.2f} GB"
     )
 
@@ -378,7 +468,7 @@ def search(settings: SearchSettings, resume: dict[str, Any] | None = None, start
         resume: Contents of a checkpoint to continue from.
         started: time.monotonic() at which the time budget began.
     """
-    accelerator = start_accelerator(settings.precision)
+    accelerator = start_accelerator()
     main = accelerator.is_main_process
     out = settings.out
     run = Search(settings, accelerator)
@@ -458,11 +548,14 @@ def search(settings: SearchSettings, resume: dict[str, Any] | None = None, start
             save()
             reason = stop.agree(accelerator)
             if reason is not None and run.epoch < settings.epochs:
+                log.event("stopped", reason=reason, epoch=run.epoch + 1, iteration=0)
                 return reason
     if main:
-        genotype = run.method.genotype()
-        network = derived_network(run.supernet, genotype)
-        write_weights(out / "derived.safetensors", network.state_dict(), {"genotype": genotype.to_json()})
+        if settings.partial_channels == 1:  # else the supernet has weights for a part of the channels only
+            save_derived(run, out)
+        last = [line for line in RunLog.read(out) if line["kind"] == "epoch"][-1]
+        if "gap" in last:  # runs of before it was measured can be resumed
+            print(gap_table(last["gap"], last["held_out"]["n"]))
         print(f"search finished in {run.seconds:.0f} s: {out / 'genotype.json'}")
     accelerator.end_training()
     return None

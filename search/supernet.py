@@ -4,6 +4,11 @@ It owns no architecture parameters. A search method hands it, for each cell kind
 each edge and with which weight. So one network serves every method, and what a method costs follows from its mixing:
 28 clamped edges cost as much as the derived network, 28 relaxed ones as much as DARTS.
 
+With partial channels (PC-DARTS, https://arxiv.org/abs/1907.05737, section 3.2) the operations of an edge work on the
+first C/K channels of a state; the others go past them, max-pooled where the edge has stride 2, and a channel shuffle
+mixes the two, so that every channel is worked on somewhere. Shuffling is linear, so a node is shuffled once, not each
+of its edges.
+
 Letters: N images, C channels, H x W size, E edges of a cell (14 for 4 nodes), O candidate operations.
 """
 
@@ -21,7 +26,7 @@ from nas_zoo.layout import CellSpec, plan_network
 from nas_zoo.network import StemBlock
 from nas_zoo.ops import SEARCH_OPERATIONS, FactorizedReduce, PointwiseNorm, build_op, reads_relu
 
-__all__ = ["EdgeMixing", "Mixing", "SearchSpace", "Supernet"]
+__all__ = ["EdgeMixing", "Mixing", "SearchSpace", "Supernet", "shuffle_channels"]
 
 
 @dataclass(frozen=True)
@@ -55,22 +60,31 @@ class EdgeMixing(NamedTuple):
 
     ops: indices of the active operations; () drops the edge.
     weights: (len(ops),) factors of their outputs, edge weight multiplied in; None means 1 for each.
+    edge: () the edge weight, where the method has one; None means 1. It is in ``weights`` already: on its own it is
+        the factor of the channels that bypass the operations, and what a discretization shares out anew.
     """
 
     ops: tuple[int, ...]
     weights: torch.Tensor | None = None
+    edge: torch.Tensor | None = None
 
 
 #: One EdgeMixing for every edge, in the order of SearchSpace.edges.
 Mixing = tuple[EdgeMixing, ...]
 
 
+def shuffle_channels(x: torch.Tensor, groups: int) -> torch.Tensor:
+    """(N, C, H, W) with channel g * C/groups + i at place i * groups + g."""
+    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
 class SearchCell(nn.Module):
     """One cell with all candidates on all edges, in the search form (BatchNorm without scale and shift)."""
 
-    def __init__(self, space: SearchSpace, spec: CellSpec, activate: bool) -> None:
+    def __init__(self, space: SearchSpace, spec: CellSpec, activate: bool, partial_channels: int = 1) -> None:
         super().__init__()
         self.space, self.activate, self.channels, self.stride = space, activate, spec.channels, spec.stride
+        self.partial_channels, self.op_channels = partial_channels, spec.channels // partial_channels
         bring_down = FactorizedReduce if spec.halve_input0 else PointwiseNorm
         self.preprocess0 = bring_down(spec.in_channels[0], spec.channels, affine=False)
         self.preprocess1 = PointwiseNorm(spec.in_channels[1], spec.channels, affine=False)
@@ -82,7 +96,7 @@ class SearchCell(nn.Module):
                 nn.ModuleList(
                     nn.Identity()  # 'none' is never run: it adds zero
                     if name == "none"
-                    else build_op(name, spec.channels, stride, affine=False, pool_bn=True)
+                    else build_op(name, self.op_channels, stride, affine=False, pool_bn=True)
                     for name in space.operations
                 )
             )
@@ -94,34 +108,53 @@ class SearchCell(nn.Module):
         assert isinstance(candidates, nn.ModuleList)
         return candidates[op]
 
+    def _bypass(self, state: torch.Tensor, source: int) -> torch.Tensor:
+        """The channels that no operation works on, at the resolution of the operations' outputs."""
+        rest = state[:, self.op_channels :]
+        return F.max_pool2d(rest, 2, ceil_mode=True) if self.stride == 2 and source < 2 else rest
+
     def forward(self, s0: torch.Tensor, s1: torch.Tensor, mixing: Mixing) -> torch.Tensor:
         """Activated outputs of the two previous cells in, (N, 4C, H, W) out."""
-        none = self.space.none_index
+        none, partial = self.space.none_index, self.partial_channels > 1
         active = [tuple((k, op) for k, op in enumerate(mix.ops) if op != none) for mix in mixing]
+        # 'none' gives zeros; with partial channels the others still pass, so an edge is dropped by () alone.
+        enters = [bool(mix.ops) if partial else bool(ops) for mix, ops in zip(mixing, active, strict=True)]
         # A node that nothing enters is no zero: it feeds nothing, as in the genotype, where it has no place at all.
         states: list[torch.Tensor | None] = [None, None]
         for i, (preprocess, x) in enumerate(((self.preprocess0, s0), (self.preprocess1, s1))):
-            if any(ops and source == i for ops, (_, source) in zip(active, self.space.edges, strict=True)):
+            if any(enter and source == i for enter, (_, source) in zip(enters, self.space.edges, strict=True)):
                 states[i] = preprocess(x)
         relus: dict[int, torch.Tensor] = {}
+        bypasses: dict[int, torch.Tensor] = {}
         edge = 0
         for node in range(2, self.space.num_nodes + 2):
             total: torch.Tensor | None = None
+            passing: torch.Tensor | None = None
             for source in range(node):
                 state, weights = states[source], mixing[edge].weights
-                for k, op in active[edge]:
-                    if state is None:
-                        break
-                    if self.wants_relu[edge][op]:
-                        if source not in relus:
-                            relus[source] = F.relu(state)
-                        y = self.operation(edge, op)(relus[source])
-                    else:
-                        y = self.operation(edge, op)(state)
-                    if weights is not None:
-                        y = y * weights[k]
-                    total = y if total is None else total + y
+                if state is not None and enters[edge]:
+                    worked_on = state[:, : self.op_channels] if partial else state
+                    for k, op in active[edge]:
+                        if self.wants_relu[edge][op]:
+                            if source not in relus:
+                                relus[source] = F.relu(worked_on)
+                            y = self.operation(edge, op)(relus[source])
+                        else:
+                            y = self.operation(edge, op)(worked_on)
+                        if weights is not None:
+                            y = y * weights[k]
+                        total = y if total is None else total + y
+                    if partial:
+                        if source not in bypasses:
+                            bypasses[source] = self._bypass(state, source)
+                        factor = mixing[edge].edge
+                        y = bypasses[source] if factor is None else bypasses[source] * factor
+                        passing = y if passing is None else passing + y
                 edge += 1
+            if passing is not None:
+                if total is None:  # 'none' on every edge
+                    total = passing.new_zeros(passing.shape[0], self.op_channels, *passing.shape[2:])
+                total = shuffle_channels(torch.cat([total, passing], dim=1), self.partial_channels)
             states.append(total)
         nodes = states[2:]
         shape = next((node.shape for node in nodes if node is not None), None)
@@ -141,6 +174,10 @@ class Supernet(nn.Module):
         num_classes: Width of the logits.
         in_chans: Channels of the images.
         layout: "cifar" or "imagenet" (see ``nas_zoo.layout``).
+        partial_channels: K; the operations work on the first C/K channels of each state. 1: on all of them.
+
+    Raises:
+        ValueError: Where the channels cannot be split into K equal parts.
     """
 
     def __init__(
@@ -151,12 +188,19 @@ class Supernet(nn.Module):
         num_classes: int = 10,
         in_chans: int = 3,
         layout: str = "cifar",
+        partial_channels: int = 1,
     ) -> None:
         super().__init__()
-        self.space = space
+        if partial_channels < 1 or init_channels % partial_channels:
+            raise ValueError(
+                f"partial_channels={partial_channels}: has to divide init_channels={init_channels} without remainder"
+            )
+        self.space, self.partial_channels = space, partial_channels
         self.plan = plan_network(layout, init_channels, num_cells, dict.fromkeys(KINDS, space.num_nodes), in_chans)
         self.stem = nn.ModuleList(StemBlock(s.in_channels, s.out_channels, s.stride) for s in self.plan.stem)
-        self.cells = nn.ModuleList(SearchCell(space, spec, spec.index < num_cells - 1) for spec in self.plan.cells)
+        self.cells = nn.ModuleList(
+            SearchCell(space, spec, spec.index < num_cells - 1, partial_channels) for spec in self.plan.cells
+        )
         self.classifier = nn.Linear(self.plan.cells[-1].out_channels, num_classes)
 
     def forward(self, x: torch.Tensor, mixing: Mapping[str, Mixing]) -> torch.Tensor:

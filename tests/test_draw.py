@@ -22,7 +22,7 @@ FEW = as_genotype([
 ])  # fmt: skip
 SIX = [[["sep_conv_3x3", max(0, i - 1)], ["conv_7x1_1x7", i + 1]] for i in range(6)]
 SIX_NODES = as_genotype([[SIX, [2, 3, 4, 5, 6, 7]], [SIX, [7]]])
-GENOTYPES = {name: load_genotype(name) for name in list_genotypes()} | {
+GENOTYPES = {name: load_genotype(name) for name in list_genotypes(1)} | {
     "all_14": ALL_14, "few": FEW, "six_nodes": SIX_NODES,
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ import torch
 from nas_zoo.genotype import KINDS
 from nas_zoo.search.edas import AlphaMaxSettings, Edas, EdasSettings, clamp, draw_edges, relax, sign_of
 from nas_zoo.search.method import Step, find_method
-from nas_zoo.search.supernet import Supernet
+from nas_zoo.search.supernet import EdgeMixing, Supernet
 
 
 def step(index: int = 0, epoch: int = 0, phase: str = "alpha") -> Step:
@@ -40,7 +40,7 @@ def test_eq2_relaxes_the_drawn_edge_over_all_operations():
 
 
 def test_eq2_clamps_every_other_edge_to_its_strongest_operation_with_weight_one():
-    assert clamp(torch.tensor([0.1, 0.3, 0.2])) == ((1,), None)
+    assert clamp(torch.tensor([0.1, 0.3, 0.2])) == EdgeMixing((1,))
     method = Edas(EdasSettings())
     mixing = method.mixing(step())
     assert len(relaxed_edges(mixing)) == 1

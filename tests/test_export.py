@@ -369,7 +369,7 @@ def test_the_check_program_tells_wrong_files_from_wrong_arguments(
 ) -> None:
     flags = ["cell_net_cifar", *(f"--{key.replace('_', '-')}={value}" for key, value in ARGS.items())]
     assert check_main([str(exported), *flags]) == 2
-    assert "comes without weights; give a weights file" in capsys.readouterr().err
+    assert "comes without weights: train it" in capsys.readouterr().err
     weights = tmp_path / "weights.safetensors"
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(state | {"classifier.bias": state["classifier.bias"] + 1}, weights)

@@ -26,6 +26,7 @@ from nas_zoo.genotype import (
     as_genotype,
     genotype_record,
     list_genotypes,
+    list_records,
     load_genotype,
 )
 
@@ -496,11 +497,48 @@ def test_every_genotype_of_the_package_is_read_and_says_where_it_is_from(name):
     assert record["provenance"].get("reported", {"by": "the paper"})["by"] == "the paper"
     genotype = load_genotype(name)
     assert as_genotype(name) == Genotype.from_json(record) == genotype
-    file = Path(inspect.getfile(module)).parent / "genotypes" / f"{name}.json"
-    assert file.read_text() == genotype.to_json(2, name=name, provenance=record["provenance"])
+    assert record["provenance"].get("tier", 1) == (1 if name in list_genotypes(1) else 2)
+    if name in list_genotypes(1):  # the others are lines of one file
+        file = Path(inspect.getfile(module)).parent / "genotypes" / f"{name}.json"
+        assert file.read_text() == genotype.to_json(2, name=name, provenance=record["provenance"])
 
 
 # Nothing but a ValueError gets out ------------------------------------------------------------------------------------
+
+
+def test_cells_that_cannot_be_built_say_why_and_keep_what_was_published():
+    names = [name for name in list_records() if name not in list_genotypes()]
+    assert len(names) == 33
+    for name in names:
+        record = genotype_record(name)
+        assert record["published"].keys() == {"normal", "normal_concat", "reduce", "reduce_concat"}
+        assert {"method", "paper", "source", "tier"} <= record["provenance"].keys()
+        with pytest.raises(ValueError, match="cannot be built here") as caught:
+            load_genotype(name)
+        assert record["cannot_build"] in str(caught.value)
+    reasons = {name: genotype_record(name)["cannot_build"] for name in names}
+    assert "conv_3x1_1x3" in reasons["setn"]
+    assert "no reduction cell" in reasons["gdas_f1"]
+    assert "reduction cell concatenates nodes 4 and 5" in reasons["snas_aggressive"]
+
+
+def test_tiers_divide_the_genotypes():
+    first, second = list_genotypes(1), list_genotypes(2)
+    assert list_genotypes() == sorted(first + second) == list_genotypes(None)
+    assert not set(first) & set(second)
+    assert len(second) == 349
+    assert len(set(list_records())) == len(list_records()) == len(first) + len(second) + 33
+    with pytest.raises(ValueError, match="accepted are 1, 2 and None"):
+        list_genotypes(3)
+
+
+def test_nodes_that_their_own_code_leaves_out_are_left_out():
+    cell = load_genotype("fairdarts_c").normal  # FairDARTS passes over node 3 and the identity that would read it
+    assert cell.nodes[1] == ()
+    assert cell.concat == (2, 4, 5)
+    assert cell.nodes[3] == ((SEP, 0),)
+    assert "node 3 has no inputs" in genotype_record("fairdarts_c")["provenance"]["notes"]
+
 
 words = st.sampled_from([*OPERATIONS, "none", "nodes", "concat", "schema", "version", "provenance", "name", *KINDS, ""])
 leaves = st.none() | st.booleans() | st.integers(-2, 9) | st.integers() | st.floats() | words | st.text(max_size=5)

@@ -194,7 +194,7 @@ def test_a_bad_checkpoint_is_refused_and_the_good_one_before_it_named(whole, tmp
         (["--epochz", "3"], "epochz"),
         (["--epochs", "three"], "epochs"),
         (["--method", "ednas"], "unknown method 'ednas'"),
-        (["--config", "nonesuch"], "neither a YAML file nor one of edas_c10"),
+        (["--config", "nonesuch"], "neither a YAML file nor one of da2s_c10"),
         (["--data", "no/such/folder"], "no/such/folder"),
         (["--batch-size", "100000"], "batch_size 100000 is larger than"),
         (["--warmup-epochs", "99"], "warmup_epochs=99"),
@@ -249,7 +249,7 @@ def test_two_processes_draw_alike_end_alike_and_do_what_one_process_does(tmp_pat
     """Between the two processes no difference; to one process 1e-10 in float64, after six iterations.
 
     Float32 begins with a difference of 2e-6 (sums in another order), which max pooling may then make larger: in
-    the flat background of digits many pixels are all but equal, and which of them is the largest decides where a gradient goes.
+    the flat background of digits many pixels are all but equal, and the largest of them alone gets the gradient.
     """
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
     script = Path(__file__).parent / "run_two_processes.py"
@@ -284,3 +284,62 @@ def test_processes_that_do_not_know_of_each_other_are_stopped(tmp_path, monkeypa
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert run_small(tmp_path / "run") == 2
     assert "ACCELERATE_USE_CPU=true" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--method", "alpha_max"],
+        ["--warmup-epochs", "1", "--invert", "every", "--draw", "per_kind"],
+        ["--precision", "bf16"],
+        ["--no-channels-last", "--derive", "argmax"],
+        ["--image-size", "11", "--cutout", "4", "--flip"],
+    ],
+    ids=lambda flags: " ".join(flags),
+)
+def test_every_setting_runs(flags, tmp_path):
+    assert run_small(tmp_path / "run", *flags, "--epochs", "1") == 0
+    (line,) = epochs_of(tmp_path / "run")
+    assert 0 < line["train"]["loss"] < 10
+
+
+def test_a_folder_and_a_tar_of_images_can_be_searched_on(tmp_path):
+    import tarfile
+
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (tmp_path / "pets" / label).mkdir(parents=True)
+        for i in range(60):
+            pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pets" / label / f"{i}.png")
+    with tarfile.open(tmp_path / "pets.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "pets", "pets")
+    for data in ("pets", "pets.tar.gz"):
+        out = tmp_path / f"run-{data}"
+        assert run_small(out, "--data", str(tmp_path / data), "--epochs", "1") == 0
+        assert RunLog.read(out)[0]["data"]["classes"] == ["cat", "dog"]
+    assert epochs_of(tmp_path / "run-pets") == epochs_of(tmp_path / "run-pets.tar.gz")
+
+
+@pytest.mark.slow
+def test_accelerate_launches_the_script_and_a_loss_that_is_not_finite_keeps_the_checkpoint(tmp_path):
+    out = tmp_path / "run"
+    launch = [str(Path(sys.executable).with_name("accelerate")), "launch", "--cpu", str(ROOT / "search" / "run.py")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, *SMALL, "--epochs", "1", "--out", str(out)],
+        env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "search finished" in done.stdout
+    assert load_checkpoint(out / "checkpoint.pt", "search")["epoch"] == 1
+    diverges = [sys.executable, str(ROOT / "search" / "run.py"), *SMALL, "--grad-clip", "0", "--lr", "1e30"]
+    done = subprocess.run(
+        [*diverges, "--out", str(tmp_path / "nan")], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 2
+    assert "the loss is not finite in epoch 1" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -9,6 +9,7 @@ from nas_zoo.network import CellNet
 from nas_zoo.ops import SEARCH_OPERATIONS
 from nas_zoo.search.discretize import derive_argmax, derived_network, one_hot_mixing
 from nas_zoo.search.supernet import EdgeMixing, SearchSpace, Supernet
+from tests.plain_darts import PlainSearchNetwork, copy_weights
 
 WITH_NONE = SearchSpace(operations=("none", *SEARCH_OPERATIONS))
 
@@ -126,6 +127,24 @@ def test_a_weighted_edge_is_the_weighted_sum_of_its_operations():
             supernet(x, dict.fromkeys(KINDS, (mix, drop)))
     single = torch.stack(features[:7])
     torch.testing.assert_close((weights[:, None, None] * single).sum(0), features[7], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("space", [SearchSpace(), WITH_NONE], ids=["seven operations", "with none"])
+def test_a_fully_relaxed_supernet_is_the_plain_layer_by_layer_one(space):
+    """Logits and the gradients of the mixing weights, in float64, against tests/plain_darts.py."""
+    torch.manual_seed(0)
+    supernet = Supernet(space, init_channels=4, num_cells=5, num_classes=6).double()
+    plain = PlainSearchNetwork(space.operations, 4, 5, 6).double()
+    copy_weights(supernet, plain)
+    x = torch.randn(2, 3, 8, 8, dtype=torch.double)
+    shape = (space.num_edges, space.num_operations)
+    weights = {kind: torch.rand(shape, dtype=torch.double, requires_grad=True) for kind in KINDS}
+    everything = tuple(range(space.num_operations))
+    mixing = {kind: tuple(EdgeMixing(everything, row) for row in weights[kind]) for kind in KINDS}
+    ours, theirs = supernet(x, mixing), plain(x, weights["normal"], weights["reduce"])
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+    grads = [torch.autograd.grad(out.square().sum(), list(weights.values())) for out in (ours, theirs)]
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-6, atol=1e-6)
 
 
 def test_a_genotype_that_the_space_does_not_have_is_refused():

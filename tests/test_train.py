@@ -13,21 +13,32 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from nas_zoo.search.discretize import derived_network
-from nas_zoo.search.supernet import SearchSpace, Supernet
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from nas_zoo import evaluate as evaluation
 from nas_zoo.batches import Batches
-from nas_zoo.checkpoint import RunLog, load_checkpoint, save_checkpoint
+from nas_zoo.checkpoint import RunLog, load_checkpoint, save_checkpoint, write_weights
 from nas_zoo.data import open_source
 from nas_zoo.evaluate import evaluate_model
 from nas_zoo.genotype import load_genotype
 from nas_zoo.network import CellNet
 from nas_zoo.parallel import start_accelerator
+from nas_zoo.search.discretize import derived_network
+from nas_zoo.search.supernet import SearchSpace, Supernet
 from nas_zoo.settings import describe
-from nas_zoo.train import RECIPES, AuxiliaryHead, Training, TrainSettings, evaluate, main, make_parser, parse
+from nas_zoo.train import (
+    RECIPES,
+    AuxiliaryHead,
+    TensorDropPath,
+    Training,
+    TrainSettings,
+    evaluate,
+    main,
+    make_parser,
+    parse,
+    read_weights,
+)
 from tests.train_two_processes import iterate_in_float64
 
 ROOT = Path(__file__).parents[1]
@@ -225,6 +236,32 @@ def test_drop_path_rises_linearly_and_reaches_the_network():
     run = tiny_training("--epochs", "10", "--batch-size", "50", "--drop-path", "0.2")
     run.model.set_drop_path(0.1)
     assert any(getattr(module, "drop_prob", None) == 0.1 for module in run.model.modules())
+
+
+def test_drop_path_with_its_rate_in_a_tensor_is_timms():
+    """What --compile puts in: rows kept are scaled by 1 / (1 - rate), the others are 0; nothing in evaluation."""
+    run = tiny_training("--compile", "--epochs", "10", "--batch-size", "50")
+    run.model.set_drop_path(0.2)
+    drops = [module for module in run.model.modules() if isinstance(module, TensorDropPath)]
+    assert len(drops) == 16  # sixteen of the edges are no identities
+    assert drops[0].drop_prob == pytest.approx(0.2)
+    torch.manual_seed(0)
+    x = torch.ones(2000, 2, 1, 1)
+    kept = drops[0](x)
+    assert sorted(set(kept.flatten().tolist())) == pytest.approx([0.0, 1.25])
+    assert torch.equal(kept[:, 0], kept[:, 1])
+    assert (kept > 0).float().mean().item() == pytest.approx(0.8, abs=0.03)
+    assert torch.equal(drops[0].eval()(x), x)
+    assert run.model.state_dict().keys() == tiny_training("--batch-size", "50").model.state_dict().keys()
+
+
+def test_weights_of_equal_value_give_files_of_equal_bytes(tmp_path):
+    weights = {"b": torch.ones(2, 3, 4, 4).contiguous(memory_format=torch.channels_last), "a": torch.zeros(3)}
+    for name in "xy":
+        write_weights(tmp_path / name, weights, {"genotype": "{}", "more": "text"})
+    assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
+    assert all(torch.equal(value, weights[name]) for name, value in load_file(tmp_path / "x").items())
+    assert read_weights(tmp_path / "x")[1] == {"format": "pt", "genotype": "{}", "more": "text"}
 
 
 def test_the_learning_rate_at_its_first_and_last_steps():

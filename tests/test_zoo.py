@@ -1,11 +1,19 @@
 """One contract for every registered model.
 
-Parameter counts and names of the state dict are pinned in expected/models.json, since published weights hang on them.
-After a change that is meant, write it anew with `python -m tests.test_zoo` and read the diff.
+Parameter counts and names of the state dict are pinned in expected/models.json, since published weights hang on them,
+and multiply-adds beside them. After a change that is meant, write it anew with `python -m tests.test_zoo` and read the
+diff.
+
+The models differ in their cells and layouts alone, so tests that take longer run on models that together hold every
+operation, both layouts and every oddity of a cell; with NAS_ZOO_ALL_MODELS=1 in the environment they run on all.
 """
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +24,32 @@ from timm.data import create_transform, resolve_data_config
 from timm.models import is_model, model_entrypoint, save_for_hf
 
 import nas_zoo
-from nas_zoo.genotype import Genotype, as_genotype
+from nas_zoo.count import Counts, count, work_out
+from nas_zoo.genotype import Genotype, as_genotype, list_genotypes
 from nas_zoo.layout import LAYOUTS
 from nas_zoo.network import CellNet
 
 EXPECTED = Path(__file__).with_name("expected") / "models.json"
 MODELS = timm.list_models(module="network")
 
+COVERING = [
+    "amoebanet_a_in1k",  # a concat of some nodes only
+    "cell_net_cifar",
+    "cell_net_imagenet",
+    "darts_minus_c100",
+    "data_m7_c10",  # two to five edges a node, several operations on one input
+    "edas_c10",
+    "edas_in1k",
+    "enas_micro_fairdarts_c10",
+    "fairdarts_c_c10",  # a node without inputs
+    "gamenas_in1k",  # nodes that take one input twice
+    "nasnet_a_c10",
+    "nsganet_c10",
+    "relativenas_in1k",  # another width
+]
+
 every_model = pytest.mark.parametrize("name", MODELS)
+some_models = pytest.mark.parametrize("name", MODELS if os.environ.get("NAS_ZOO_ALL_MODELS") else COVERING)
 
 
 def small(name: str, **kwargs: Any) -> Any:
@@ -38,13 +64,21 @@ def images(model: Any, n: int = 2) -> torch.Tensor:
     return torch.randn(n, model.in_chans, size, size, generator=torch.Generator().manual_seed(1))
 
 
-def facts(name: str) -> dict[str, Any]:
+def by_arithmetic(model: Any, input_size: tuple[int, int, int]) -> Counts:
+    """Counts without running the model, which over all models would take a minute."""
+    return work_out(model.genotype, model.layout, model.init_channels, model.num_cells, model.num_classes, input_size)
+
+
+def facts(name: str, count_by: Callable[[Any, tuple[int, int, int]], Counts] = by_arithmetic) -> dict[str, Any]:
     """What is pinned of a model at its full size; keys: digest of names and shapes, in order."""
     model: Any = timm.create_model(name, device="meta")
     shapes = [(key, list(value.shape)) for key, value in model.state_dict().items()]
+    counts = count_by(model, model.pretrained_cfg["input_size"])
     return {
         "genotype": model.genotype.digest,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "macs": counts.macs,
+        "activations": counts.activations,
         "keys": hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16],
     }
 
@@ -55,7 +89,35 @@ def test_the_models_are_those_that_are_pinned():
 
 @every_model
 def test_parameters_and_names_are_as_pinned(name):
+    """The pinned multiply-adds were counted by running the models; here they are worked out from the cells."""
     assert facts(name) == json.loads(EXPECTED.read_text())[name]
+
+
+@some_models
+def test_multiply_adds_counted_and_worked_out_agree(name):
+    model = small(name, device="meta")
+    for size in (64, 64), (75, 101):
+        assert count(model, (3, *size)) == by_arithmetic(model, (3, *size))
+
+
+def test_every_cell_that_a_paper_presents_is_a_model():
+    cells = {model["cell"] for model in nas_zoo.network.MODELS.values()}
+    assert cells <= set(list_genotypes(1))
+    # AGNAS's network has five different cells, of which the genotype holds the first two.
+    assert set(list_genotypes(1)) - cells == {"agnas"}
+    assert list(json.loads((Path(nas_zoo.network.__file__).parent / "models.json").read_text())) == sorted(
+        name for name in MODELS if not name.startswith("cell_net_")
+    )
+
+
+def test_importing_the_package_reads_the_list_of_models_but_no_cells():
+    code = (
+        "import sys; opened = []; sys.addaudithook(lambda e, a: e == 'open' and opened.append(str(a[0])))\n"
+        "import nas_zoo\n"
+        "assert any(path.endswith('models.json') for path in opened), opened\n"
+        "assert not [path for path in opened if 'genotypes' in path]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @every_model
@@ -71,7 +133,7 @@ def test_the_name_is_one_that_timm_can_carry(name):
     assert name in nas_zoo.network.__all__
 
 
-@every_model
+@some_models
 def test_the_configuration_describes_the_model(name):
     model: Any = timm.create_model(name, device="meta").eval()
     cfg = model.pretrained_cfg
@@ -102,7 +164,7 @@ def test_logits_come_in_training_too_and_every_parameter_gets_a_gradient(name):
     assert not [key for key, parameter in model.named_parameters() if not parameter.grad.isfinite().all()]
 
 
-@every_model
+@some_models
 def test_a_batch_gives_what_its_images_give_alone(name):
     model = small(name).eval()
     x = images(model, n=3)
@@ -110,7 +172,7 @@ def test_a_batch_gives_what_its_images_give_alone(name):
         torch.testing.assert_close(model(x), torch.cat([model(one[None]) for one in x]), rtol=1e-4, atol=1e-5)
 
 
-@every_model
+@some_models
 def test_channels_and_classes_can_be_chosen(name):
     model = small(name, in_chans=1, num_classes=0).eval()
     assert model(images(model)).shape == (2, model.num_features)
@@ -118,7 +180,7 @@ def test_channels_and_classes_can_be_chosen(name):
         small(name, no_such_setting=1)
 
 
-@every_model
+@some_models
 def test_features_halve_in_resolution_from_level_to_level(name):
     backbone: Any = small(name, features_only=True).eval()
     x = images(small(name))
@@ -130,7 +192,7 @@ def test_features_halve_in_resolution_from_level_to_level(name):
         assert level.shape == (2, channels, x.shape[2] // reduction, x.shape[3] // reduction)
 
 
-@every_model
+@some_models
 # torch.jit is deprecated in torch 2.14; timm still promises scriptable models.
 @pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated:FutureWarning")
 def test_the_model_can_be_scripted_and_traced(name):
@@ -142,7 +204,7 @@ def test_the_model_can_be_scripted_and_traced(name):
         torch.testing.assert_close(torch.fx.symbolic_trace(model)(x), expected)
 
 
-@every_model
+@some_models
 def test_a_saved_model_loads_as_it_was(name, tmp_path):
     model = small(name).eval()
     save_for_hf(model, str(tmp_path), safe_serialization=True)
@@ -162,5 +224,5 @@ def test_the_genotype_survives_json_and_darts_text(name):
 
 
 if __name__ == "__main__":
-    EXPECTED.write_text(json.dumps({name: facts(name) for name in MODELS}, indent=2) + "\n")
+    EXPECTED.write_text(json.dumps({name: facts(name, count) for name in MODELS}, indent=2) + "\n")
     print(f"wrote {EXPECTED.name}: {len(MODELS)} models")

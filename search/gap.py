@@ -1,0 +1,92 @@
+"""What discretization costs a finished search, for any number of edges (as Table 4 of DA2S).
+
+    nas-zoo gap runs/darts --edges 3/14 4/14 5/14 6/14 8/14
+    nas-zoo gap runs/darts --edges 2+3:1,4:1,5:1 argmax --json
+    nas-zoo gap runs/darts --data photos.tar.xz --images 5000
+
+Cuts the supernet of a run's checkpoint to each configuration with the method's own ranking of edges and prints the
+held-out accuracy before and after, with running and with re-estimated BatchNorm statistics (``search.discretize``).
+Configurations: 8/14 to 3/14, groups of nodes with the number of edges they keep, the rules darts and argmax, or found:
+the method's own. The held-out images are those of the search, so with none of these flags "found" repeats the log.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from nas_zoo.checkpoint import load_checkpoint
+from nas_zoo.parallel import start_accelerator
+from nas_zoo.search.discretize import CONFIGURATIONS, gap_table
+from nas_zoo.search.method import find_method
+from nas_zoo.search.run import CHECKPOINT_KIND, Search
+from nas_zoo.settings import Parser, settings_from
+
+__all__ = ["main", "measure"]
+
+
+def measure(
+    folder: Path,
+    edges: list[str],
+    data: str | None = None,
+    data_root: Path | None = None,
+    images: int = 0,
+    batches: int | None = None,
+) -> dict[str, Any]:
+    """``discretize.measure_gap`` of the run in a folder, with "n" images, "method" and "epochs".
+
+    Args:
+        folder: Of a run that has ended an epoch; its settings say all else.
+        edges: Configurations, rules of derivation, "found".
+        data: Where the run's data set lies now, if not where it was.
+        data_root: The same for cifar10 and cifar100.
+        images: Held-out images; 0: all of them.
+        batches: Training batches that statistics are re-estimated over; default: as in the run.
+
+    Raises:
+        ValueError: For a folder without a run, other data, a configuration that no cell can have.
+    """
+    path = folder / "checkpoint.pt"
+    if not path.exists():
+        raise ValueError(f"{folder}: holds no checkpoint.pt of a search")
+    state = load_checkpoint(path, CHECKPOINT_KIND)
+    settings = settings_from(find_method(state["settings"]["method"])[0], state["settings"])
+    changes: dict[str, Any] = {"eval_size": images}
+    changes |= {"data": data} if data is not None else {}
+    changes |= {"data_root": data_root} if data_root is not None else {}
+    changes |= {"gap_batches": batches} if batches is not None else {}
+    settings = dataclasses.replace(settings, **changes)
+    run = Search(settings, start_accelerator())
+    run.load(state)
+    if run.step == 0 and run.epoch > 0:
+        run.epoch -= 1  # the epoch whose log line tells of this state
+    genotypes = {name: run.method.genotype(None if name == "found" else name) for name in edges}
+    gap = run.gap(genotypes, run.eval_batches)
+    return gap | {"n": run.eval_batches.num_samples, "method": settings.method, "epochs": state["epoch"]}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The program: 0, or 2 for a mistake of the user's."""
+    parser = Parser(prog="nas-zoo gap", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="folder of a search")
+    parser.add_argument("--edges", nargs="+", default=["found", *CONFIGURATIONS], metavar="EDGES",
+                        help="configurations (default: found and 8/14 to 3/14)")  # fmt: skip
+    parser.add_argument("--data", help="where the run's data set lies now (default: where it was)")
+    parser.add_argument("--data-root", type=Path, help="the same for cifar10 and cifar100")
+    parser.add_argument("--images", type=int, default=0, help="held-out images (default: all)")
+    parser.add_argument("--batches", type=int, help="batches to re-estimate statistics over (default: as in the run)")
+    parser.add_argument("--json", action="store_true", help="one JSON line instead of the table")
+    options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    try:
+        gap = measure(options.run, options.edges, options.data, options.data_root, options.images, options.batches)
+    except (ValueError, OSError) as error:
+        print(f"nas-zoo gap: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(gap) if options.json else gap_table(gap, gap["n"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

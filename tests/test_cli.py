@@ -1,0 +1,183 @@
+"""The command line: what it prints, and that a mistake is one line with exit code 2."""
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from nas_zoo.cli import main
+from nas_zoo.count import count
+from nas_zoo.network import MODELS
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--help"])
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    for command in (
+        "list",
+        "info",
+        "search",
+        "train",
+        "evaluate",
+        "export",
+        "check",
+        "predict",
+        "draw",
+        "demo",
+        "doctor",
+        "convert",
+        "export-model",
+    ):
+        assert re.search(rf"^    {command}\b(?!-)", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", ["search", "train", "evaluate", "export", "check", "predict", "info"])
+def test_each_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+    assert exit_.value.code == 0
+    assert f"nas-zoo {command}" in capsys.readouterr().out
+
+
+def test_list_shows_models_and_cells(capsys):
+    assert main(["list", "--json"]) == 0
+    names = [row["name"] for row in json.loads(capsys.readouterr().out)]
+    assert {"edas_c10", "edas_in1k", "cell_net_cifar", "cell_net_imagenet"} <= set(names)
+    assert main(["list", "--cells", "--json"]) == 0
+    cells = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert cells["darts_v2"]["edges"] == 16
+    assert main(["list"]) == 0
+    assert "edas_c10" in capsys.readouterr().out
+
+
+def test_list_gives_csv_with_the_papers_figures_marked(capsys):
+    assert main(["list", "--csv"]) == 0
+    rows = {row["name"]: row for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
+    assert len(rows) == len(MODELS)
+    row = rows["darts_v2_in1k"]
+    assert (row["cell"], row["layout"], row["init_channels"], row["num_cells"]) == ("darts_v2", "imagenet", "48", "14")
+    assert (row["params"], row["macs"]) == ("4718752", "529911552")
+    assert (row["paper_err"], row["paper_params_m"], row["paper_madds_m"]) == ("26.7", "4.7", "574")
+    assert rows["darts_v2_c10"]["macs"] == "528359040"
+    assert rows["darts_v2_c10"]["paper_madds_m"] == ""
+    assert rows["relativenas_in1k"]["init_channels"] == "46"
+    expected = json.loads((Path(__file__).parent / "expected" / "models.json").read_text())
+    for name, row in rows.items():
+        assert [int(row[key]) for key in ("params", "macs", "activations")] == [
+            expected[name][key] for key in ("parameters", "macs", "activations")
+        ]
+
+
+def test_list_shows_cells_that_cannot_be_built_and_why(capsys):
+    assert main(["list", "--cells", "--csv"]) == 0
+    rows = {row["name"]: row for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
+    assert len(rows) == 470  # 469 published ones and edas_c10
+    assert sum(row["builds"] == "True" for row in rows.values()) == 437
+    assert rows["setn"]["cannot_build"].endswith("conv_3x1_1x3")
+    assert rows["darts_v2"]["paper_c10_err"] == "2.76"
+    assert "3.169M" in rows["darts_v1"]["conflicts"]
+    assert main(["list", "--cells", "--tier", "1"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("\n") == 1 + sum(row["tier"] == "1" for row in rows.values())
+    assert "(the source gives no reduction cell" in text
+    assert main(["list", "--tier", "1"]) == 2
+
+
+def test_info_shows_stages_that_add_up_and_the_papers_figures(capsys):
+    assert main(["info", "pc_darts_in1k", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    for key in ("params", "macs", "activations"):
+        assert sum(stage[key] for stage in facts["stages"]) == facts[key]
+    assert [stage["name"] for stage in facts["stages"]] == [
+        "stem", "cells 0 to 3", "cells 4 to 8", "cells 9 to 13", "classifier"]  # fmt: skip
+    assert facts["stages"][2]["output_size"] == [384, 14, 14]
+    assert facts["paper_err"] == 24.2
+    assert main(["info", "pc_darts_in1k"]) == 0
+    text = capsys.readouterr().out
+    assert "paper_madds_m" in text
+    assert "cells 4 to 8   384x14x14  900,384" in text
+    # Of other cells the paper says nothing.
+    assert main(["info", "pc_darts_in1k", "--genotype", "darts_v2", "--json"]) == 0
+    assert "paper_err" not in json.loads(capsys.readouterr().out)
+
+
+def test_info_counts_as_is_known_of_darts_v2(capsys):
+    assert main(["info", "cell_net_cifar", "--genotype", "darts_v2", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["params"] == 3_349_342
+    assert round(facts["macs"] / 1e6, 2) == 528.36
+    assert facts["features"] == [
+        {"channels": 144, "reduction": 1},
+        {"channels": 288, "reduction": 2},
+        {"channels": 576, "reduction": 4},
+    ]
+
+
+def test_multiply_adds_are_those_worked_out_by_hand():
+    import torch
+    from torch import nn
+
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),  # 8 x 4 x 4 outputs of 27 each = 3456
+        nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8),  # 8 x 2 x 2 of 9 = 288
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 10),  # 80
+    )
+    counts = count(network, (3, 4, 4))
+    assert counts.macs == 3456 + 288 + 80
+    assert counts.activations == 128 + 32 + 10
+    assert counts.params == sum(p.numel() for p in network.parameters())
+    assert count(network.to(torch.device("meta")), (3, 4, 4)) == counts
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["info", "edas_c11"], ["nas-zoo info:", "edas_c11", "did you mean edas_c10"]),
+        (["info", "edas_c10", "--genotype", "nonesuch"], ["nonesuch"]),
+        (["predict", "no/such.onnx", "image.png"], ["no such file", "such.onnx"]),
+        (["evaluate", "edas_c10", "--data", "digits"], ["edas_c10", "without weights"]),
+        (["evaluate", "no/such/folder"], ["no such folder"]),
+        (["export", "edas_c99"], ["edas_c99"]),
+        (["draw", "darts_v2", "cells.xyz"], ["cells.xyz", ".svg"]),
+        (["train", "--model", "no_such_model", "--out", "nowhere"], ["no_such_model"]),
+        (["search", "--data", "no/such/tar"], ["no/such/tar"]),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(argv, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    for word in words:
+        assert word in error
+
+
+def test_an_unknown_command_is_exit_code_2(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["fly"])
+    assert exit_.value.code == 2
+    assert "fly" in capsys.readouterr().err
+
+
+def test_draw_writes_both_formats(tmp_path, capsys):
+    files = [str(tmp_path / "cells.svg"), str(tmp_path / "cells.png")]
+    assert main(["draw", "darts_v2", *files]) == 0
+    with Image.open(files[1]) as picture:
+        assert picture.size[0] > 300
+    assert "sep_conv_3x3" in Path(files[0]).read_text()
+
+
+def test_doctor_finds_this_machine_in_order(capsys):
+    assert main(["doctor", "--json"]) == 0
+    findings = {row["what"]: row for row in json.loads(capsys.readouterr().out)}
+    assert findings["onnx export"]["state"] == "ok"
+    assert findings["models"]["state"] == "ok"
+    assert all(row["state"] != "wrong" for row in findings.values())

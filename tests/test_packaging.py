@@ -1,0 +1,89 @@
+"""What the wheel holds, and that the README's commands are commands."""
+
+import re
+import shlex
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_one_top_level_package_and_its_data(tmp_path):
+    tree = tmp_path / "tree"
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    for name in listed:  # a copy, so that building leaves nothing behind here
+        if (ROOT / name).is_file():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            (tree / name).write_bytes((ROOT / name).read_bytes())
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(tree)]
+    done = subprocess.run(build, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = (tmp_path / "dist").glob("nas_zoo-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        metadata = archive.read(next(n for n in names if n.endswith("METADATA"))).decode()
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"nas_zoo"}
+    for needed in ("nas_zoo/search/run.py", "nas_zoo/search/configs/edas_c10.yaml", "nas_zoo/export/runtime.py",
+                   "nas_zoo/genotypes/darts_v2.json", "nas_zoo/genotypes/published.jsonl", "nas_zoo/models.json",
+                   "nas_zoo/py.typed"):  # fmt: skip
+        assert needed in names
+    assert "License-Expression: Apache-2.0" in metadata
+    requires = [line for line in metadata.splitlines() if line.startswith("Requires-Dist: onnxruntime")]
+    assert all(";" in line for line in requires), "only one of the two onnxruntime packages may ever apply"
+
+
+def test_the_constraints_pin_every_dependency_and_name_no_address():
+    text = (ROOT / "constraints.txt").read_text()
+    pinned = {re.split("==", line)[0].lower().replace("_", "-") for line in text.splitlines() if "==" in line}
+    assert "://" not in text
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for line in project["dependencies"]:
+        assert re.match(r"[A-Za-z0-9-]+", line)[0].lower() in pinned, line  # type: ignore[index]
+
+
+def commands_of_the_readme() -> list[str]:
+    """The lines of the README's shell blocks, continued lines joined, comments cut."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.split("  #")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def test_the_readme_opens_with_the_two_commands():
+    assert commands_of_the_readme()[:2] == ["make demo", "make test"]
+
+
+@pytest.mark.parametrize("command", [c for c in commands_of_the_readme() if "nas-zoo" in c or ".py" in c or "-m " in c])
+def test_the_readmes_commands_are_understood_as_written(command, tmp_path, monkeypatch):
+    """Parsed by the program that would run them; what they would compute is tested elsewhere."""
+    from nas_zoo import cli, train
+    from nas_zoo.search import run
+
+    monkeypatch.chdir(tmp_path)
+    words = [word for word in shlex.split(command) if "=" not in word.split("/")[0] or word.startswith("-")]
+    if "nas_zoo.train" in words or words[:2] == ["nas-zoo", "train"]:
+        train.parse(words[words.index("train" if words[0] == "nas-zoo" else "nas_zoo.train") + 1 :])
+    elif "search/run.py" in words or words[:2] == ["nas-zoo", "search"]:
+        run.parse(words[words.index("search" if words[0] == "nas-zoo" else "search/run.py") + 1 :])
+    elif words[0] == "nas-zoo" and words[1] in cli.PROGRAMS:
+        assert words[1] in cli.PROGRAMS
+    elif words[0] == "nas-zoo":
+        cli.make_parser().parse_args(words[1:])
+    else:
+        assert (ROOT / next(word for word in words if word.endswith(".py"))).is_file()
+
+
+def test_the_readmes_python_runs():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", "\n".join(blocks)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
