@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from nas_zoo import images as pictures
 
@@ -502,6 +502,8 @@ def _decode(
             raise ValueError("no pixels in it")
         picture.load()
         picture = _fit(pictures._to_mode(picture, channels), (height, width), crop_pct, resampling)
+    except UnidentifiedImageError as error:  # whose own words are the address of a buffer
+        raise ValueError(f"cannot read the image {where}: no image, or of a kind that is not read") from error
     except pictures._DECODE_ERRORS as error:
         raise ValueError(f"cannot read the image {where}: {error or type(error).__name__}") from error
     return np.asarray(picture).reshape(height, width, channels)

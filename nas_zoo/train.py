@@ -213,7 +213,7 @@ class TrainSettings:
     crop_padding: int = setting(4, "random crop after padding, at 32 pixels; scaled to the image size", unit="pixels")
     flip: bool | None = setting(None, "mirror half of the images; none: photographs yes, digits no")
     cutout: int = setting(16, "side of the blanked square, at 32 pixels; scaled to the image size", unit="pixels")
-    ema_decay: float = setting(0.0, "moving average of the weights, its decay late in a long run; 0: off")
+    ema_decay: float = setting(0.0, "moving average of the weights: its decay, less in a short run; 0: off")
     precision: Literal["fp32", "bf16"] = setting("fp32", "bf16: autocast of the forward passes")
     channels_last: bool = setting(True, "memory format of images and weights; faster, same mathematics")
     compile: bool = setting(False, "torch.compile the training step's network")
@@ -535,8 +535,11 @@ class Training:
             momentum=settings.momentum,
             filter_bias_and_bn=not settings.decay_all,
         )
-        # Its decay begins at 0 and rises as 1 - (1 + step)^(-2/3), so that short runs are averaged over their end too.
-        self.ema = ModelEmaV3(self.model, settings.ema_decay, use_warmup=True) if settings.ema_decay else None
+        # Its decay begins at 0 and rises as 1 - (1 + step)^(-2/3). It reaches over a twentieth of the run at most: a
+        # short one would else end with an average of its beginnings.
+        longest = 1.0 - 1.0 / max(2.0, 0.05 * settings.epochs * self.steps)
+        decay = min(settings.ema_decay, longest)
+        self.ema = ModelEmaV3(self.model, decay, use_warmup=True) if settings.ema_decay else None
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.sums = torch.zeros(3, dtype=torch.float64)  # loss, correct, images
         self.begin_counting()

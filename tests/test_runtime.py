@@ -216,10 +216,10 @@ def bad_files(folder: Path) -> dict[str, str]:
     contents = {
         "bomb.png": (png_of(60_000, 60_000), "bomb"),
         "empty.jpg": (b"", "empty"),
-        "no_image.png": (b"<html>not found</html>", "identify"),
+        "no_image.png": (b"<html>not found</html>", "no image"),
         "truncated.jpg": (whole[: len(whole) // 2], "truncated"),
         "short.png": (png_of(40, 40), ""),
-        "script.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "identify"),
+        "script.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image"),
     }
     for name, (data, _) in contents.items():
         (folder / name).write_bytes(data)
