@@ -32,5 +32,8 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy nas_zoo search export benchmarks
 
+timm-contract: $(READY)  ## timm's own model tests on our models (downloads timm's source distribution)
+	$(BIN)/python tests/timm_contract.py
+
 clean:  ## removes what was built, never what was found
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -238,7 +238,8 @@ def doctor(options: argparse.Namespace) -> int:
 def make_parser() -> argparse.ArgumentParser:
     from nas_zoo.settings import Parser
 
-    parser = Parser(prog="nas-zoo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words = "Architecture search, cell networks and their export. `nas-zoo COMMAND --help` tells more of each."
+    parser = Parser(prog="nas-zoo", description=words)
     parser.add_argument("--version", action="store_true", help="print the version and end")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, (_, words) in PROGRAMS.items():

@@ -478,7 +478,12 @@ def search(settings: SearchSettings, resume: dict[str, Any] | None = None, start
     if resume is None:
         data = {"name": run.source.name, "images": len(run.source), "classes": list(run.source.classes)}
         log.start(
-            to_dict(settings), run_facts(accelerator.device), seed=settings.seed, data=data, steps_per_epoch=run.steps
+            to_dict(settings),
+            run_facts(accelerator.device),
+            overwrite=not (out / "checkpoint.pt").exists(),  # killed before the first one: it begins again
+            seed=settings.seed,
+            data=data,
+            steps_per_epoch=run.steps,
         )
     else:
         log.truncate_to(resume["log_lines"])

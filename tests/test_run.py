@@ -219,6 +219,14 @@ def test_a_folder_with_a_run_is_not_written_over(whole, capsys):
     assert (whole / "log.jsonl").read_bytes() == before
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(whole, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "log.jsonl").write_bytes((whole / "log.jsonl").read_bytes()[:3000])  # half a line at the end
+    assert run_small(out, "--resume") == 0
+    assert_same_run(whole, out)
+
+
 def test_a_resumed_run_may_not_change_what_is_computed(whole, capsys):
     assert main(["--resume", "--out", str(whole), "--lr", "0.1"]) == 2
     assert "lr=0.1: the run to be resumed has 0.025" in capsys.readouterr().err
