@@ -87,6 +87,8 @@ class SearchSettings:
 
     method: str = setting("", "search method")
     data: str = setting("digits", "data set: digits, cifar10, cifar100, a folder or a tar of class folders")
+    test_data: str | None = setting(None, "folder or tar of its test images, which leaves all of data to the search; "
+                                          "none: a fifth of a set without test split is kept for one")  # fmt: skip
     data_root: Path | None = setting(None, "folder of cifar10 / cifar100; none: the user's cache, downloaded if absent")
     out: Path = setting(Path("runs/search"), "folder of the run: log.jsonl, checkpoint.pt, genotype.json")
     seed: int = setting(0, "seed of everything: weights, alpha, split, order, augmentation, drawn edges")

@@ -192,7 +192,7 @@ class Search:
         device, world = accelerator.device, accelerator.num_processes
         if settings.batch_size % world:
             raise ValueError(f"batch_size={settings.batch_size} is not divisible by the {world} processes")
-        source = open_source(settings.data, "train", root=settings.data_root)
+        source = open_source(settings.data, "train", root=settings.data_root, test_data=settings.test_data)
         self.source = source = limited(source, settings.train_limit, settings.seed)
         size = settings.image_size or source.image_size
         for_weights, for_alpha = search_split(source, settings.seed)

@@ -330,6 +330,11 @@ def test_a_folder_and_a_tar_of_images_can_be_searched_on(tmp_path):
         assert run_small(out, "--data", str(tmp_path / data), "--epochs", "1") == 0
         assert RunLog.read(out)[0]["data"]["classes"] == ["cat", "dog"]
     assert epochs_of(tmp_path / "run-pets") == epochs_of(tmp_path / "run-pets.tar.gz")
+    # a fifth of a set without test split is left for one, unless the test images lie elsewhere
+    assert RunLog.read(tmp_path / "run-pets")[0]["data"]["images"] == 96
+    flags = ["--data", str(tmp_path / "pets"), "--test-data", str(tmp_path / "pets.tar.gz"), "--epochs", "1"]
+    assert run_small(tmp_path / "all", *flags) == 0
+    assert RunLog.read(tmp_path / "all")[0]["data"]["images"] == 120
 
 
 @pytest.mark.slow
