@@ -24,7 +24,7 @@ from torch import nn
 from nas_zoo import genotype as genotypes
 from nas_zoo.genotype import Genotype, as_genotype
 from nas_zoo.layout import CellSpec, Plan, find_live, plan_network
-from nas_zoo.ops import FactorizedReduce, PointwiseNorm, build_op, reads_relu
+from nas_zoo.ops import FactorizedReduce, PointwiseNorm, build_op, concatenate, reads_relu
 
 __all__ = ["CIFAR10_CLASSES", "CellNet"]
 
@@ -132,7 +132,7 @@ class Cell(nn.Module):
             state = node(states, relus)
             states.append(state)
             relus.append(F.relu(state) if self.wants_relu[i + 2] else state)
-        out = torch.cat([states[i] for i in self.concat], dim=1)
+        out = concatenate([states[i] for i in self.concat])
         # The concatenation is a fresh tensor that no backward formula needs: in place saves its copy.
         return F.relu(out, inplace=True) if self.activate else out
 

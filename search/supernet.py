@@ -24,7 +24,7 @@ from torch import nn
 from nas_zoo.genotype import KINDS
 from nas_zoo.layout import CellSpec, plan_network
 from nas_zoo.network import StemBlock
-from nas_zoo.ops import SEARCH_OPERATIONS, FactorizedReduce, PointwiseNorm, build_op, reads_relu
+from nas_zoo.ops import SEARCH_OPERATIONS, FactorizedReduce, PointwiseNorm, build_op, concatenate, reads_relu
 
 __all__ = ["EdgeMixing", "Mixing", "SearchSpace", "Supernet", "shuffle_channels"]
 
@@ -154,13 +154,13 @@ class SearchCell(nn.Module):
             if passing is not None:
                 if total is None:  # 'none' on every edge
                     total = passing.new_zeros(passing.shape[0], self.op_channels, *passing.shape[2:])
-                total = shuffle_channels(torch.cat([total, passing], dim=1), self.partial_channels)
+                total = shuffle_channels(concatenate([total, passing]), self.partial_channels)
             states.append(total)
         nodes = states[2:]
         shape = next((node.shape for node in nodes if node is not None), None)
         if shape is None:
             shape = torch.Size((s1.shape[0], self.channels, *(-(-size // self.stride) for size in s1.shape[2:])))
-        out = torch.cat([s1.new_zeros(shape) if node is None else node for node in nodes], dim=1)
+        out = concatenate([s1.new_zeros(shape) if node is None else node for node in nodes])
         return F.relu(out, inplace=True) if self.activate else out
 
 
