@@ -133,6 +133,7 @@ class OnnxClassifier:
         self._use(self._open("cpu")[0], "cpu")
         self._read_contract()
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        self.dtype = self.metadata.get("dtype", "float32")  # of the weights
         self._read_metadata(labels, mean, std, input_size, crop_pct, interpolation)
         if provider in ("cuda", "tensorrt"):
             self._switch_to(provider)

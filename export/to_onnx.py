@@ -33,7 +33,7 @@ from nas_zoo.settings import Parser, add_flags, given_flags, setting, settings_f
 
 __all__ = [
     "INPUT_NAME", "OPSETS", "OUTPUT_NAME", "ExportSettings", "ModelSettings", "export_onnx", "named_model",
-    "weights_sha256",
+    "weights_sha256", "write_atomically",
 ]  # fmt: skip
 
 INPUT_NAME, OUTPUT_NAME, BATCH_AXIS = "pixel_values", "logits", "batch_size"
@@ -93,7 +93,7 @@ def export_onnx(
     # Of 2 images, since torch.export takes a batch of 1 for a constant in some models.
     example = torch.zeros(2, *size)
     _check_forward(plain, example, json.loads(metadata["labels"]) if "labels" in metadata else None)
-    _write_atomically(target, _to_bytes(_folded(plain), example, opset, metadata))
+    write_atomically(target, _to_bytes(_folded(plain), example, opset, metadata))
     return target
 
 
@@ -202,7 +202,8 @@ def _to_bytes(model: nn.Module, example: torch.Tensor, opset: int, metadata: Map
     return data
 
 
-def _write_atomically(target: Path, data: bytes) -> None:
+def write_atomically(target: Path, data: bytes) -> None:
+    """The file is either complete under its name or as it was."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:

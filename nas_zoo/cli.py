@@ -19,6 +19,7 @@ PROGRAMS = {
     "evaluate": ("nas_zoo.evaluate", "accuracy of a trained model on a data set, as a JSON line"),
     "export": ("nas_zoo.export.to_onnx", "write a model as a checked ONNX file"),
     "check": ("nas_zoo.export.check_onnx", "compare an ONNX file with its model"),
+    "bench": ("nas_zoo.export.bench", "time a model here: PyTorch, torch.compile, ONNX Runtime"),
 }
 
 

@@ -27,6 +27,7 @@ def test_help_names_every_command(capsys):
         "evaluate",
         "export",
         "check",
+        "bench",
         "predict",
         "draw",
         "demo",
@@ -37,7 +38,7 @@ def test_help_names_every_command(capsys):
         assert re.search(rf"^    {command}\b(?!-)", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", ["search", "train", "evaluate", "export", "check", "predict", "info"])
+@pytest.mark.parametrize("command", ["search", "train", "evaluate", "export", "check", "bench", "predict", "info"])
 def test_each_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as exit_:
         main([command, "--help"])
