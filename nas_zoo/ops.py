@@ -13,16 +13,14 @@ arithmetic is the same (tests compare with the layer-by-layer form).
 Shapes: every operation maps (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride)), for odd sizes too.
 """
 
-from typing import Any
-
 import torch
-import torch.fx
 import torch.nn.functional as F
 from torch import nn
 
+from nas_zoo.cpu_gradients import DepthwiseConv
 from nas_zoo.genotype import OPERATIONS
 
-__all__ = ["SEARCH_OPERATIONS", "FactorizedReduce", "PointwiseNorm", "build_op", "concatenate", "reads_relu"]
+__all__ = ["SEARCH_OPERATIONS", "FactorizedReduce", "PointwiseNorm", "build_op", "reads_relu"]
 
 #: Candidate operations of DARTS without 'none' (DA2S, section 4.1); EDAS puts 'none' in front of them.
 SEARCH_OPERATIONS = (
@@ -42,51 +40,6 @@ _DILATED = {"dil_conv_3x3": 3, "dil_conv_5x5": 5}
 def reads_relu(name: str, stride: int) -> bool:
     """True where the operation reads the ReLU of the state, False where it reads the state itself."""
     return name.endswith("_pool_3x3") is False and not (name == "skip_connect" and stride == 1)
-
-
-class _Concatenate(torch.autograd.Function):
-    """torch.cat over channels whose backward pass gives every part a dense gradient of its own."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(*parts: torch.Tensor) -> torch.Tensor:
-        return torch.cat(parts, dim=1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        ctx.sizes = [part.shape[1] for part in inputs]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        grad = grads[0]
-        last = grad.ndim == 4 and grad.is_contiguous(memory_format=torch.channels_last)
-        layout = torch.channels_last if last else torch.contiguous_format
-        return tuple(part.contiguous(memory_format=layout) for part in grad.split(ctx.sizes, dim=1))
-
-
-@torch.jit.ignore
-def _concatenate_densely(parts: list[torch.Tensor]) -> torch.Tensor:
-    return _Concatenate.apply(*parts)
-
-
-def concatenate(parts: list[torch.Tensor]) -> torch.Tensor:
-    """(N, C_i, H, W) side by side: (N, sum C_i, H, W).
-
-    The gradient of torch.cat is a strided view of a larger tensor, and BatchNorm's backward pass on a CPU is about
-    nine times as slow on such a view as on a dense tensor: 54 against 6 ms at 64 x 16 x 32 x 32, one thread. One copy
-    is cheaper. Where no eager backward pass follows (scripting, tracing, compiling, export) it is torch.cat.
-    """
-    if torch.jit.is_scripting():
-        return torch.cat(parts, dim=1)
-    if (
-        not torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or any(isinstance(part, torch.fx.Proxy) for part in parts)
-    ):
-        return torch.cat(parts, dim=1)
-    return _concatenate_densely(parts)
 
 
 class PointwiseNorm(nn.Module):
@@ -129,11 +82,10 @@ class SeparableConv(nn.Module):
     def __init__(self, channels: int, kernel: int, stride: int, affine: bool, device=None, dtype=None) -> None:
         super().__init__()
         dd = {"device": device, "dtype": dtype}
-        pad = kernel // 2
-        self.dw1 = nn.Conv2d(channels, channels, kernel, stride, pad, groups=channels, bias=False, **dd)
+        self.dw1 = DepthwiseConv(channels, kernel, stride, **dd)
         self.pw1 = nn.Conv2d(channels, channels, 1, bias=False, **dd)
         self.bn1 = nn.BatchNorm2d(channels, affine=affine, **dd)
-        self.dw2 = nn.Conv2d(channels, channels, kernel, 1, pad, groups=channels, bias=False, **dd)
+        self.dw2 = DepthwiseConv(channels, kernel, **dd)
         self.pw2 = nn.Conv2d(channels, channels, 1, bias=False, **dd)
         self.bn2 = nn.BatchNorm2d(channels, affine=affine, **dd)
 
@@ -149,8 +101,7 @@ class DilatedConv(nn.Module):
     def __init__(self, channels: int, kernel: int, stride: int, affine: bool, device=None, dtype=None) -> None:
         super().__init__()
         dd = {"device": device, "dtype": dtype}
-        pad = kernel - 1  # keeps the size: (kernel - 1) * dilation / 2
-        self.dw = nn.Conv2d(channels, channels, kernel, stride, pad, dilation=2, groups=channels, bias=False, **dd)
+        self.dw = DepthwiseConv(channels, kernel, stride, dilation=2, **dd)
         self.pw = nn.Conv2d(channels, channels, 1, bias=False, **dd)
         self.bn = nn.BatchNorm2d(channels, affine=affine, **dd)
 

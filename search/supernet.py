@@ -21,10 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nas_zoo.cpu_gradients import concatenate
 from nas_zoo.genotype import KINDS
 from nas_zoo.layout import CellSpec, plan_network
 from nas_zoo.network import StemBlock
-from nas_zoo.ops import SEARCH_OPERATIONS, FactorizedReduce, PointwiseNorm, build_op, concatenate, reads_relu
+from nas_zoo.ops import SEARCH_OPERATIONS, FactorizedReduce, PointwiseNorm, build_op, reads_relu
 
 __all__ = ["EdgeMixing", "Mixing", "SearchSpace", "Supernet", "shuffle_channels"]
 

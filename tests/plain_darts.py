@@ -9,7 +9,7 @@ in nas_zoo.ops, nas_zoo.layout and nas_zoo.network: none of them is used here.
 equal logits then show that it has no influence.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from nas_zoo.genotype import Cell, Genotype
 from nas_zoo.network import Cell as BuiltCell
 from nas_zoo.network import CellNet, Node, SkippedCell
+from nas_zoo.search.supernet import Mixing, Supernet
 
 
 class HalveResolution(nn.Module):
@@ -244,27 +245,47 @@ class PlainSearchCell(nn.Module):
         channels: int,
         reduction: bool,
         halve0: bool,
+        partial_channels: int = 1,
     ) -> None:
         super().__init__()
-        self.num_nodes = num_nodes
+        self.num_nodes, self.reduction = num_nodes, reduction
+        self.partial_channels, self.op_channels = partial_channels, channels // partial_channels
         self.input0 = HalveResolution(in0, channels, False) if halve0 else pointwise(in0, channels, False)
         self.input1 = pointwise(in1, channels, False)
         self.edges = nn.ModuleList()
         for node in range(2, num_nodes + 2):
             for source in range(node):
                 stride = 2 if reduction and source < 2 else 1
-                self.edges.append(nn.ModuleList(plain_op(op, channels, stride, False, True) for op in operations))
+                self.edges.append(
+                    nn.ModuleList(plain_op(op, self.op_channels, stride, False, True) for op in operations)
+                )
 
-    def forward(self, before_last: Tensor, last: Tensor, weights: Tensor) -> Tensor:
-        """`weights`: (edges, operations), the factor of every operation on every edge."""
+    def through_edge(
+        self, edge: int, source: int, state: Tensor, weights: Tensor, edge_weight: Tensor | None
+    ) -> Tensor:
+        """Equation 2 of DARTS; with partial channels equation 1 of PC-DARTS, its channel shuffle and edge weight."""
+        mixed = self.edges[edge]
+        assert isinstance(mixed, nn.ModuleList)
+        part = state[:, : self.op_channels]
+        total = torch.stack([weight * op(part) for weight, op in zip(weights, mixed, strict=True)]).sum(0)
+        if self.partial_channels > 1:
+            rest = state[:, self.op_channels :]
+            if self.reduction and source < 2:
+                rest = nn.functional.max_pool2d(rest, 2)
+            n, _, height, width = total.shape
+            total = torch.cat([total, rest], dim=1)
+            total = total.view(n, self.partial_channels, -1, height, width).transpose(1, 2).reshape(total.shape)
+        return total if edge_weight is None else edge_weight * total
+
+    def forward(self, before_last: Tensor, last: Tensor, weights: Tensor, edge_weights: Tensor | None = None) -> Tensor:
+        """`weights`: (edges, operations), the factor of every operation on every edge; `edge_weights`: (edges,)."""
         states = [self.input0(before_last), self.input1(last)]
         edge = 0
         for _ in range(self.num_nodes):
             terms = []
-            for state in list(states):
-                mixed = self.edges[edge]
-                assert isinstance(mixed, nn.ModuleList)
-                terms += [weight * op(state) for weight, op in zip(weights[edge], mixed, strict=True)]
+            for source, state in enumerate(states):
+                edge_weight = None if edge_weights is None else edge_weights[edge]
+                terms.append(self.on_edge(edge, source, state, weights[edge], edge_weight))
                 edge += 1
             states.append(torch.stack(terms).sum(0))
         return torch.cat(states[2:], dim=1)
@@ -281,6 +302,7 @@ class PlainSearchNetwork(nn.Module):
         num_classes: int,
         num_nodes: int = 4,
         in_chans: int = 3,
+        partial_channels: int = 1,
     ) -> None:
         super().__init__()
         self.stem = nn.Sequential(
@@ -294,13 +316,53 @@ class PlainSearchNetwork(nn.Module):
             reduction = index == num_cells // 3 or index == num_cells * 2 // 3
             if reduction:
                 channels *= 2
-            self.cells.append(PlainSearchCell(operations, num_nodes, width0, width1, channels, reduction, halve0))
+            self.cells.append(
+                PlainSearchCell(operations, num_nodes, width0, width1, channels, reduction, halve0, partial_channels)
+            )
             self.is_reduction.append(reduction)
             width0, width1, halve0 = width1, channels * num_nodes, reduction
         self.classifier = nn.Linear(width1, num_classes)
 
-    def forward(self, images: Tensor, normal: Tensor, reduce: Tensor) -> Tensor:
+    def forward(
+        self,
+        images: Tensor,
+        normal: Tensor,
+        reduce: Tensor,
+        normal_edges: Tensor | None = None,
+        reduce_edges: Tensor | None = None,
+    ) -> Tensor:
         before_last = last = self.stem(images)
         for cell, reduction in zip(self.cells, self.is_reduction, strict=True):
-            before_last, last = last, cell(before_last, last, reduce if reduction else normal)
+            weights, edges = (reduce, reduce_edges) if reduction else (normal, normal_edges)
+            before_last, last = last, cell(before_last, last, weights, edges)
         return self.classifier(last.mean(dim=(2, 3)))
+
+
+class PlainSupernet(nn.Module):
+    """A PlainSearchNetwork called as a Supernet is, with the mixing of both cell kinds; all operations are active."""
+
+    def __init__(self, supernet: Supernet) -> None:
+        super().__init__()
+        first = supernet.plan.cells[0]
+        self.network = PlainSearchNetwork(
+            supernet.space.operations,
+            first.channels // (2 if first.kind == "reduce" else 1),
+            len(supernet.plan.cells),
+            supernet.classifier.out_features,
+            supernet.space.num_nodes,
+            supernet.plan.stem[0].in_channels,
+            supernet.partial_channels,
+        )
+        self.load_from(supernet)
+
+    def load_from(self, supernet: Supernet) -> None:
+        copy_weights(supernet, self.network)
+
+    def forward(self, images: Tensor, mixing: Mapping[str, Mixing]) -> Tensor:
+        weights, edges = {}, {}
+        for kind, mixes in mixing.items():
+            whole = torch.stack([mix.weights for mix in mixes if mix.weights is not None])
+            factors = [mix.edge for mix in mixes if mix.edge is not None]
+            edges[kind] = torch.stack(factors) if factors else None
+            weights[kind] = whole if edges[kind] is None else whole / edges[kind][:, None]
+        return self.network(images, weights["normal"], weights["reduce"], edges["normal"], edges["reduce"])
