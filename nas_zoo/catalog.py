@@ -1,5 +1,6 @@
 """Tables of what the package holds: models with their counts beside their papers' figures, and cells.
 
+`top1` and its neighbours are ours, of the weights that come with a model (``nas_zoo.results``), and empty without any.
 Columns that begin with `paper_` hold what a cell's paper reports; nothing in them was measured here. They belong to the
 paper's own training and way of counting, which for multiply-adds often is not ours (see
 `nas_zoo.count.CONVENTION`), and renderings of NASNet, AmoebaNet, PNASNet and ENAS stand in a network that is not their
@@ -14,6 +15,7 @@ from typing import Any
 from nas_zoo.count import work_out
 from nas_zoo.genotype import Genotype, genotype_record, list_records
 from nas_zoo.network import DATA, MODELS
+from nas_zoo.results import find_result
 
 __all__ = ["cell_rows", "in_csv", "model_rows", "paper_figures"]
 
@@ -52,6 +54,7 @@ def model_rows(names: Sequence[str]) -> list[Row]:
         genotype = Genotype.from_json(record)
         counts = work_out(genotype, data.layout, channels, cells, cfg.num_classes, cfg.input_size)
         provenance = record.get("provenance", {})
+        ours = find_result(name)
         rows.append(
             {
                 "name": name,
@@ -66,6 +69,10 @@ def model_rows(names: Sequence[str]) -> list[Row]:
                 "activations": counts.activations,
                 **paper_figures(model["cell"], model["data"]),
                 "pretrained": bool(cfg.has_weights),
+                "tag": ours.tag if ours else None,
+                "top1": ours.top1 if ours else None,
+                "top1_dataset": ours.dataset if ours else None,
+                "top1_images": ours.test_images if ours else None,
                 "method": provenance.get("method"),
                 "paper": provenance.get("paper"),
                 "source": provenance.get("source"),

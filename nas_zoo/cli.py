@@ -15,7 +15,9 @@ from typing import Any
 PROGRAMS = {
     "search": ("nas_zoo.search.run", "find cells with EDAS and its relatives (the same as search/run.py)"),
     "gap": ("nas_zoo.search.gap", "what cutting a search's supernet down to so many edges costs"),
+    "report": ("nas_zoo.search.report", "one HTML page of a search, or of several side by side"),
     "train": ("nas_zoo.train", "train a network: the papers' recipes or a quick one"),
+    "adopt": ("nas_zoo.adopt", "publish a finished training run into the package: weights, table, references"),
     "evaluate": ("nas_zoo.evaluate", "accuracy of a trained model on a data set, as a JSON line"),
     "export": ("nas_zoo.export.to_onnx", "write a model as a checked ONNX file"),
     "check": ("nas_zoo.export.check_onnx", "compare an ONNX file with its model"),
@@ -50,7 +52,7 @@ def list_(options: argparse.Namespace) -> int:
             {"name": row["name"], "cell": row["cell"], "input": row["input_size"], "classes": row["num_classes"],
              "params": f"{row['params'] / 1e6:.2f}M", "macs": f"{row['macs'] / 1e6:.1f}M",
              "paper: error %": row["paper_err"], "paper: params M": row["paper_params_m"],
-             "pretrained": row["pretrained"]}
+             "ours: top-1 %": None if row["top1"] is None else f"{row['top1']:.2f} ({row['top1_dataset']})"}
             for row in rows
         ]  # fmt: skip
     if options.json:
@@ -231,7 +233,7 @@ def demo(options: argparse.Namespace) -> int:
 def doctor(options: argparse.Namespace) -> int:
     from nas_zoo.doctor import as_json, examine, report
 
-    findings = examine()
+    findings = examine(models=options.models)
     print(json.dumps(as_json(findings), indent=1) if options.json else report(findings))
     return 1 if any(finding.state == "wrong" for finding in findings) else 0
 
@@ -299,6 +301,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--overwrite", action="store_true", help="replace an earlier demo there")
     sub.add_argument("--json", action="store_true", help="print the table as JSON too")
     sub = command("doctor", doctor, "what this machine can do, and what is wrong (exit code 1 then)")
+    sub.add_argument("--models", action="store_true", help="compare every published checkpoint with its references too")
     sub.add_argument("--json", action="store_true")
     return parser
 

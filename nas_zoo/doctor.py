@@ -94,6 +94,31 @@ def _models() -> list[Finding]:
     return [Finding("models", "ok" if ok else "wrong", f"{len(names)} registered with timm; a small one runs")]
 
 
+def _weights() -> list[Finding]:
+    """Each published checkpoint against its hash and its reference tensors; one on the Hub only if it is cached."""
+    import timm
+
+    from nas_zoo.adopt import compare_with_reference
+    from nas_zoo.results import fetch_weights, package_results, reference_path
+
+    findings = []
+    for row in package_results():
+        what = f"weights of {row.name}"
+        try:
+            path = fetch_weights(row, local_only=True)
+        except ValueError as error:
+            findings.append(
+                Finding(what, "missing" if row.hub_id and "SHA-256" not in str(error) else "wrong", str(error))
+            )
+            continue
+        model = timm.create_model(row.name, pretrained=True, pretrained_cfg_overlay={"file": str(path)})
+        difference, accepted = compare_with_reference(model, reference_path(row))
+        state: Literal["ok", "wrong"] = "ok" if difference <= accepted else "wrong"
+        words = f"logits agree with the references to {difference:.1e} (up to {accepted:.1e} is accepted), {row.dtype}"
+        findings.append(Finding(what, state, words))
+    return findings or [Finding("weights", "missing", "the package holds no trained weights")]
+
+
 def _onnx() -> list[Finding]:
     """A small network exported, checked against PyTorch, and run on each provider that may work here."""
     import timm
@@ -131,12 +156,12 @@ def _folders() -> list[Finding]:
     return [Finding("cache", "wrong", f"{folder} cannot be written; set NAS_ZOO_CACHE, or give --data-root")]
 
 
-def examine() -> list[Finding]:
-    """All findings; a check that itself fails is a finding, not an end."""
+def examine(models: bool = False) -> list[Finding]:
+    """All findings; a check that itself fails is a finding, not an end. `models`: every published checkpoint too."""
     findings = [Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
     checks: list[tuple[str, Callable[[], list[Finding]]]] = [
         ("packages", _packages), ("torch", _torch), ("models", _models), ("onnx", _onnx),
-        ("cache", _folders),
+        ("cache", _folders), *([("weights", _weights)] if models else []),
     ]  # fmt: skip
     for name, check in checks:
         try:

@@ -18,10 +18,12 @@ import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, create_classifier
 from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs, register_model
+from timm.models._builder import resolve_pretrained_cfg
 from timm.models._features import feature_take_indices
 from torch import nn
 
 from nas_zoo import genotype as genotypes
+from nas_zoo import results
 from nas_zoo.cpu_gradients import concatenate
 from nas_zoo.genotype import Genotype, as_genotype
 from nas_zoo.layout import CellSpec, Plan, find_live, plan_network
@@ -385,13 +387,50 @@ def _create(variant: str, pretrained: bool = False, **kwargs: Any) -> CellNet:
     plan = _plan(genotype, kwargs["layout"], kwargs["init_channels"], kwargs["num_cells"], kwargs.get("in_chans", 3))
     reads = [genotype.cell(spec.kind).inputs_read for spec in plan.cells]
     num_levels = len(_feature_levels(plan, find_live(reads, [len(plan.cells) - 1]))[1])
+    if pretrained:
+        kwargs = kwargs | _place_of_weights(variant, genotype, kwargs)
     return build_model_with_cfg(
         CellNet,
         variant,
         pretrained,
+        pretrained_filter_fn=_in_float32,
         feature_cfg={"out_indices": tuple(range(num_levels)), "feature_cls": "getter"},
         **(kwargs | {"genotype": genotype}),
     )
+
+
+def _in_float32(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """Weights stored as float16 as float32, before timm adapts a stem to other channels and rounds the outcome."""
+    return {name: value.float() if value.dtype == torch.float16 else value for name, value in state_dict.items()}
+
+
+def _place_of_weights(variant: str, genotype: Genotype, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What timm has to be told of where the weights lie, once they are there and are the published ones.
+
+    Raises:
+        ValueError: The model has no weights, they are damaged or cannot be had, or the network asked for is another.
+    """
+    given, overlay = kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay") or {}
+    cfg = resolve_pretrained_cfg(variant, given, overlay)
+    if cfg.source in ("hf-hub", "local-dir") or cfg.state_dict:  # hf-hub:ORG/NAME and the like
+        return {}
+    if not cfg.has_weights:
+        having = [name for name in MODELS if results.find_result(name)]
+        raise ValueError(
+            f"{variant} has no trained weights: make them with `nas-zoo train --model {variant} --out FOLDER` and "
+            f"timm.create_model('local-dir:FOLDER', pretrained=True)"
+            f"{'; with weights come ' + ', '.join(having) if having else ''}"
+        )
+    row = results.find_result(f"{variant}.{cfg.tag}")
+    own_place = isinstance(given, str | None) and not any(overlay.get(key) for key in ("file", "url", "hf_hub_id"))
+    if row is None or not own_place:
+        return {}
+    asked = {"genotype": genotype.digest, **{key: kwargs[key] for key in ("init_channels", "num_cells")}}
+    for key, value in asked.items():
+        if value != getattr(row, key):
+            raise ValueError(f"{key}={value!r}: the weights of {row.name} are of a network with {getattr(row, key)!r}")
+    # A file of checked content, which timm prefers to the Hub.
+    return {"pretrained_cfg_overlay": {**overlay, "file": str(results.fetch_weights(row))}}
 
 
 class Data(NamedTuple):
@@ -443,10 +482,20 @@ def _read_models() -> dict[str, dict[str, Any]]:
 #: The models; cells are read when a model is made, so importing stays cheap.
 MODELS = _read_models()
 
-default_cfgs = generate_default_cfgs({
-    name: _cfg(DATA[model["data"]], **({"label_names": None} if name.startswith("cell_net_") else {}))
-    for name, model in MODELS.items()
-})  # fmt: skip
+
+def _all_cfgs() -> dict[str, Any]:
+    """timm's configurations by model, or by model.tag where there are weights; the first tag is the default."""
+    cfgs: dict[str, Any] = {}
+    for name, model in MODELS.items():
+        more = {"label_names": None} if name.startswith("cell_net_") else {}
+        rows = [row for row in results.package_results() if row.model == name]
+        cfgs |= {row.name: _cfg(DATA[model["data"]], **row.cfg()) for row in rows}
+        if not rows:
+            cfgs[name] = _cfg(DATA[model["data"]], **more)
+    return cfgs
+
+
+default_cfgs = generate_default_cfgs(_all_cfgs())
 
 
 def _make_entrypoint(name: str, cell: str, data: str, **differing: Any) -> Callable[..., CellNet]:

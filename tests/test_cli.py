@@ -23,7 +23,10 @@ def test_help_names_every_command(capsys):
         "list",
         "info",
         "search",
+        "gap",
+        "report",
         "train",
+        "adopt",
         "evaluate",
         "export",
         "check",
@@ -38,7 +41,9 @@ def test_help_names_every_command(capsys):
         assert re.search(rf"^    {command}\b(?!-)", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", ["search", "train", "evaluate", "export", "check", "bench", "predict", "info"])
+@pytest.mark.parametrize(
+    "command", ["search", "gap", "report", "train", "adopt", "evaluate", "export", "check", "bench", "predict", "info"]
+)
 def test_each_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as exit_:
         main([command, "--help"])
