@@ -3,6 +3,7 @@
     nas-zoo gap runs/darts --edges 3/14 4/14 5/14 6/14 8/14
     nas-zoo gap runs/darts --edges 2+3:1,4:1,5:1 argmax --json
     nas-zoo gap runs/darts --data photos.tar.xz --images 5000
+    nas-zoo gap runs/darts --save && nas-zoo report runs/darts
 
 Cuts the supernet of a run's checkpoint to each configuration with the method's own ranking of edges and prints the
 held-out accuracy before and after, with running and with re-estimated BatchNorm statistics (``search.discretize``).
@@ -17,10 +18,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nas_zoo.checkpoint import load_checkpoint
+from nas_zoo.checkpoint import load_checkpoint, write_json
 from nas_zoo.parallel import start_accelerator
 from nas_zoo.search.discretize import CONFIGURATIONS, gap_table
 from nas_zoo.search.method import find_method
+from nas_zoo.search.report import GAP_FILE
 from nas_zoo.search.run import CHECKPOINT_KIND, Search
 from nas_zoo.settings import Parser, settings_from
 
@@ -78,9 +80,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=0, help="held-out images (default: all)")
     parser.add_argument("--batches", type=int, help="batches to re-estimate statistics over (default: as in the run)")
     parser.add_argument("--json", action="store_true", help="one JSON line instead of the table")
+    parser.add_argument("--save", action="store_true", help=f"keep it as {GAP_FILE} in the run's folder too, for "
+                                                            "nas-zoo report")  # fmt: skip
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
     try:
         gap = measure(options.run, options.edges, options.data, options.data_root, options.images, options.batches)
+        if options.save:
+            write_json(options.run / GAP_FILE, gap)
     except (ValueError, OSError) as error:
         print(f"nas-zoo gap: {error}", file=sys.stderr)
         return 2

@@ -41,6 +41,12 @@ def test_a_darts_supernet_is_cut_to_every_configuration(finished, capsys):
     assert gap["after"][0]["reestimated"] is None
 
 
+def test_save_keeps_the_figures_for_the_report(finished, capsys):
+    assert not (finished / "gap.json").exists()  # so far nothing has been asked to
+    assert main(["gap", str(finished), "--edges", "4/14", "--images", "20", "--batches", "0", "--save", "--json"]) == 0
+    assert json.loads((finished / "gap.json").read_text()) == json.loads(capsys.readouterr().out)
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
