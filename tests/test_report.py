@@ -19,6 +19,7 @@ from nas_zoo.cli import main
 from nas_zoo.export.draw import OPERATION_COLORS
 from nas_zoo.genotype import KINDS, OPERATIONS, Genotype
 from nas_zoo.search import report, run
+from nas_zoo.search.history import read_run, read_runs
 
 OLD_LOG = Path(__file__).parents[1] / "search" / "results" / "edas_small_c10"
 VOID = {"meta", "link", "br"}
@@ -79,11 +80,11 @@ class Page(HTMLParser):
 
 
 def page_of(*folders: Path) -> Page:
-    return Page(report.page(report.read_runs(folders)))
+    return Page(report.page(read_runs(folders)))
 
 
 def test_the_page_of_a_run_holds_its_figures_and_texts(folders):
-    text = report.page(report.read_runs([folders["da2s"]]))
+    text = report.page(read_runs([folders["da2s"]]))
     page = Page(text)
     sections = [attributes["id"] for tag, attributes in page.elements if tag == "section"]
     assert sections == ["accuracy", "gap", "cells", "genotype", "operations", "alpha", "beta", "entropy", "settings"]
@@ -101,6 +102,9 @@ def test_the_page_of_a_run_holds_its_figures_and_texts(folders):
     assert facts["device_name"] in page.words
     assert facts["versions"]["torch"] in page.words
     assert "2 of 2 epochs" in page.words
+    numbers = " ".join(text for element, text in page.texts if element == "td")
+    for line in RunLog.read(folders["da2s"])[1:]:
+        assert f"{100 * line['train']['accuracy']:.1f} {100 * line['held_out']['supernet']:.1f}" in numbers
 
 
 def test_the_genotypes_to_copy_are_those_of_the_log(folders):
@@ -116,8 +120,8 @@ def test_the_genotypes_to_copy_are_those_of_the_log(folders):
 
 def test_the_page_loads_nothing_and_is_the_same_each_time(folders):
     runs = list(folders.values())
-    text = report.page(report.read_runs(runs))
-    assert text == report.page(report.read_runs(runs))
+    text = report.page(read_runs(runs))
+    assert text == report.page(read_runs(runs))
     assert not re.search(r"https?:|//[a-z]|url\(|@import|\bsrc=", text.replace("http-equiv", ""))
     assert "default-src 'none'" in text
     assert str(folders["edas"].parent) not in text  # no folder of this machine
@@ -125,7 +129,7 @@ def test_the_page_loads_nothing_and_is_the_same_each_time(folders):
 
 def test_alpha_and_entropy_are_those_of_the_search(folders):
     for name, folder in folders.items():
-        shown = report.read_run(folder)
+        shown = read_run(folder)
         for epoch, line in enumerate(RunLog.read(folder)[1:]):
             for kind in KINDS:
                 logits = np.array(line["alpha"][kind])
@@ -140,7 +144,7 @@ def test_beta_is_clamped_at_one_as_da2s_uses_it(folders, tmp_path):
         lines[-1]["beta"]["normal"][:2] = [3.0, 1.0]
         lines[-1]["beta"]["normal"][2:5] = [1.0, 0.0, 0.0]
 
-    shown = report.read_run(changed(folders["da2s"], tmp_path / "clamped", change))
+    shown = read_run(changed(folders["da2s"], tmp_path / "clamped", change))
     node_2, node_3 = (part[-1] for part in shown.beta["normal"][:2])
     assert node_2.tolist() == [0.5, 0.5]
     assert node_3[0] == pytest.approx(math.e / (math.e + 2))
@@ -149,7 +153,7 @@ def test_beta_is_clamped_at_one_as_da2s_uses_it(folders, tmp_path):
         lines[0]["settings"] |= {"method": "da2s_released", "strengthen": True}
         lines[-1]["alpha"]["normal"][0] = [0.0, 1.0, -1.0, 0.0, 0.0, 0.0, 0.0]
 
-    shown = report.read_run(changed(folders["da2s"], tmp_path / "released", released))
+    shown = read_run(changed(folders["da2s"], tmp_path / "released", released))
     total = 5 + math.exp(2) + math.exp(-8)  # 2 alpha, cubed below -1
     assert shown.alpha["normal"][-1, 0, 1:3].tolist() == pytest.approx([math.exp(2) / total, math.exp(-8) / total])
 
@@ -173,14 +177,12 @@ def test_settings_that_differ_are_marked_and_differing_budgets_are_told(folders,
         lines[0]["threads"] += 1
 
     other = changed(folders["edas"], tmp_path / "other", change)
-    text = report.page(report.read_runs([folders["edas"], other]))
+    text = report.page(read_runs([folders["edas"], other]))
     marked = re.findall(r'<tr class="differs"><th scope="row">([a-z_ ]+)<', text)
     assert marked == ["seed", "lr", "processes"]
     assert "The runs differ in seed: their accuracies are not like for like." in text
     assert "The runs differ in threads: their times are not like for like." in text
-    alike = report.page(
-        report.read_runs([folders["edas"], changed(folders["edas"], tmp_path / "same", lambda _: None)])
-    )
+    alike = report.page(read_runs([folders["edas"], changed(folders["edas"], tmp_path / "same", lambda _: None)]))
     assert "The runs differ" not in alike
 
 
@@ -256,7 +258,7 @@ def test_gap_save_adds_configurations_to_the_table(folders, tmp_path):
     assert "after epoch 1" in page_of(folder).words
     (folder / "gap.json").write_text('{"after": []}')
     with pytest.raises(ValueError, match=r"gap\.json: is not what `nas-zoo gap --save` writes"):
-        report.read_run(folder)
+        read_run(folder)
 
 
 def test_names_from_outside_stay_text(folders, tmp_path):
@@ -274,7 +276,7 @@ def test_names_from_outside_stay_text(folders, tmp_path):
 def test_runs_in_folders_of_the_same_name_get_different_labels(folders, tmp_path):
     one = changed(folders["edas"], tmp_path / "one" / "search", lambda _: None)
     two = changed(folders["edas"], tmp_path / "two" / "search", lambda _: None)
-    assert [r.label for r in report.read_runs([one, two, folders["da2s"]])] == ["one/search", "two/search", "da2s"]
+    assert [r.label for r in read_runs([one, two, folders["da2s"]])] == ["one/search", "two/search", "da2s"]
 
 
 def test_random_cells_have_nothing_to_learn(folders, tmp_path):
@@ -311,6 +313,8 @@ def test_the_program_writes_the_page_and_says_where(folders, tmp_path, monkeypat
         ("headless", ["NEW"], "does not begin with the line that tells a run's settings"),
         ("broken", ["NEW"], "line 2: is no JSON"),
         ("shape", ["NEW"], "line 3: alpha of the reduce cell: a number for each edge and operation is accepted"),
+        ("ragged", ["NEW"], "line 3: alpha of the normal cell"),
+        ("operation", ["NEW"], "line 2: operations: ['\"><b>'"),
         ("cells", ["NEW"], "line 2: cells darts: "),
         ("good", ["NEW", "NEW"], "is given twice"),
         ("good", ["NEW", "--output", "log.jsonl"], "a name that ends in .html is accepted"),
@@ -326,6 +330,8 @@ def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(
         "headless": lambda lines: lines.pop(0),
         "broken": lambda lines: None,
         "shape": lambda lines: lines[2]["alpha"].update(reduce=[[0.0] * 8] * 13),
+        "ragged": lambda lines: lines[2]["alpha"].update(normal=[[0.0] * 8] * 9),  # three nodes in place of four
+        "operation": lambda lines: lines[1]["operations"].__setitem__(0, '"><b>'),
         "cells": lambda lines: lines[1]["genotype"]["darts"]["normal"]["nodes"][0][0].__setitem__(0, "no_such"),
         "good": lambda lines: None,
     }
