@@ -242,7 +242,7 @@ def _torch_call(network: Any, x: torch.Tensor) -> Callable[[], Any]:
 
 
 def _onnx_call(classifier: OnnxClassifier, x: torch.Tensor) -> Callable[[], Any]:
-    return lambda: classifier.logits(x)
+    return lambda: classifier.run(x)
 
 
 def _exported(model: nn.Module, size: tuple[int, ...], folder: Path, say: Callable[[str], None]) -> Path:

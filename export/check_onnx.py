@@ -34,7 +34,7 @@ from nas_zoo.settings import Parser, add_flags, given_flags, setting, settings_f
 
 __all__ = [
     "CheckError", "CheckReport", "FixedBatch", "NotFinite", "NotOnnx", "NotSelfContained", "ValuesDiffer",
-    "WrongNames", "WrongShape", "check_onnx",
+    "WrongNames", "WrongShape", "check_names", "check_onnx", "opset_of", "read_checked", "shape_of",
 ]  # fmt: skip
 
 # What ONNX Runtime 1.25 to 1.31 reads; a newer file is refused by it, or worse, read by some of its versions only.
@@ -138,13 +138,10 @@ def check_onnx(
             f"batches={tuple(batches)}, atol={atol}: batch sizes from 1 and a tolerance from 0 are accepted"
         )
     file = Path(path)
-    proto = _read(file)
+    proto = read_checked(file)
     name = file.name
-    _check_versions(proto, name)
-    _check_self_contained(proto, name)
-    _check_graph(proto, name)
-    _check_names(proto, name)
-    input_shape, output_shape = (_shape(value) for value in (proto.graph.input[0], proto.graph.output[0]))
+    check_names(proto, name)
+    input_shape, output_shape = (shape_of(value) for value in (proto.graph.input[0], proto.graph.output[0]))
     _check_shapes(input_shape, output_shape, model, name)
     pool = _images(images, input_shape, max(batches))
     largest_logit, differences, agreeing = 0.0, [], 0
@@ -162,7 +159,7 @@ def check_onnx(
     report = CheckReport(
         file=name,
         bytes=file.stat().st_size,
-        opset=_opset(proto),
+        opset=opset_of(proto),
         ir_version=proto.ir_version,
         num_nodes=len(proto.graph.node),
         input_name=INPUT_NAME,
@@ -184,6 +181,15 @@ def check_onnx(
     return report
 
 
+def read_checked(file: Path) -> onnx.ModelProto:
+    """The graph of a valid file that stands alone and that ONNX Runtime reads; NotOnnx, NotSelfContained otherwise."""
+    proto = _read(file)
+    _check_versions(proto, file.name)
+    _check_self_contained(proto, file.name)
+    _check_graph(proto, file.name)
+    return proto
+
+
 def _read(file: Path) -> onnx.ModelProto:
     try:
         data = file.read_bytes()
@@ -198,14 +204,15 @@ def _read(file: Path) -> onnx.ModelProto:
     return proto
 
 
-def _opset(proto: onnx.ModelProto) -> int:
+def opset_of(proto: onnx.ModelProto) -> int:
+    """The version of the standard operators that the graph is written in; 0 without one."""
     return max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
 
 
 def _check_versions(proto: onnx.ModelProto, name: str) -> None:
-    if _opset(proto) > MAX_OPSET or proto.ir_version > MAX_IR_VERSION:
+    if opset_of(proto) > MAX_OPSET or proto.ir_version > MAX_IR_VERSION:
         raise NotOnnx(
-            f"{name}: opset {_opset(proto)}, IR {proto.ir_version}; up to opset {MAX_OPSET} and IR {MAX_IR_VERSION} "
+            f"{name}: opset {opset_of(proto)}, IR {proto.ir_version}; up to opset {MAX_OPSET} and IR {MAX_IR_VERSION} "
             "are accepted, which ONNX Runtime reads"
         )
 
@@ -236,18 +243,19 @@ def _check_graph(proto: onnx.ModelProto, name: str) -> None:
         raise NotOnnx(f"{name}: onnx.checker refuses it: {error}") from error
 
 
-def _check_names(proto: onnx.ModelProto, name: str) -> None:
+def check_names(proto: onnx.ModelProto, name: str, input_: str = INPUT_NAME, output: str = OUTPUT_NAME) -> None:
+    """WrongNames unless the graph has this one input and this one output."""
     weights = {tensor.name for tensor in proto.graph.initializer}  # old files list these among the inputs
     inputs = [value.name for value in proto.graph.input if value.name not in weights]
     for what, found, accepted in (
-        ("input", inputs, INPUT_NAME),
-        ("output", [value.name for value in proto.graph.output], OUTPUT_NAME),
+        ("input", inputs, input_),
+        ("output", [value.name for value in proto.graph.output], output),
     ):
         if found != [accepted]:
             raise WrongNames(f"{name}: {what} {', '.join(map(repr, found)) or 'missing'}; one {accepted!r} is accepted")
 
 
-def _shape(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
+def shape_of(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
     """The declared shape; a free axis is its name, "?" without one."""
     dims = value.type.tensor_type.shape.dim
     return tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims)
@@ -317,7 +325,41 @@ class CheckSettings(ModelSettings):
     """The model to compare with"""
 
     batches: tuple[int, ...] = setting((1, 3, 8), "batch sizes to run")
-    atol: float = setting(1e-4, "largest accepted difference of a logit")
+    atol: float = setting(1e-4, "largest accepted difference of a logit of a float32 file")
+    images: Path | None = setting(None, "folder of real images to check on; class folders give labels")
+    data: str | None = setting(None, "data set to check on instead: digits, cifar10, cifar100, folder or tar")
+    check_images: int = setting(256, "how many images to check on, at most")
+    json: Path | None = setting(None, "file to write the figures to (of a check on real images or of another form)")
+
+
+def _is_other_form(file: Path) -> bool:
+    """Whether the file is one of those that ``nas-zoo export --to`` writes beside the float32 one."""
+    texts = {entry.key: entry.value for entry in _read(file).metadata_props}
+    return "preprocessing" in texts or texts.get("dtype", "float32") != "float32"
+
+
+def _check_on_images(file: Path, model: nn.Module, settings: CheckSettings) -> None:
+    from nas_zoo.checkpoint import write_json
+    from nas_zoo.export.real_images import real_images
+    from nas_zoo.export.runtime import OnnxClassifier
+    from nas_zoo.export.verify import summary, verify
+
+    if settings.images is not None and settings.data is not None:
+        raise ValueError("--images, --data: one of them is accepted")
+    place = settings.data if settings.images is None else str(settings.images)
+    images = None
+    if place is not None:
+        read_checked(file)
+        classifier = OnnxClassifier(file)
+        size = classifier.input_size or (3, None, None)
+        images = real_images(
+            place, classes=classifier.labels, num_classes=classifier.num_classes, in_chans=size[0], image_size=size[1],
+            limit=settings.check_images,
+        )  # fmt: skip
+    figures = verify(file, model, images, batches=settings.batches)
+    print(summary(figures))
+    if settings.json is not None:
+        write_json(settings.json, figures)
 
 
 def main(argv: Iterable[str] | None = None) -> int:
@@ -329,11 +371,12 @@ def main(argv: Iterable[str] | None = None) -> int:
     namespace = parser.parse_args(None if argv is None else list(argv))
     try:
         settings = settings_from(CheckSettings, given_flags(namespace))
-        print(
-            check_onnx(
-                namespace.file, named_model(namespace.model, settings), batches=settings.batches, atol=settings.atol
-            )
-        )
+        model = named_model(namespace.model, settings)
+        plain = settings.images is None and settings.data is None and settings.json is None
+        if plain and not _is_other_form(namespace.file):
+            print(check_onnx(namespace.file, model, batches=settings.batches, atol=settings.atol))
+        else:
+            _check_on_images(namespace.file, model, settings)
     except CheckError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

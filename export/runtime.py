@@ -3,6 +3,7 @@
     classifier = OnnxClassifier("edas_c10.onnx", provider="auto")
     classifier.predict(["cat.png"], top_k=3)[0].labels
 
+All files of ``nas-zoo export`` work alike: float32, float16, int8, and those with their preprocessing inside.
 ONNX Runtime replaces a provider that does not load by the CPU, and at most writes a line to stderr. Here a provider
 that was asked for by name is used, or it is a ProviderError that says what is missing.
 """
@@ -51,6 +52,14 @@ _RESAMPLING = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 _CPU_PACKAGE, _GPU_PACKAGE = "onnxruntime", "onnxruntime-gpu"
+# ONNX Runtime's word for a type that is accepted: NumPy's and torch's
+_TYPES: dict[str, tuple[Any, torch.dtype]] = {
+    "tensor(float)": (np.float32, torch.float32),
+    "tensor(float16)": (np.float16, torch.float16),
+    "tensor(uint8)": (np.uint8, torch.uint8),
+}
+_MAX_GRAPHS = 16  # CUDA graphs of one classifier, each of which holds memory of its own
+_WHOLE_IMAGES = 16  # images of any size that are held decoded at once
 _MISSING_LIBRARY = re.compile(r"((?:lib)?[\w.+-]+\.(?:so|dll|dylib)[\w.]*): cannot open shared object file")
 _stderr_lock = threading.Lock()
 
@@ -86,7 +95,8 @@ class OnnxClassifier:
     """A classifier in an ONNX file.
 
     Args:
-        path: A file written by ``export_onnx``, or any with one image input (N, C, H, W) and one output (N, classes).
+        path: A file written by ``nas-zoo export``, or any with one image input (N, C, H, W), float32, float16, or uint8
+            with preprocessing inside (then (N, H, W, C) too), and one output (N, classes).
         provider: "cpu", "cuda", "tensorrt" (builds an engine first, which takes minutes), or "auto": CUDA where it
             works, else the CPU; which one is logged. Never anything but what was asked for.
         threads: Of the CPU provider; None for one a core.
@@ -95,8 +105,12 @@ class OnnxClassifier:
         mean, std, input_size, crop_pct, interpolation: As in ``export_onnx``; those of the file if None. Needed for a
             file that has none, and then only for images that are not scaled yet.
         device_id: Which GPU.
+        cuda_graphs: Record the launches of each batch size once and replay them, which saves the CPU's time at small
+            batches; CUDA only, one call at a time, 16 shapes at most (others run as usual). Not run so far: no GPU.
+        tf32: Whether CUDA may round the factors of a product to 10 bits, as PyTorch's convolutions do by default.
 
-    ``logits`` may be called from several threads. `provider` is the one in use, `metadata` the texts of the file.
+    All methods may be called from several threads. `provider` is the one in use, `metadata` the texts of the file,
+    `dtype` that of its weights; `takes_images` says that its preprocessing is inside.
 
     Raises:
         ProviderError: The provider does not work here.
@@ -117,6 +131,8 @@ class OnnxClassifier:
         crop_pct: float | None = None,
         interpolation: str | None = None,
         device_id: int = 0,
+        cuda_graphs: bool = False,
+        tf32: bool = True,
     ) -> None:
         self.path = Path(path)
         if provider not in (*PROVIDERS, "auto"):
@@ -126,13 +142,19 @@ class OnnxClassifier:
                 raise ValueError(f"{name}={value!r}: a whole number of at least {least} is accepted")
         if not self.path.is_file():
             raise ValueError(f"{str(self.path)!r}: no such file; an ONNX file is accepted")
+        if cuda_graphs and provider != "cuda":
+            raise ValueError(f"cuda_graphs: accepted with provider='cuda', not with {provider!r}")
         self.batch_size = batch_size
         self.device_id = device_id
+        self._tf32 = tf32
+        self._cuda_graphs = cuda_graphs
+        self._graphs: dict[tuple[int, ...], tuple[Any, Any, torch.Tensor, torch.Tensor]] = {}
+        self._graph_lock = threading.Lock()
         self._threads = threads
         # The CPU session comes first: it tells a file that is wrong from a provider that is, and knows the shapes.
         self._use(self._open("cpu")[0], "cpu")
-        self._read_contract()
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        self._read_contract()
         self.dtype = self.metadata.get("dtype", "float32")  # of the weights
         self._read_metadata(labels, mean, std, input_size, crop_pct, interpolation)
         if provider in ("cuda", "tensorrt"):
@@ -158,7 +180,10 @@ class OnnxClassifier:
                     f"{str(self.path)!r}: ONNX Runtime {onnxruntime.__version__} does not load it "
                     f"({self.path.stat().st_size} bytes): {_plain(error)}"
                 ) from error
-        chosen: list[Any] = [(PROVIDERS["cuda"], {"device_id": self.device_id})]
+        cuda = {"device_id": self.device_id, "use_tf32": int(self._tf32)}
+        if self._cuda_graphs:
+            cuda["enable_cuda_graph"] = 1
+        chosen: list[Any] = [(PROVIDERS["cuda"], cuda)]
         if provider == "tensorrt":
             chosen.insert(0, (PROVIDERS["tensorrt"], self._tensorrt_options()))
         chatter = io.StringIO()
@@ -181,11 +206,13 @@ class OnnxClassifier:
         return session
 
     def _tensorrt_options(self) -> dict[str, Any]:
+        sides = self._fixed[1:] if self.takes_images else self.input_size or self._fixed[1:]
+
         def shape(batch: int) -> str:
-            return f"{self._input_name}:{'x'.join(map(str, (batch, *(self.input_size or self._fixed[1:]))))}"
+            return f"{self._input_name}:{'x'.join(map(str, (batch, *sides)))}"
 
         options: dict[str, Any] = {"device_id": self.device_id}
-        if all(isinstance(side, int) for side in self.input_size or self._fixed[1:]):
+        if all(isinstance(side, int) for side in sides):
             # One engine for all batches; without it each new batch size builds another.
             options["trt_profile_min_shapes"] = shape(1)
             options["trt_profile_opt_shapes"] = options["trt_profile_max_shapes"] = shape(self.batch_size)
@@ -212,7 +239,7 @@ class OnnxClassifier:
             # Some libraries are looked for in the first run only.
             with _captured_stderr() as lines:
                 try:
-                    self.logits(np.zeros((1, *self.input_size), np.float32))
+                    self.run(self._blank(self.input_size))
                     failure = None
                 except Exception as error:
                     failure = error
@@ -231,19 +258,34 @@ class OnnxClassifier:
         except ProviderError as error:  # there is a GPU, and it will stand idle
             logger.warning("%s: %s", self.path.name, error)
 
+    def _blank(self, size: tuple[int, int, int]) -> np.ndarray:
+        """One black image as the file takes it."""
+        channels, height, width = size
+        shape = (height, width, channels) if self._channels_last else size
+        return np.zeros((1, *shape), self._input_type if self.takes_images else np.float32)
+
     def _read_contract(self) -> None:
-        """One image input of float32, one output."""
+        """One image input, float or uint8, and one output."""
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1:
             raise ValueError(
                 f"{str(self.path)!r}: inputs {[i.name for i in inputs]}, outputs {[o.name for o in outputs]}; "
                 "one of each is accepted"
             )
-        if inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 4 or len(outputs[0].shape) != 2:
+        right = inputs[0].type in _TYPES and outputs[0].type in ("tensor(float)", "tensor(float16)")
+        if not right or len(inputs[0].shape) != 4 or len(outputs[0].shape) != 2:
             raise ValueError(
-                f"{str(self.path)!r}: input {inputs[0].type} {inputs[0].shape}, output {outputs[0].shape}; "
-                "float32 images (N, C, H, W) and logits (N, classes) are accepted"
+                f"{str(self.path)!r}: input {inputs[0].type} {inputs[0].shape}, output {outputs[0].type} "
+                f"{outputs[0].shape}; float32 images (N, C, H, W) and logits (N, classes) are accepted, float16 ones "
+                "and uint8 images too"
             )
+        self._input_type, self._input_dtype = _TYPES[inputs[0].type]
+        self._output_dtype = _TYPES[outputs[0].type][1]
+        self.takes_images = self._input_type is np.uint8
+        last = inputs[0].shape[3]
+        self._channels_last = self.takes_images and (isinstance(last, int) and last in (1, 3))
+        # A foreign file with its preprocessing inside may give either; its name tells, or ours in the metadata.
+        self.gives_probabilities = "preprocessing" in self.metadata or outputs[0].name == "probabilities"
         self._input_name, self._output_name = inputs[0].name, outputs[0].name
         self._fixed: tuple[int | str | None, ...] = tuple(inputs[0].shape)
         classes = outputs[0].shape[1]
@@ -267,6 +309,8 @@ class OnnxClassifier:
         interpolation: str | None,
     ) -> None:
         fixed = [side if isinstance(side, int) else None for side in self._fixed[1:]]
+        if self.takes_images:  # of any size; what it makes of them is said in the metadata only
+            fixed = [fixed[2 if self._channels_last else 0], None, None]
         size = self._told("input_size", input_size)
         if size is None and None not in fixed:
             size = fixed
@@ -323,46 +367,127 @@ class OnnxClassifier:
 
     # Running ----------------------------------------------------------------------------------------------------------
 
-    def logits(self, pixel_values: np.ndarray | torch.Tensor) -> np.ndarray:
-        """Logits (N, classes) float32 of scaled images (N, C, H, W), an array or a tensor on any device.
+    def logits(self, pixel_values: Any) -> np.ndarray:
+        """Logits (N, classes) float32 of scaled images (N, C, H, W): an array, a tensor on any device, as in ``run``.
 
-        Runs `batch_size` images at a time. A float32 tensor on the GPU in use is read where it lies.
+        Runs `batch_size` images at a time. ValueError for a file that gives probabilities.
         """
-        x = pixel_values
-        floating = x.is_floating_point() if isinstance(x, torch.Tensor) else np.issubdtype(x.dtype, np.floating)
-        want = self._fixed[1:] if self.input_size is None else self.input_size
+        if self.gives_probabilities:
+            raise ValueError(f"{self.path.name} gives probabilities, no logits: probabilities() has them")
+        return self._array(self.run(pixel_values))
+
+    def probabilities(self, x: Any) -> np.ndarray:
+        """Probabilities (N, classes) float32 of what the file takes: scaled images as in ``logits``, or uint8 ones."""
+        values = self._array(self.run(x))
+        return values if self.gives_probabilities else softmax(values).astype(np.float32)
+
+    def run(self, x: Any) -> torch.Tensor:
+        """What the file gives for what it takes, as a tensor (N, classes) on the device in use.
+
+        Nothing is copied from one device to another: a contiguous tensor of the right type there is read where it
+        lies, and the result is written where it is returned. Runs `batch_size` images at a time.
+
+        Args:
+            x: Scaled images (N, C, H, W) in any float type, or, where `takes_images`, uint8 images of one size
+                (N, H, W, C) (or (N, C, H, W), as the file says). An array, a tensor on any device, or anything that
+                speaks DLPack (CuPy, JAX).
+        """
+        if not isinstance(x, np.ndarray | torch.Tensor):
+            if not hasattr(x, "__dlpack__"):
+                raise ValueError(f"{type(x).__name__}: an array, a tensor or something with __dlpack__ is accepted")
+            x = torch.from_dlpack(x)
+        self._check_input(x)
+        if len(x) == 0:
+            return torch.zeros(0, self.num_classes or 0, dtype=self._output_dtype, device=self._device)
+        step = self.batch_size
+        parts = [self._run(self._to_device(x[i : i + step])) for i in range(0, len(x), step)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _check_input(self, x: np.ndarray | torch.Tensor) -> None:
+        if self.takes_images:
+            right, want, words = x.dtype in (np.uint8, torch.uint8), self._fixed[1:], "uint8"
+            more = "; scaled ones go to the file without preprocessing"
+        else:
+            right = x.is_floating_point() if isinstance(x, torch.Tensor) else np.issubdtype(x.dtype, np.floating)
+            want = self._fixed[1:] if self.input_size is None else self.input_size
+            words, more = "scaled float", "; predict() takes files and uint8 images"
         fits = x.ndim == 4 and all(
             not isinstance(w, int) or w == have for w, have in zip(want, x.shape[1:], strict=True)
         )
-        if not floating or not fits:
+        if not right or not fits:
             raise ValueError(
-                f"pixel_values {x.dtype} {tuple(x.shape)}: scaled float images (N, {', '.join(map(str, want))}) are "
-                "accepted; predict() takes files and uint8 images"
+                f"pixel_values {x.dtype} {tuple(x.shape)}: {words} images (N, {', '.join(map(str, want))}) are "
+                f"accepted{more}"
             )
-        if len(x) == 0:
-            return np.zeros((0, self.num_classes or 0), np.float32)
-        parts = [self._run(self._to_device(x[i : i + self.batch_size])) for i in range(0, len(x), self.batch_size)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    @staticmethod
+    def _array(values: torch.Tensor) -> np.ndarray:
+        array: np.ndarray = values.float().cpu().numpy()
+        return array
 
     def _to_device(self, part: np.ndarray | torch.Tensor) -> torch.Tensor:
-        """float32, contiguous, on the device of the provider; no copy where it is that already."""
+        """Of the file's type, contiguous, on the device of the provider; no copy where it is that already."""
         if isinstance(part, np.ndarray):
             # writeable, because torch warns of read-only arrays
-            part = torch.from_numpy(np.require(part, np.float32, ["C", "W"]))
-        return part.detach().to(self._device, torch.float32).contiguous()
+            part = torch.from_numpy(np.require(part, self._input_type, ["C", "W"]))
+        return part.detach().to(self._device, self._input_dtype).contiguous()
 
-    def _run(self, x: torch.Tensor) -> np.ndarray:
+    def _run(self, x: torch.Tensor) -> torch.Tensor:
         """One batch, bound by its address: the same code on every device."""
+        if self.num_classes is None:  # the size of the result is not known before
+            binding = self._session.io_binding()
+            self._bind_input(binding, x)
+            binding.bind_output(self._output_name, "cpu")
+            self._session.run_with_iobinding(binding)
+            return torch.from_numpy(binding.copy_outputs_to_cpu()[0]).to(self._device)
+        result = torch.empty(len(x), self.num_classes, dtype=self._output_dtype, device=self._device)
+        if self._cuda_graphs and self.provider == "cuda":
+            return self._replay(x, result)
         binding = self._session.io_binding()
+        self._bind_input(binding, x)
+        self._bind_output(binding, result)
+        self._session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return result
+
+    def _bind_input(self, binding: Any, x: torch.Tensor) -> None:
         kind, index = x.device.type, x.device.index or 0
         if kind == "cuda":
             # ONNX Runtime works on a stream of its own and would read before torch has written.
             torch.cuda.current_stream(x.device).synchronize()
-        binding.bind_input(self._input_name, kind, index, np.float32, tuple(x.shape), x.data_ptr())
-        binding.bind_output(self._output_name, "cpu")
-        self._session.run_with_iobinding(binding)
-        result: np.ndarray = binding.copy_outputs_to_cpu()[0]
-        return result
+        binding.bind_input(self._input_name, kind, index, self._input_type, tuple(x.shape), x.data_ptr())
+
+    def _bind_output(self, binding: Any, result: torch.Tensor) -> None:
+        kind, index = result.device.type, result.device.index or 0
+        dtype = np.float16 if self._output_dtype is torch.float16 else np.float32
+        binding.bind_output(self._output_name, kind, index, dtype, tuple(result.shape), result.data_ptr())
+
+    def _replay(self, x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+        """One batch as a CUDA graph, which reads and writes where it was recorded."""
+        with self._graph_lock:
+            key = tuple(x.shape)
+            if key not in self._graphs:
+                options = _import_onnxruntime().RunOptions()
+                if len(self._graphs) >= _MAX_GRAPHS:
+                    options.add_run_config_entry("gpu_graph_id", "-1")  # run as usual
+                    binding = self._session.io_binding()
+                    self._bind_input(binding, x)
+                    self._bind_output(binding, result)
+                    self._session.run_with_iobinding(binding, options)
+                    binding.synchronize_outputs()
+                    return result
+                options.add_run_config_entry("gpu_graph_id", str(len(self._graphs) + 1))
+                source, target = x.clone(), torch.empty_like(result)
+                binding = self._session.io_binding()
+                self._bind_input(binding, source)
+                self._bind_output(binding, target)
+                self._graphs[key] = (binding, options, source, target)
+            binding, options, source, target = self._graphs[key]
+            source.copy_(x)
+            torch.cuda.current_stream(x.device).synchronize()
+            self._session.run_with_iobinding(binding, options)
+            binding.synchronize_outputs()
+            return result.copy_(target)
 
     def preprocess(self, image: ImageLike) -> np.ndarray:
         """The image as the model takes it: (C, H, W) float32, scaled.
@@ -387,7 +512,7 @@ class OnnxClassifier:
                 f"give OnnxClassifier {', '.join(key + '=' for key in missing)}, or scaled images to logits()"
             )
         assert self.input_size is not None
-        pixels = _decode(image, self.input_size, self.crop_pct, _RESAMPLING[self.interpolation], place)
+        pixels = _decode(image, place, self.input_size, self.crop_pct, _RESAMPLING[self.interpolation])
         x = pixels.astype(np.float32)
         x /= 255
         x -= np.asarray(self.mean, np.float32)
@@ -404,9 +529,36 @@ class OnnxClassifier:
             raise ValueError(f"predict takes a list of images, got one {type(images).__name__}: write predict([image])")
         source = iter(enumerate(images))
         found: list[Prediction] = []
-        while part := list(islice(source, self.batch_size)):
-            found += self._top(np.stack([self._preprocess(image, f"image {i}: ") for i, image in part]), top_k)
+        while part := list(islice(source, self._at_once)):
+            found += self._classify([self._prepare(image, f"image {i}: ") for i, image in part], top_k)
         return found
+
+    @property
+    def _at_once(self) -> int:
+        return min(self.batch_size, _WHOLE_IMAGES) if self.takes_images else self.batch_size
+
+    def prepare(self, image: ImageLike) -> np.ndarray:
+        """The image as the file takes it: as ``preprocess`` has it, or uint8 in its own size where `takes_images`."""
+        return self._prepare(image, "")
+
+    def _prepare(self, image: ImageLike, place: str) -> np.ndarray:
+        if not self.takes_images:
+            return self._preprocess(image, place)
+        channels = self._fixed[3 if self._channels_last else 1]
+        if not isinstance(channels, int):
+            raise ValueError(f"{self.path.name}: does not say how many channels its images have; probabilities() runs")
+        pixels = _decode(image, place, (channels, 0, 0))
+        return pixels if self._channels_last else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+    def _classify(self, prepared: Sequence[np.ndarray], top_k: int) -> list[Prediction]:
+        """Of images that may differ in size; those of one size run together."""
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for i, image in enumerate(prepared):
+            by_shape.setdefault(image.shape, []).append(i)
+        found: dict[int, Prediction] = {}
+        for rows in by_shape.values():
+            found.update(zip(rows, self._top(np.stack([prepared[i] for i in rows]), top_k), strict=True))
+        return [found[i] for i in range(len(prepared))]
 
     def predict_folder(self, folder: str | os.PathLike[str], top_k: int = 5) -> FolderPredictions:
         """(path, Prediction) of each image file below the folder, sorted by path, as an iterator that reads in batches.
@@ -429,14 +581,14 @@ class OnnxClassifier:
     ) -> Iterator[tuple[Path, Prediction]]:
         def read(path: Path) -> np.ndarray | str:
             try:
-                return self.preprocess(path)
+                return self._prepare(path, "")
             except ValueError as error:
                 return str(error)
 
         # Decoders let go of the interpreter, so threads do help.
         with ThreadPoolExecutor(self._threads or min(8, os.cpu_count() or 1)) as pool:
-            for start in range(0, len(paths), self.batch_size):
-                part = paths[start : start + self.batch_size]
+            for start in range(0, len(paths), self._at_once):
+                part = paths[start : start + self._at_once]
                 read_part = list(zip(part, pool.map(read, part), strict=True))
                 for path, result in read_part:
                     if isinstance(result, str):
@@ -444,19 +596,18 @@ class OnnxClassifier:
                         errors.append((path, result))
                 good = [(path, result) for path, result in read_part if not isinstance(result, str)]
                 if good:
-                    predictions = self._top(np.stack([pixels for _, pixels in good]), top_k)
+                    predictions = self._classify([pixels for _, pixels in good], top_k)
                     yield from zip((path for path, _ in good), predictions, strict=True)
 
-    def _top(self, pixel_values: np.ndarray, top_k: int) -> list[Prediction]:
-        logits = self.logits(pixel_values).astype(np.float64)
-        if not np.isfinite(logits).all():
-            raise ValueError(f"{self.path.name}: logits that are not finite; the model is damaged")
-        if self.labels is not None and len(self.labels) != logits.shape[1]:
-            raise ValueError(f"{self.path.name}: {len(self.labels)} labels for {logits.shape[1]} classes")
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    def _top(self, x: np.ndarray, top_k: int) -> list[Prediction]:
+        values = self._array(self.run(x)).astype(np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError(f"{self.path.name}: {self._output_name} that are not finite; the model is damaged")
+        if self.labels is not None and len(self.labels) != values.shape[1]:
+            raise ValueError(f"{self.path.name}: {len(self.labels)} labels for {values.shape[1]} classes")
+        probabilities = values if self.gives_probabilities else softmax(values)
         # stable: of equal ones, the lower number first
-        order = np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
+        order = np.argsort(-values, axis=1, kind="stable")[:, :top_k]
         return [
             Prediction(
                 labels=[self.labels[i] if self.labels else str(i) for i in row],
@@ -465,6 +616,13 @@ class OnnxClassifier:
             )
             for row, p in zip(order, probabilities, strict=True)
         ]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities (N, classes) float64."""
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    probabilities: np.ndarray = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return probabilities
 
 
 def _check_top_k(top_k: int) -> None:
@@ -476,9 +634,13 @@ def _check_top_k(top_k: int) -> None:
 
 
 def _decode(
-    image: ImageLike, size: tuple[int, int, int], crop_pct: float, resampling: Image.Resampling, place: str
+    image: ImageLike,
+    place: str,
+    size: tuple[int, int, int],
+    crop_pct: float = 1.0,
+    resampling: Image.Resampling = Image.Resampling.BILINEAR,
 ) -> np.ndarray:
-    """uint8 (H, W, C) of the size (C, H, W)."""
+    """uint8 (H, W, C) of the size (C, H, W); in the image's own size where H and W are 0."""
     channels, height, width = size
     if isinstance(image, np.ndarray):
         if image.dtype == np.uint8 and image.shape == (height, width, channels):
@@ -502,12 +664,15 @@ def _decode(
         if not picture.width or not picture.height:
             raise ValueError("no pixels in it")
         picture.load()
-        picture = _fit(pictures._to_mode(picture, channels), (height, width), crop_pct, resampling)
+        picture = pictures._to_mode(picture, channels)
+        if height:
+            picture = _fit(picture, (height, width), crop_pct, resampling)
     except UnidentifiedImageError as error:  # whose own words are the address of a buffer
         raise ValueError(f"cannot read the image {where}: no image, or of a kind that is not read") from error
     except pictures._DECODE_ERRORS as error:
         raise ValueError(f"cannot read the image {where}: {error or type(error).__name__}") from error
-    return np.asarray(picture).reshape(height, width, channels)
+    # copied, since a view of Pillow's memory is read-only
+    return np.array(picture).reshape(picture.height, picture.width, channels)
 
 
 def _file_bytes(image: Any) -> bytes:

@@ -1,26 +1,34 @@
 """Writes a model as one ONNX file: dynamic batch, weights inside, how to feed it in its metadata.
 
     nas-zoo export runs/digits --output digits.onnx
-    nas-zoo export hf-hub:owner/name --output name.onnx
+    nas-zoo export hf-hub:owner/name --to out --dtype float16 --data cifar10
+    nas-zoo export runs/photos --to out --int8 --calibration photos/train --images photos/test --with-preprocessing
+    nas-zoo export runs/photos --to-triton repository --with-preprocessing
     python export/to_onnx.py edas_c10 --weights model.safetensors --output edas_c10.onnx
 
 Input ``pixel_values`` (batch_size, C, H, W) float32, scaled with the mean and std of the metadata; output ``logits``
 (batch_size, num_classes) float32. The file says nothing of the machine it was made on, and two exports of the same
 weights are the same bytes.
+
+--to writes a folder: model.onnx, model_fp16.onnx, model_int8.onnx (all with float32 input and output, so that each
+takes the other's place), and NAME_images.onnx, which takes decoded uint8 images of any size and gives probabilities.
+Each file is compared with PyTorch before it appears, and NAME.check.json says what came out.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -247,6 +255,7 @@ def _metadata(
         "std": scale["std"],
         "crop_pct": crop,
         "interpolation": resampling,
+        "dtype": "float32",
         "weights_sha256": weights_sha256(model),
         "nas_zoo_version": nas_zoo.__version__,
     }
@@ -323,7 +332,24 @@ class ModelSettings:
 class ExportSettings(ModelSettings):
     """The model and the file"""
 
-    output: Path = setting(Path("model.onnx"), "the file to write")
+    output: Path | None = setting(None, "the file to write; none: model.onnx, unless --to or --to-triton is given")
+    to: Path | None = setting(None, "folder to write the file and other forms of it to")
+    to_triton: Path | None = setting(None, "model repository of a Triton server to write the last form to")
+    dtype: Literal["float32", "float16"] = setting("float32", "float16: a second file with float16 weights")
+    int8: bool = setting(False, "another file with int8 weights and activations")
+    calibration: str | None = setting(None, "real images for int8: a folder, a tar, or digits, cifar10, cifar100")
+    calibration_images: int = setting(256, "how many of them, at most")
+    calibration_method: Literal["minmax", "percentile", "entropy"] = setting("minmax", "range of an activation")
+    int8_target: Literal["cpu", "tensorrt"] = setting("cpu", "tensorrt: symmetric, float32 biases")
+    reduce_range: bool = setting(False, "int8 weights of 7 bits, for CPUs without VNNI")
+    with_preprocessing: bool = setting(False, "of each file a second one that takes uint8 images of any size")
+    layout: Literal["NHWC", "NCHW"] = setting("NHWC", "of these images")
+    images: Path | None = setting(None, "folder of real images to check on; class folders give labels")
+    data: str | None = setting(None, "data set to check on instead: digits, cifar10, cifar100, folder or tar")
+    check_images: int = setting(256, "how many images to check on, at most")
+    agreement: float | None = setting(None, "least part of them that must get PyTorch's class; none: 0.9 for int8")
+    model_name: str | None = setting(None, "of the model in the repository of --to-triton; none: the model's")
+    overwrite: bool = setting(False, "replace the version that is in the repository already")
     labels: Path | None = setting(None, "text file with the name of a class on each line")
     mean: tuple[float, ...] | None = setting(None, "mean of each channel, 0..1")
     std: tuple[float, ...] | None = setting(None, "standard deviation of each channel, 0..1")
@@ -341,8 +367,8 @@ def named_model(model: str, settings: ModelSettings) -> nn.Module:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The program: 0 when the file is written (and checked), 2 for a mistake of the user's."""
-    from nas_zoo.export.check_onnx import check_onnx
+    """The program: 0 when all is written and checked, 1 for a file that is not its model, 2 for a user's mistake."""
+    from nas_zoo.export.check_onnx import CheckError
 
     parser = Parser(prog="nas-zoo export", description=__doc__)
     parser.add_argument("model", help=MODEL_HELP)
@@ -350,25 +376,96 @@ def main(argv: list[str] | None = None) -> int:
     namespace = parser.parse_args(argv)
     try:
         settings = settings_from(ExportSettings, given_flags(namespace))
-        labels = None if settings.labels is None else settings.labels.read_text("utf-8").splitlines()
-        model = named_model(namespace.model, settings)
-        path = export_onnx(
-            model,
-            settings.output,
-            labels=labels,
-            mean=settings.mean,
-            std=settings.std,
-            input_size=settings.input_size,
-            crop_pct=settings.crop_pct,
-            opset=settings.opset,
-        )
-        print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
-        if settings.check:
-            print(check_onnx(path, model))
+        if settings.to is None and settings.to_triton is None:
+            _write_one(namespace.model, settings)
+        else:
+            _write_folder(namespace.model, settings)
+    except CheckError as error:
+        print(f"nas-zoo export: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
     except (ValueError, OSError) as error:
         print(f"nas-zoo export: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _how(settings: ExportSettings) -> dict[str, Any]:
+    labels = None if settings.labels is None else settings.labels.read_text("utf-8").splitlines()
+    names = ("mean", "std", "input_size", "crop_pct", "opset")
+    return {"labels": labels} | {name: getattr(settings, name) for name in names}
+
+
+def _write_one(name: str, settings: ExportSettings) -> None:
+    from nas_zoo.export.check_onnx import check_onnx
+
+    given = {
+        "dtype": settings.dtype != "float32",
+        "int8": settings.int8,
+        "with_preprocessing": settings.with_preprocessing,
+        "images": settings.images,
+        "data": settings.data,
+    }
+    if asked := [f"--{key.replace('_', '-')}" for key, value in given.items() if value]:
+        raise ValueError(f"{', '.join(asked)}: accepted with --to FOLDER or --to-triton REPOSITORY")
+    model = named_model(name, settings)
+    path = export_onnx(model, settings.output or Path("model.onnx"), **_how(settings))
+    print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
+    if settings.check:
+        print(check_onnx(path, model))
+
+
+def _write_folder(name: str, settings: ExportSettings) -> None:
+    from nas_zoo.export.deliver import Forms, deliver
+    from nas_zoo.export.real_images import real_images
+    from nas_zoo.export.to_triton import check_free, write_repository
+
+    if settings.output is not None:
+        raise ValueError("--output: accepted without --to and --to-triton")
+    if settings.images is not None and settings.data is not None:
+        raise ValueError("--images, --data: one of them is accepted")
+    if settings.images is not None and not settings.images.is_dir():
+        raise ValueError(f"images {str(settings.images)!r}: no such folder")
+    if settings.calibration is not None and not settings.int8:
+        raise ValueError("--calibration: accepted with --int8")
+    forms = Forms(
+        float16=settings.dtype == "float16",
+        int8=settings.int8,
+        layout=settings.layout if settings.with_preprocessing else None,
+        int8_target=settings.int8_target,
+        int8_method=settings.calibration_method,
+        reduce_range=settings.reduce_range,
+    )
+    if forms.int8 and settings.calibration is None:
+        raise ValueError("--int8: needs --calibration, real images to calibrate on (a folder, or a data set)")
+    model = named_model(name, settings)
+    how = _how(settings)
+    metadata, size = _metadata(model, how["labels"], how["mean"], how["std"], how["input_size"], how["crop_pct"], None)
+    of_model = {
+        "classes": json.loads(metadata["labels"]) if "labels" in metadata else None,
+        "num_classes": getattr(model, "num_classes", None),
+        "in_chans": size[0],
+        "image_size": size[1],
+    }
+    called = settings.model_name or metadata.get("model", "model").replace(".", "_")
+    if settings.to_triton is not None:
+        check_free(settings.to_triton, called, overwrite=settings.overwrite)
+    place = settings.data if settings.images is None else str(settings.images)
+    images = None if place is None else real_images(place, limit=settings.check_images, **of_model)
+    calibration = None
+    if settings.calibration is not None:
+        calibration = real_images(settings.calibration, split="train", limit=settings.calibration_images, **of_model)
+    with contextlib.ExitStack() as stack:
+        to = settings.to
+        if to is None:
+            to = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        paths = deliver(
+            model, to, forms, images=images, calibration=calibration, agreement=settings.agreement,
+            check=settings.check, say=lambda words: print(words, flush=True), **how,
+        )  # fmt: skip
+        if settings.to is not None:
+            print(f"wrote {', '.join(path.name for path in paths)} to {to}")
+        if settings.to_triton is not None:
+            print(f"wrote {write_repository(paths[-1], settings.to_triton, called, overwrite=settings.overwrite)}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,78 @@
+"""Real images to calibrate and check an exported file on: a folder or a data set by name, with labels if it has any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from nas_zoo.data import NAMES, open_source
+from nas_zoo.export.runtime import ImageLike
+from nas_zoo.images import list_folder
+
+__all__ = ["RealImages", "real_images"]
+
+
+@dataclass(frozen=True, eq=False)
+class RealImages:
+    """Images as OnnxClassifier.preprocess takes them, and their classes (int64) or None."""
+
+    name: str  # of the data set or the folder
+    images: Sequence[ImageLike]
+    labels: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def real_images(
+    place: str,
+    *,
+    split: str = "test",
+    classes: Sequence[str] | None = None,
+    num_classes: int | None = None,
+    in_chans: int = 3,
+    image_size: int | None = None,
+    limit: int | None = None,
+) -> RealImages:
+    """At most `limit` images, taken evenly from all of them.
+
+    Args:
+        place: digits, cifar10, cifar100 or a tar, of which the images of `split` are taken; or a folder, of which all
+            images are taken, at any depth. A folder's images have labels where the folder that each lies in has the
+            name of one of `classes`.
+        classes: Of the file, in the order of its logits; None where it does not say.
+        num_classes, in_chans, image_size: Of the file.
+
+    Raises:
+        ValueError: Nothing there, no images in it, or a data set of other classes.
+    """
+    folder = Path(place)
+    if place not in NAMES and folder.is_dir():
+        names = list_folder(folder).files.names
+        if not names:
+            raise ValueError(f"{place!r}: no images in this folder")
+        chosen = [names[i] for i in _evenly(len(names), limit)]
+        parents = [PurePosixPath(name).parent.name for name in chosen]
+        known = {word: i for i, word in enumerate(classes or ())}
+        labels = [known[word] for word in parents] if all(word in known for word in parents) else None
+        array = None if labels is None else np.array(labels, np.int64)
+        return RealImages(folder.name or "folder", [folder / name for name in chosen], array)
+    source = open_source(place, split, in_chans=in_chans, image_size=None if place in NAMES else image_size)
+    if classes is not None and tuple(classes) != source.classes:
+        raise ValueError(
+            f"{place}: its classes ({', '.join(source.classes[:3])} ...) are not those of the model "
+            f"({', '.join(list(classes)[:3])} ...)"
+        )
+    if num_classes is not None and num_classes != len(source.classes):
+        raise ValueError(f"{place}: {len(source.classes)} classes, the model has {num_classes}")
+    rows = _evenly(len(source), limit)
+    return RealImages(f"{source.name} ({split})", [source.image(int(i)) for i in rows], source.labels[rows])
+
+
+def _evenly(count: int, limit: int | None) -> np.ndarray:
+    if limit is None or limit >= count:
+        return np.arange(count)
+    return np.linspace(0, count - 1, limit).round().astype(np.int64)
