@@ -287,6 +287,14 @@ def test_odd_sizes_give_maps_of_the_size_divided_and_rounded_up(name, size):
         assert list(level.shape) == [1, info["num_chs"], *size_of_level]
 
 
+@pytest.mark.parametrize("layout", SIZES)
+def test_every_size_from_32_on_is_accepted(layout):
+    model = make(layout=layout, init_channels=2, num_cells=3).eval()
+    with torch.no_grad():
+        for size in range(32, 66):
+            assert model(images((size, 97 - size), n=1)).isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("name", "levels"),
     [
@@ -476,6 +484,36 @@ def test_checkpointing_changes_neither_outputs_nor_gradients(name):
     for logits, grads in results[1:]:
         torch.testing.assert_close(logits, results[0][0])
         torch.testing.assert_close(grads, results[0][1])
+
+
+def bytes_kept_for_backward(model: nn.Module, x: torch.Tensor) -> int:
+    """Bytes of activations that autograd keeps from a forward pass until its backward pass, each counted once."""
+    kept: dict[int, torch.UntypedStorage] = {}
+    weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers(), x)}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = model(x).sum()
+    total = sum(storage.nbytes() for storage in kept.values())
+    loss.backward()
+    return total
+
+
+@pytest.mark.parametrize(("layout", "part"), [("cifar", 1 / 6), ("imagenet", 1 / 4)])  # the stem is not checkpointed
+def test_checkpointing_keeps_a_small_part_of_the_activations(layout, part):
+    model = make(layout=layout, num_cells=8).train()
+    x = images(64)
+    without = bytes_kept_for_backward(model, x)
+    model.set_grad_checkpointing()
+    with_checkpoints = bytes_kept_for_backward(model, x)
+    # What is left: the outputs of stem and cells, of which each is kept once though two cells read it.
+    assert 0 < with_checkpoints < without * part
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 def test_channels_last_stays_channels_last_and_gives_the_same():
