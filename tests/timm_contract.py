@@ -6,24 +6,37 @@ timm publishes these tests in its source archive only, not in the wheel that is 
     python tests/timm_contract.py --source timm-1.0.31     # a folder it has been unpacked to: no network needed
     python tests/timm_contract.py -- -k backward -x        # what follows -- goes to pytest
 
-11 tests a model (timm 1.0.31), about a minute for each on one core. Exit status: that of pytest; also 1 when timm has
-another set of tests than known here, so that none goes missing unseen.
+    nice -n 19 python tests/timm_contract.py --results contract.jsonl    # hours; may be stopped and gone on with
+
+11 tests a model (timm 1.0.31), about a minute for each on one core. With --results a line of JSON is written when the
+last test of a model has run, and models that have passed already with the same code (see ``digest``) are left out; no
+test is then cut off by timm's time limits, which a busy machine breaks. Exit status: that of pytest; also 1 when timm
+has another set of tests than known here, so that none goes missing unseen.
 """
 
 import argparse
+import ast
+import hashlib
+import json
 import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
+import torch
 
-import nas_zoo  # noqa: F401  (registers the models)
+import nas_zoo
+from nas_zoo.genotype import load_genotype
 
 MODULE = "network"  # the module of nas_zoo that registers models, as timm.list_models calls it
 KNOWN_TESTS = 11
+#: The code that these tests run; what is left out trains, searches, reads or writes.
+SOURCES = ("network", "ops", "layout", "genotype", "cpu_gradients")
 
 
 def fetch(folder: Path) -> Path:
@@ -47,7 +60,78 @@ class Chosen:
         self.tests = {getattr(item, "originalname", item.name) for item in session.items}
 
 
-def run(source: Path, pytest_args: list[str]) -> int:
+class Results:
+    """Leaves out models that have passed, runs the others one after the other, and writes a line for each."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.code = code_digest()
+        self.passed = {}
+        if path.exists():
+            lines = [json.loads(line) for line in path.read_text().splitlines() if line]
+            self.passed = {line["model"]: line["digest"] for line in lines if line["failed"] == 0}
+        self.waiting: dict[str, set[str]] = {}
+        self.reports: dict[str, list[pytest.TestReport]] = {}
+
+    def model_of(self, item: Any) -> str:
+        return str(item.callspec.params.get("model_name", "")) if hasattr(item, "callspec") else ""
+
+    @pytest.hookimpl(trylast=True)  # behind -k
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        done = {name for name in {*map(self.model_of, items)} if name and self.passed.get(name) == self.digest(name)}
+        config.hook.pytest_deselected(items=[item for item in items if self.model_of(item) in done])
+        items[:] = sorted((item for item in items if self.model_of(item) not in done), key=self.model_of)
+        for item in items:
+            self.waiting.setdefault(self.model_of(item), set()).add(item.nodeid)
+            self.reports.setdefault(self.model_of(item), [])
+        print(f"\n{len(done)} models have passed already, {len(self.waiting)} are run", flush=True)
+
+    def digest(self, name: str) -> str:
+        """Of all that decides a model's results: code, settings, cell, version of timm."""
+        settings = nas_zoo.network.MODELS[name.split(".")[0]]
+        words = [self.code, settings, load_genotype(settings["cell"]).digest, timm.__version__]
+        return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()[:16]
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        name = next((name for name, tests in self.waiting.items() if report.nodeid in tests), None)
+        if name is None:
+            return
+        self.reports[name].append(report)
+        if report.when != "teardown":
+            return
+        self.waiting[name].discard(report.nodeid)
+        if self.waiting[name]:
+            return
+        reports = self.reports[name]
+        failed = sorted({one.nodeid.split("::")[-1] for one in reports if one.failed})
+        line = {
+            "model": name,
+            "digest": self.digest(name),
+            "passed": sum(one.passed for one in reports if one.when == "call"),
+            "failed": len(failed),
+            "failures": failed,
+            "seconds": round(sum(one.duration for one in reports), 1),
+            "timm": timm.__version__,
+            "torch": torch.__version__,
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        with self.path.open("a", encoding="ascii") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def code_digest() -> str:
+    """Of the statements of SOURCES: comments, documentation and layout of the code do not count."""
+    digest = hashlib.sha256()
+    for name in SOURCES:
+        tree = ast.parse((Path(nas_zoo.__file__).parent / f"{name}.py").read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+                node.body = node.body[1:]
+        digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()
+
+
+def run(source: Path, results: Path | None, pytest_args: list[str]) -> int:
     """Runs test_models.py in `source` on our models alone; returns pytest's exit status."""
     ours = timm.list_models(module=MODULE)
     list_models = timm.list_models
@@ -61,7 +145,13 @@ def run(source: Path, pytest_args: list[str]) -> int:
     # Tests that name timm's own models would run too, hence -k; tests of pretrained weights need the Hub.
     names = f"({' or '.join(ours)}) and not pretrained"
     command = [str(source / "tests" / "test_models.py"), "-c", str(source / "pyproject.toml"), "-k", names]
-    status = int(pytest.main([*command, "-q", "-p", "no:cacheprovider", *pytest_args], plugins=[chosen]))
+    plugins: list[object] = [chosen]
+    if results is not None:
+        plugins.append(Results(results))
+        command += ["-p", "no:timeout"]
+    status = int(pytest.main([*command, "-q", "-p", "no:cacheprovider", *pytest_args], plugins=plugins))
+    if status == pytest.ExitCode.NO_TESTS_COLLECTED and results is not None:
+        return 0  # all have passed already
     if status == 0 and not pytest_args and len(chosen.tests) != KNOWN_TESTS:
         print(f"timm {timm.__version__} has {len(chosen.tests)} tests for a model, known are {KNOWN_TESTS}")
         return 1
@@ -71,12 +161,13 @@ def run(source: Path, pytest_args: list[str]) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description="timm's own model tests on the models of this package")
     parser.add_argument("--source", type=Path, help="folder of timm's unpacked source archive (default: fetched)")
+    parser.add_argument("--results", type=Path, help="file of a line a model; those that have passed are left out")
     parser.add_argument("pytest_args", nargs="*", help="for pytest, after --")
     options = parser.parse_args()
     if options.source is not None:
-        return run(options.source, options.pytest_args)
+        return run(options.source, options.results, options.pytest_args)
     with tempfile.TemporaryDirectory() as folder:
-        return run(fetch(Path(folder)), options.pytest_args)
+        return run(fetch(Path(folder)), options.results, options.pytest_args)
 
 
 if __name__ == "__main__":
