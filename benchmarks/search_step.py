@@ -10,6 +10,14 @@ the loop does, averaged over drawn edges of both cell kinds. Against it stand, i
               no architecture parameters, no optimizer
     derived   two forward and backward passes of the derived network, in its search form
 
+and, for methods that relax all edges (darts, pc_darts, da2s ...), instead of the floor
+
+    reference an iteration of the same loop on the plain layer-by-layer supernet of tests/plain_darts.py in PyTorch's
+              usual memory layout: a ReLU, a convolution, a BatchNorm and a product for each operation, nothing shared
+
+with ``time_ratio`` and ``memory_ratio`` against it. On CUDA ``images_per_s`` and ``derived_images_per_s`` say how much
+of what the derived network reaches the search does.
+
 Times are medians over ``--repeats`` rounds of the same drawn edges. Memory is the largest amount of tensor data alive
 during the passes beyond what was alive before them, counted by PyTorch's own allocation records (not the process's
 resident memory, which depends on what ran before); on CUDA it is the allocator's peak.
@@ -19,9 +27,11 @@ import argparse
 import gc
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +40,10 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from nas_zoo.checkpoint import run_facts
-from nas_zoo.genotype import KINDS, load_genotype
-from nas_zoo.search.discretize import derived_network
-from nas_zoo.search.method import METHODS, Step, find_method
+from nas_zoo.genotype import KINDS
+from nas_zoo.network import CellNet
+from nas_zoo.parallel import start_accelerator
+from nas_zoo.search.method import METHODS, SearchSettings, Step, find_method
 from nas_zoo.search.run import Search
 from nas_zoo.search.supernet import Mixing, SearchCell, Supernet
 
@@ -171,14 +182,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2, help="rounds over the drawn edges, after one to warm up")
     parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=True, help="for all three")
     parser.add_argument("--genotype", default="darts_v2", help="of the derived network")
+    parser.add_argument("--partial-channels", type=int, help="K of PC-DARTS; default: the method's own")
     options = parser.parse_args()
 
     settings_class = find_method(options.method)[0]
+    changes = {} if options.partial_channels is None else {"partial_channels": options.partial_channels}
     settings = settings_class(
         data="digits", image_size=32, num_cells=options.num_cells, init_channels=options.init_channels,
-        batch_size=options.batch_size, channels_last=options.channels_last,
+        batch_size=options.batch_size, channels_last=options.channels_last, **changes,
     )  # fmt: skip
-    accelerator = Accelerator()
+    accelerator = start_accelerator()
     device = accelerator.device
     run = Search(settings, accelerator)
     run.begin_counting()
@@ -191,14 +204,17 @@ def main() -> None:
         return images, torch.randint(10, (options.batch_size,), generator=generator).to(device)
 
     batches = [batch(), batch()]
-    derived = derived_network(run.supernet, load_genotype(options.genotype))
+    derived = CellNet(
+        options.genotype, init_channels=options.init_channels, num_cells=options.num_cells,
+        in_chans=run.source.in_chans, pool_bn=True,
+    ).to(device)  # fmt: skip
     if options.channels_last:
         derived = derived.to(memory_format=torch.channels_last)
 
-    def iteration(index: int) -> Callable[[], None]:
+    def iteration(index: int, of: Search = run, on: list[tuple[torch.Tensor, torch.Tensor]] = batches) -> Callable:
         def action() -> None:
-            run.step = index
-            run.iterate(batches[0], batches[1])
+            of.step = index
+            of.iterate(on[0], on[1])
 
         return action
 
@@ -208,26 +224,39 @@ def main() -> None:
         network = PlainNetwork(run.supernet, mixing).train()
         return lambda: two_passes(network, batches)
 
-    draws = draw_rounds(run, options.draws)
-    times: dict[str, list[list[float]]] = {"iteration": [], "floor": [], "derived": []}
+    relaxes_all = all(
+        mix.weights is not None and len(mix.ops) == run.method.space.num_operations
+        for mixes in run.method.mixing(Step(0, 0, 1, "alpha")).values()
+        for mix in mixes
+    )
+    against = "reference" if relaxes_all else "floor"
+    if relaxes_all:
+        run.epoch = settings.epochs - 1  # when nothing is frozen
+        plain = plain_run(settings, accelerator, run)
+        plain_batches = [(images.contiguous(), labels) for images, labels in batches]
+        draws = [0] * options.draws
+    else:
+        draws = draw_rounds(run, options.draws)
+    times: dict[str, list[list[float]]] = {"iteration": [], against: [], "derived": []}
     for _ in range(options.repeats + 1):
         for row in times.values():
             row.append([])
         for index in draws:
             # the floor first: an iteration moves alpha, after which the same index may have other active operations
             for name, action in (
-                ("floor", floor(index)),
+                (against, iteration(index, plain, plain_batches) if relaxes_all else floor(index)),
                 ("iteration", iteration(index)),
                 ("derived", lambda: two_passes(derived, batches)),
             ):
                 times[name][-1].append(seconds(action, device))
     means = {n: statistics.median(statistics.mean(r) for r in rounds[1:]) for n, rounds in times.items()}
     ratio = statistics.median(
-        statistics.mean(a) / statistics.mean(b) for a, b in zip(times["iteration"][1:], times["floor"][1:], strict=True)
+        statistics.mean(a) / statistics.mean(b) for a, b in zip(times["iteration"][1:], times[against][1:], strict=True)
     )
-    memory: dict[str, list[float]] = {"iteration": [], "floor": []}
-    for index in draws[:2]:
-        memory["floor"].append(peak_gb(floor(index), device))
+    memory: dict[str, list[float]] = {"iteration": [], against: []}
+    for index in draws[:1] if relaxes_all else draws[:2]:
+        other = iteration(index, plain, plain_batches) if relaxes_all else floor(index)
+        memory[against].append(peak_gb(other, device))
         memory["iteration"].append(peak_gb(iteration(index), device))
     gb = {name: statistics.mean(values) for name, values in memory.items()}
     facts = run_facts(device)
@@ -236,15 +265,18 @@ def main() -> None:
             {
                 "method": options.method,
                 "iteration_s": round(means["iteration"], 4),
-                "floor_s": round(means["floor"], 4),
+                f"{against}_s": round(means[against], 4),
                 "time_ratio": round(ratio, 4),
                 "iteration_gb": round(gb["iteration"], 4),
-                "floor_gb": round(gb["floor"], 4),
-                "memory_ratio": round(gb["iteration"] / gb["floor"], 4),
+                f"{against}_gb": round(gb[against], 4),
+                "memory_ratio": round(gb["iteration"] / gb[against], 4),
                 "derived_s": round(means["derived"], 4),
+                "images_per_s": round(2 * options.batch_size / means["iteration"], 1),
+                "derived_images_per_s": round(2 * options.batch_size / means["derived"], 1),
                 "n": len(draws) * options.repeats,
                 "num_cells": options.num_cells,
                 "init_channels": options.init_channels,
+                "partial_channels": settings.partial_channels,
                 "batch_size": options.batch_size,
                 "channels_last": options.channels_last,
                 "device": facts["device_name"],
@@ -253,6 +285,23 @@ def main() -> None:
             }
         )
     )
+
+
+def plain_run(settings: SearchSettings, accelerator: Accelerator, like: Search) -> Search:
+    """The same loop on the plain layer-by-layer supernet, with the same weights, in PyTorch's usual memory layout."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from tests.plain_darts import PlainSupernet
+
+    run = Search(settings, accelerator)
+    plain = PlainSupernet(like.supernet).to(accelerator.device)
+    run.supernet = plain
+    run.weights = list(plain.parameters())
+    run.weight_optimizer = torch.optim.SGD(
+        run.weights, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
+    run.epoch = like.epoch
+    run.begin_counting()
+    return run
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["DepthwiseConv", "concatenate"]
+__all__ = ["DepthwiseConv", "concatenate", "may_run_by_hand"]
 
 
 def _is_eager(x: Tensor) -> bool:
@@ -32,6 +32,16 @@ def _is_eager(x: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and not isinstance(x, torch.fx.Proxy)
+    )
+
+
+def may_run_by_hand(x: Tensor) -> bool:
+    """True for a channels_last image batch (N, C, H, W) on a CPU in an eager forward pass with gradients."""
+    return (
+        _is_eager(x)
+        and x.device.type == "cpu"
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and not torch.is_autocast_enabled("cpu")
     )
 
 
@@ -93,13 +103,7 @@ class DepthwiseConv(nn.Conv2d):
 
     @torch.jit.ignore
     def _fast_forward(self, x: Tensor) -> Tensor:
-        if (
-            _is_eager(x)
-            and x.device.type == "cpu"
-            and (x.requires_grad or self.weight.requires_grad)
-            and x.is_contiguous(memory_format=torch.channels_last)
-            and not torch.is_autocast_enabled("cpu")
-        ):
+        if may_run_by_hand(x) and (x.requires_grad or self.weight.requires_grad):
             return _Depthwise.apply(x, self.weight, self.stride[0], self.dilation[0])
         return self._conv_forward(x, self.weight, self.bias)
 

@@ -10,6 +10,9 @@ DARTS begins every convolution with a ReLU of its own. Up to eight operations re
 cell takes the ReLU of a state once and hands it to the operations that want it: ``reads_relu`` says which do. The
 arithmetic is the same (tests compare with the layer-by-layer form).
 
+The search form ends, but for the identity, in a BatchNorm, behind a 1x1 convolution or not: ``last_layers``. With
+``bare=True`` an operation stops before them, and a supernet can take them for all operations of a node at once.
+
 Shapes: every operation maps (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride)), for odd sizes too.
 """
 
@@ -20,7 +23,7 @@ from torch import nn
 from nas_zoo.cpu_gradients import DepthwiseConv
 from nas_zoo.genotype import OPERATIONS
 
-__all__ = ["SEARCH_OPERATIONS", "FactorizedReduce", "PointwiseNorm", "build_op", "reads_relu"]
+__all__ = ["SEARCH_OPERATIONS", "FactorizedReduce", "PointwiseNorm", "build_op", "last_layers", "reads_relu"]
 
 #: Candidate operations of DARTS without 'none' (DA2S, section 4.1); EDAS puts 'none' in front of them.
 SEARCH_OPERATIONS = (
@@ -71,9 +74,10 @@ class FactorizedReduce(nn.Module):
         self.conv2 = nn.Conv2d(in_chs, out_chs - out_chs // 2, 1, stride=2, bias=False, **dd)
         self.bn = nn.BatchNorm2d(out_chs, affine=affine, **dd)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, bare: bool = False) -> torch.Tensor:
         shifted = F.pad(x, (-1, 1, -1, 1))
-        return self.bn(torch.cat([self.conv1(x), self.conv2(shifted)], dim=1))
+        x = torch.cat([self.conv1(x), self.conv2(shifted)], dim=1)
+        return x if bare else self.bn(x)
 
 
 class SeparableConv(nn.Module):
@@ -89,10 +93,10 @@ class SeparableConv(nn.Module):
         self.pw2 = nn.Conv2d(channels, channels, 1, bias=False, **dd)
         self.bn2 = nn.BatchNorm2d(channels, affine=affine, **dd)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, bare: bool = False) -> torch.Tensor:
         # In place is safe here and only here: nothing but this operation ever sees bn1's output.
-        x = F.relu(self.bn1(self.pw1(self.dw1(x))), inplace=True)
-        return self.bn2(self.pw2(self.dw2(x)))
+        x = self.dw2(F.relu(self.bn1(self.pw1(self.dw1(x))), inplace=True))
+        return x if bare else self.bn2(self.pw2(x))
 
 
 class DilatedConv(nn.Module):
@@ -105,8 +109,9 @@ class DilatedConv(nn.Module):
         self.pw = nn.Conv2d(channels, channels, 1, bias=False, **dd)
         self.bn = nn.BatchNorm2d(channels, affine=affine, **dd)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.bn(self.pw(self.dw(x)))
+    def forward(self, x: torch.Tensor, bare: bool = False) -> torch.Tensor:
+        x = self.dw(x)
+        return x if bare else self.bn(self.pw(x))
 
 
 class StackedConv(nn.Module):
@@ -119,8 +124,9 @@ class StackedConv(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, (7, 1), (stride, 1), (3, 0), bias=False, **dd)
         self.bn = nn.BatchNorm2d(channels, affine=affine, **dd)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.bn(self.conv2(self.conv1(x)))
+    def forward(self, x: torch.Tensor, bare: bool = False) -> torch.Tensor:
+        x = self.conv2(self.conv1(x))
+        return x if bare else self.bn(x)
 
 
 class NormalizedPool(nn.Module):
@@ -131,8 +137,19 @@ class NormalizedPool(nn.Module):
         self.pool = pool
         self.bn = nn.BatchNorm2d(channels, affine=affine, device=device, dtype=dtype)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.bn(self.pool(x))
+    def forward(self, x: torch.Tensor, bare: bool = False) -> torch.Tensor:
+        x = self.pool(x)
+        return x if bare else self.bn(x)
+
+
+def last_layers(op: nn.Module) -> tuple[torch.Tensor | None, nn.BatchNorm2d]:
+    """What ``op(x, bare=True)`` leaves out: the weight (C, C, 1, 1) of a 1x1 convolution, or None, and a BatchNorm."""
+    if isinstance(op, SeparableConv):
+        return op.pw2.weight, op.bn2
+    if isinstance(op, DilatedConv):
+        return op.pw.weight, op.bn
+    assert isinstance(op, FactorizedReduce | NormalizedPool | StackedConv)
+    return None, op.bn
 
 
 def build_op(

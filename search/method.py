@@ -39,7 +39,7 @@ class Problem(Protocol):
     def held_out_loss(
         self, mixing: Mapping[str, Mixing], weights: Mapping[str, torch.Tensor] | None = None
     ) -> torch.Tensor:
-        """Cross-entropy of the supernet on this iteration's batch of the alpha half."""
+        """Cross-entropy of the supernet on this iteration's batch of the alpha half; its own weights are constants."""
 
     def training_loss(
         self, mixing: Mapping[str, Mixing], weights: Mapping[str, torch.Tensor] | None = None

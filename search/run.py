@@ -95,8 +95,18 @@ class Iteration:
     def held_out_loss(
         self, mixing: Mapping[str, Mixing], weights: Mapping[str, torch.Tensor] | None = None
     ) -> torch.Tensor:
-        """Cross-entropy of the supernet on this iteration's batch of the alpha half."""
-        return self._loss(self._held_out, mixing, weights)
+        """Cross-entropy of the supernet on this iteration's batch of the alpha half; its own weights are constants."""
+        if weights is not None:
+            return self._loss(self._held_out, mixing, weights)
+        # Constants save the memory before the first relaxed edge and gradients that nobody asks for.
+        parameters = [parameter for parameter in self._supernet.parameters() if parameter.requires_grad]
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        try:
+            return self._loss(self._held_out, mixing, None)
+        finally:
+            for parameter in parameters:
+                parameter.requires_grad_()
 
     def training_loss(
         self, mixing: Mapping[str, Mixing], weights: Mapping[str, torch.Tensor] | None = None

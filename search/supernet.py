@@ -21,11 +21,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nas_zoo.cpu_gradients import concatenate
+from nas_zoo.cpu_gradients import concatenate, may_run_by_hand
 from nas_zoo.genotype import KINDS
 from nas_zoo.layout import CellSpec, plan_network
 from nas_zoo.network import StemBlock
-from nas_zoo.ops import SEARCH_OPERATIONS, FactorizedReduce, PointwiseNorm, build_op, reads_relu
+from nas_zoo.ops import (
+    SEARCH_OPERATIONS,
+    FactorizedReduce,
+    NormalizedPool,
+    PointwiseNorm,
+    build_op,
+    last_layers,
+    reads_relu,
+)
+from nas_zoo.search.mixed_sum import mixed_sum
 
 __all__ = ["EdgeMixing", "Mixing", "SearchSpace", "Supernet", "shuffle_channels"]
 
@@ -70,6 +79,16 @@ class EdgeMixing(NamedTuple):
     edge: torch.Tensor | None = None
 
 
+class Term(NamedTuple):
+    """One operation that enters a node: its place, what it reads (activated, where it wants that), its factor."""
+
+    edge: int
+    source: int
+    op: int
+    input: torch.Tensor
+    weight: torch.Tensor | None
+
+
 #: One EdgeMixing for every edge, in the order of SearchSpace.edges.
 Mixing = tuple[EdgeMixing, ...]
 
@@ -109,10 +128,60 @@ class SearchCell(nn.Module):
         assert isinstance(candidates, nn.ModuleList)
         return candidates[op]
 
+    def _part(self, state: torch.Tensor) -> torch.Tensor:
+        """The channels that operations work on, dense: up to 32 of them read it."""
+        last = state.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if last else torch.contiguous_format
+        return state[:, : self.op_channels].contiguous(memory_format=layout)
+
     def _bypass(self, state: torch.Tensor, source: int) -> torch.Tensor:
         """The channels that no operation works on, at the resolution of the operations' outputs."""
         rest = state[:, self.op_channels :]
         return F.max_pool2d(rest, 2, ceil_mode=True) if self.stride == 2 and source < 2 else rest
+
+    def _sum(self, terms: list[Term]) -> torch.Tensor | None:
+        """The sum that a node is, one operation after the other; None where nothing enters."""
+        total: torch.Tensor | None = None
+        for term in terms:
+            y = self.operation(term.edge, term.op)(term.input)
+            if term.weight is not None:
+                y = y * term.weight
+            total = y if total is None else total + y
+        return total
+
+    def _may_sum_at_once(self, terms: list[Term]) -> bool:
+        """True in an eager training step on a CPU whose batch statistics are this process's own."""
+        if not terms or not self.training or not may_run_by_hand(terms[0].input):
+            return False
+        return type(self.preprocess0.bn) is nn.BatchNorm2d
+
+    def _sum_at_once(self, terms: list[Term], pooled: dict[tuple[int, int], torch.Tensor]) -> torch.Tensor:
+        """The same with the last layers of all operations taken together (``search.mixed_sum``).
+
+        Pooling has no weights, so a state is pooled once for all nodes that it feeds.
+        """
+        one = terms[0].input.new_ones(())
+        identities = [term for term in terms if isinstance(self.operation(term.edge, term.op), nn.Identity)]
+        others = [term for term in terms if not isinstance(self.operation(term.edge, term.op), nn.Identity)]
+        total: torch.Tensor | None = None
+        if others:
+            bare = []
+            for term in others:
+                op, key = self.operation(term.edge, term.op), (term.source, term.op)
+                if isinstance(op, NormalizedPool):
+                    if key not in pooled:
+                        pooled[key] = op(term.input, bare=True)
+                    bare.append(pooled[key])
+                else:
+                    bare.append(op(term.input, bare=True))
+            ends = [last_layers(self.operation(term.edge, term.op)) for term in others]
+            mix = torch.stack([one if term.weight is None else term.weight for term in others])
+            total = mixed_sum(bare, [weight for weight, _ in ends], mix, [norm for _, norm in ends])
+        for term in identities:
+            y = term.input if term.weight is None else term.input * term.weight
+            total = y if total is None else total + y
+        assert total is not None
+        return total
 
     def forward(self, s0: torch.Tensor, s1: torch.Tensor, mixing: Mixing) -> torch.Tensor:
         """Activated outputs of the two previous cells in, (N, 4C, H, W) out."""
@@ -127,24 +196,26 @@ class SearchCell(nn.Module):
                 states[i] = preprocess(x)
         relus: dict[int, torch.Tensor] = {}
         bypasses: dict[int, torch.Tensor] = {}
+        pooled: dict[tuple[int, int], torch.Tensor] = {}
+        parts: dict[int, torch.Tensor] = {}
         edge = 0
         for node in range(2, self.space.num_nodes + 2):
-            total: torch.Tensor | None = None
+            terms: list[Term] = []
             passing: torch.Tensor | None = None
             for source in range(node):
-                state, weights = states[source], mixing[edge].weights
+                state = states[source]
                 if state is not None and enters[edge]:
-                    worked_on = state[:, : self.op_channels] if partial else state
+                    if source not in parts:
+                        parts[source] = self._part(state) if partial else state
+                    worked_on = parts[source]
                     for k, op in active[edge]:
+                        x = worked_on
                         if self.wants_relu[edge][op]:
                             if source not in relus:
                                 relus[source] = F.relu(worked_on)
-                            y = self.operation(edge, op)(relus[source])
-                        else:
-                            y = self.operation(edge, op)(worked_on)
-                        if weights is not None:
-                            y = y * weights[k]
-                        total = y if total is None else total + y
+                            x = relus[source]
+                        weights = mixing[edge].weights
+                        terms.append(Term(edge, source, op, x, None if weights is None else weights[k]))
                     if partial:
                         if source not in bypasses:
                             bypasses[source] = self._bypass(state, source)
@@ -152,6 +223,7 @@ class SearchCell(nn.Module):
                         y = bypasses[source] if factor is None else bypasses[source] * factor
                         passing = y if passing is None else passing + y
                 edge += 1
+            total = self._sum_at_once(terms, pooled) if self._may_sum_at_once(terms) else self._sum(terms)
             if passing is not None:
                 if total is None:  # 'none' on every edge
                     total = passing.new_zeros(passing.shape[0], self.op_channels, *passing.shape[2:])

@@ -10,6 +10,7 @@ equal logits then show that it has no influence.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -260,9 +261,7 @@ class PlainSearchCell(nn.Module):
                     nn.ModuleList(plain_op(op, self.op_channels, stride, False, True) for op in operations)
                 )
 
-    def through_edge(
-        self, edge: int, source: int, state: Tensor, weights: Tensor, edge_weight: Tensor | None
-    ) -> Tensor:
+    def on_edge(self, edge: int, source: int, state: Tensor, weights: Tensor, edge_weight: Tensor | None) -> Tensor:
         """Equation 2 of DARTS; with partial channels equation 1 of PC-DARTS, its channel shuffle and edge weight."""
         mixed = self.edges[edge]
         assert isinstance(mixed, nn.ModuleList)
@@ -359,10 +358,11 @@ class PlainSupernet(nn.Module):
         copy_weights(supernet, self.network)
 
     def forward(self, images: Tensor, mixing: Mapping[str, Mixing]) -> Tensor:
-        weights, edges = {}, {}
+        weights: dict[str, Tensor] = {}
+        edges: dict[str, Any] = {}
         for kind, mixes in mixing.items():
             whole = torch.stack([mix.weights for mix in mixes if mix.weights is not None])
             factors = [mix.edge for mix in mixes if mix.edge is not None]
             edges[kind] = torch.stack(factors) if factors else None
-            weights[kind] = whole if edges[kind] is None else whole / edges[kind][:, None]
+            weights[kind] = whole / edges[kind][:, None] if factors else whole
         return self.network(images, weights["normal"], weights["reduce"], edges["normal"], edges["reduce"])
