@@ -111,6 +111,7 @@ def bench_model(
     threads: int | None = None,
     compile_mode: str | None = None,
     channels_last: bool = False,
+    cuda_graphs: bool = False,
     warmup_s: float = 0.5,
     min_s: float = 1.0,
     repeats: int = 10,
@@ -129,6 +130,7 @@ def bench_model(
         threads: Of a CPU; None for as many as torch has.
         compile_mode: Of torch.compile, such as "reduce-overhead" (CUDA graphs) or "max-autotune".
         channels_last: The memory format of model and images in eager and compile.
+        cuda_graphs: Of OnnxClassifier.
         warmup_s, min_s, repeats: See ``measure``.
         progress: Is told in words what is being timed.
 
@@ -162,7 +164,7 @@ def bench_model(
                     say(f"{name}: {runtime}{f' {file.name}' if file else ''}, batch {batch}")
                     row = _one(
                         model, runtime, file, batch, size, place, dtype, used, compile_mode, channels_last,
-                        {"warmup_s": warmup_s, "min_s": min_s, "repeats": repeats},
+                        cuda_graphs, {"warmup_s": warmup_s, "min_s": min_s, "repeats": repeats},
                     )  # fmt: skip
                     row |= {"model": name, "runtime": runtime, "batch": batch, **facts}
                     rows.append({column: row[column] for column in COLUMNS})
@@ -191,6 +193,7 @@ def _one(
     threads: int,
     compile_mode: str | None,
     channels_last: bool,
+    cuda_graphs: bool,
     effort: dict[str, Any],
 ) -> dict[str, Any]:
     memory = _Memory(device)
@@ -198,8 +201,12 @@ def _one(
     x = torch.randn(batch, *size, generator=torch.Generator().manual_seed(0)).to(device)
     call: Callable[[], Any]
     if file is not None:
-        classifier = OnnxClassifier(file, provider=device.type, threads=threads, batch_size=batch)
+        classifier = OnnxClassifier(
+            file, provider=device.type, threads=threads, batch_size=batch, cuda_graphs=cuda_graphs
+        )
         dtype = classifier.dtype
+        if classifier.takes_images:  # of the size that it works on, so that little is resized
+            x = torch.from_numpy(np.stack([classifier.prepare(image) for image in _pixels(x)])).to(device)
         call = _onnx_call(classifier, x)
     else:
         layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -243,6 +250,12 @@ def _torch_call(network: Any, x: torch.Tensor) -> Callable[[], Any]:
 
 def _onnx_call(classifier: OnnxClassifier, x: torch.Tensor) -> Callable[[], Any]:
     return lambda: classifier.run(x)
+
+
+def _pixels(x: torch.Tensor) -> list[np.ndarray]:
+    """uint8 images (H, W, C) that look like nothing."""
+    pixels = (x.cpu() * 40 + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    return list(pixels.numpy())
 
 
 def _exported(model: nn.Module, size: tuple[int, ...], folder: Path, say: Callable[[str], None]) -> Path:
@@ -355,6 +368,7 @@ class BenchSettings(ModelSettings):
     input_size: int | None = setting(None, "side of an image", unit="pixels")
     compile_mode: str | None = setting(None, "of torch.compile: reduce-overhead, max-autotune")
     channels_last: bool = setting(False, "memory format of model and images in eager and compile")
+    cuda_graphs: bool = setting(False, "replay of recorded launches in ONNX Runtime, on CUDA")
     warmup_s: float = setting(0.5, "calls before the timing go on for so long", unit="s")
     min_s: float = setting(1.0, "timed calls go on for so long", unit="s")
     repeats: int = setting(10, "timed calls at least")
@@ -407,6 +421,7 @@ def _bench(name: str, settings: BenchSettings) -> list[dict[str, Any]]:
                 threads=settings.threads,
                 compile_mode=settings.compile_mode,
                 channels_last=settings.channels_last,
+                cuda_graphs=settings.cuda_graphs,
                 warmup_s=settings.warmup_s,
                 min_s=settings.min_s,
                 repeats=settings.repeats,

@@ -100,7 +100,10 @@ def verify(
     proto = read_checked(file)
     inside = "preprocessing" in metadata_of(proto)
     check_names(proto, file.name, *((IMAGES_NAME, PROBABILITIES_NAME) if inside else (INPUT_NAME, OUTPUT_NAME)))
-    classifier = OnnxClassifier(file, provider=provider, threads=torch.get_num_threads(), batch_size=max(batches))
+    # Without TF32, so that what is found is the file's and not a GPU's way of rounding.
+    classifier = OnnxClassifier(
+        file, provider=provider, threads=torch.get_num_threads(), batch_size=max(batches), tf32=False
+    )
     kind = classifier.dtype + (" preprocessing" if inside else "")
     accepted = tolerance or TOLERANCES.get(kind)
     if accepted is None:

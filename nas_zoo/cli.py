@@ -166,7 +166,9 @@ def info(options: argparse.Namespace) -> int:
 def predict(options: argparse.Namespace) -> int:
     from nas_zoo.export.runtime import OnnxClassifier
 
-    classifier = OnnxClassifier(options.model, provider=options.provider, threads=options.threads)
+    classifier = OnnxClassifier(
+        options.model, options.provider, options.threads, options.batch_size, device_id=options.device_id
+    )
     failed = 0
     for place in options.images:
         path = Path(place)
@@ -276,6 +278,8 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--threads", type=int, help="of the CPU provider; default: one a core")
     sub.add_argument("--json", action="store_true", help="one JSON line an image")
     sub = command("draw", draw, "draw a genotype's cells as SVG or PNG")
+    sub.add_argument("--batch-size", type=int, default=64, help="images of a folder that run at once (default: 64)")
+    sub.add_argument("--device-id", type=int, default=0, help="which GPU (default: 0)")
     sub.add_argument("genotype", help="a name of `nas-zoo list --cells`, a file, a search's folder")
     sub.add_argument("output", nargs="*", help=".svg and .png files to write (default: the genotype's name as .svg)")
     sub.add_argument("--title")

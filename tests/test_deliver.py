@@ -115,6 +115,20 @@ def test_all_forms_predict_alike_through_one_class(delivered: Path, photos: Path
         assert agreeing >= (14 if "int8" in name else 19)
 
 
+def test_predict_takes_every_form(delivered: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from nas_zoo.cli import main as nas_zoo_main
+
+    for name in ALL:
+        words = ["predict", str(delivered / name), str(photos), "--provider=cpu", "--batch-size=4", "--json"]
+        assert nas_zoo_main(words) == 0
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert len(lines) == 30
+        right = sum(line["top"][0]["label"] == Path(line["image"]).parent.name for line in lines)
+        assert right >= (21 if "int8" in name else 29)
+    assert nas_zoo_main(["predict", str(delivered / ALL[0]), str(photos), "--batch-size=0"]) == 2
+    assert "batch_size=0" in capsys.readouterr().err
+
+
 def test_a_second_delivery_is_the_same_bytes(delivered: Path, model: Any, photos: Path, tmp_path: Path) -> None:
     from nas_zoo.export.real_images import real_images
 

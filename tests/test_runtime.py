@@ -127,6 +127,61 @@ def test_logits_from_many_threads_are_those_of_one(classifier: OnnxClassifier) -
             np.testing.assert_array_equal(got, expected)
 
 
+def test_run_gives_a_tensor_of_its_own_for_anything_that_speaks_dlpack(classifier: OnnxClassifier) -> None:
+    x = torch.randn(6, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    first = classifier.run(x)
+    assert (first.dtype, first.device.type, tuple(first.shape)) == (torch.float32, "cpu", (6, 5))
+    kept = first.clone()
+    classifier.run(torch.zeros_like(x))
+    assert torch.equal(first, kept)  # a later call writes elsewhere
+
+    class Foreign:
+        """An array of another library: DLPack is all that is known of it."""
+
+        def __dlpack__(self, **how: Any) -> Any:
+            return x.__dlpack__(**how)
+
+        def __dlpack_device__(self) -> Any:
+            return x.__dlpack_device__()
+
+    assert torch.equal(classifier.run(Foreign()), first)
+    np.testing.assert_array_equal(classifier.logits(Foreign()), first.numpy())
+    with pytest.raises(ValueError, match="list: an array, a tensor or something with __dlpack__"):
+        classifier.run([1, 2])
+
+
+def test_what_is_read_where_it_lies_is_not_copied(classifier: OnnxClassifier) -> None:
+    x = torch.randn(4, 3, SIDE, SIDE)
+    assert classifier._to_device(x).data_ptr() == x.data_ptr()
+    array = x.numpy()
+    assert classifier._to_device(array).data_ptr() == array.ctypes.data
+    assert classifier._to_device(x.double()).dtype == torch.float32
+
+
+def test_probabilities_are_the_softmax_of_the_logits(classifier: OnnxClassifier) -> None:
+    x = torch.randn(5, 3, SIDE, SIDE)
+    probabilities = classifier.probabilities(x)
+    assert probabilities.dtype == np.float32
+    expected = torch.from_numpy(classifier.logits(x)).double().softmax(1).numpy()
+    np.testing.assert_allclose(probabilities, expected, atol=1e-7)
+
+
+def test_predictions_from_many_threads_are_those_of_one(classifier: OnnxClassifier) -> None:
+    pictures = [[photograph(seed + 10 * i) for seed in range(5)] for i in range(12)]
+    one_by_one = [classifier.predict(part) for part in pictures]
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(classifier.predict, pictures)) == one_by_one
+
+
+def test_threads_and_batch_size_change_the_work_and_not_the_result(exported: Path) -> None:
+    x = torch.randn(9, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(3))
+    expected = OnnxClassifier(exported, threads=1, batch_size=64).logits(x)
+    for threads, batch_size in ((2, 64), (1, 1), (2, 4)):
+        found = OnnxClassifier(exported, threads=threads, batch_size=batch_size)
+        assert found._session.get_session_options().intra_op_num_threads == threads
+        np.testing.assert_allclose(found.logits(x), expected, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "x",
     [np.zeros((2, 3, SIDE, SIDE), np.uint8), np.zeros((2, 3, 9, 9), np.float32), np.zeros((3, SIDE, SIDE), np.float32)],
@@ -183,19 +238,21 @@ def test_unusual_modes_become_rgb(classifier: OnnxClassifier, tmp_path: Path) ->
         "palette.png": (picture.quantize(32), {"transparency": 3}),
         "deep.png": (Image.fromarray(np.asarray(grey).astype(np.uint16) * 257), {}),
         "one_bit.png": (grey.convert("1"), {}),
+        "deep.tif": (Image.fromarray(np.asarray(grey).astype(np.uint16) * 257), {}),
         "moving.gif": (picture, {"save_all": True, "append_images": [photograph(9), photograph(8)]}),
+        "moving.png": (picture, {"save_all": True, "append_images": [photograph(9), photograph(8)]}),
+        "moving.webp": (picture, {"save_all": True, "append_images": [photograph(9)], "lossless": True}),
     }
     plain = classifier.preprocess(picture)
     for name, (image, arguments) in cases.items():
         image.save(tmp_path / name, **arguments)
         got = classifier.preprocess(tmp_path / name)
         assert got.shape == plain.shape
-        expected = classifier.preprocess(grey) if name in ("grey.png", "deep.png") else plain
+        exact = ("grey.png", "deep.png", "deep.tif", "alpha.png", "moving.png", "moving.webp")
+        expected = classifier.preprocess(grey) if name.startswith(("grey", "deep")) else plain
         if name != "one_bit.png":
             # a palette and JPEG lose something, in units of the deviation
-            assert np.abs(got - expected).mean() < (0.001 if name in ("grey.png", "deep.png", "alpha.png") else 0.25), (
-                name
-            )
+            assert np.abs(got - expected).mean() < (0.001 if name in exact else 0.25), name
 
 
 def png_of(width: int, height: int) -> bytes:
@@ -394,7 +451,10 @@ def test_a_file_that_takes_no_images_is_refused(tmp_path: Path) -> None:
         OnnxClassifier(tmp_path / "x.onnx")
 
 
-@pytest.mark.parametrize("arguments", [{"provider": "gpu"}, {"threads": 0}, {"batch_size": 0}, {"device_id": -1}])
+@pytest.mark.parametrize(
+    "arguments",
+    [{"provider": "gpu"}, {"threads": 0}, {"batch_size": 0}, {"device_id": -1}, {"cuda_graphs": True}],
+)
 def test_wrong_arguments_are_named(exported: Path, arguments: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(arguments))):
         OnnxClassifier(exported, **arguments)
@@ -507,3 +567,22 @@ def test_cuda_gives_the_logits_of_the_cpu(exported: Path, classifier: OnnxClassi
     np.testing.assert_array_equal(on_gpu.logits(x.cuda()), on_gpu.logits(x))
     (prediction,) = on_gpu.predict([photograph()], top_k=1)
     assert prediction.labels == classifier.predict([photograph()], top_k=1)[0].labels
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+def test_tensors_stay_on_the_gpu(exported: Path, classifier: OnnxClassifier, cuda_graphs: bool) -> None:
+    on_gpu = OnnxClassifier(exported, provider="cuda", batch_size=4, cuda_graphs=cuda_graphs, tf32=False)
+    for count in (4, 1, 9, 4):
+        x = torch.randn(count, 3, SIDE, SIDE)
+        resident = x.cuda()
+        assert on_gpu._to_device(resident[:4]).data_ptr() == resident.data_ptr()
+        result = on_gpu.run(resident)
+        assert result.device.type == "cuda"
+        np.testing.assert_allclose(result.cpu().numpy(), classifier.logits(x), atol=1e-3)
+    batches = [torch.randn(3, 3, SIDE, SIDE).cuda() for _ in range(16)]
+    one_by_one = [on_gpu.logits(x) for x in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for got, expected in zip(pool.map(on_gpu.logits, batches), one_by_one, strict=True):
+            np.testing.assert_allclose(got, expected, atol=1e-5)
