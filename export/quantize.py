@@ -5,7 +5,8 @@
 Static quantisation in the QDQ form (a QuantizeLinear and DequantizeLinear pair around each tensor), weights per
 channel: one scale for a whole depthwise convolution loses the network. On CPUs without VNNI, 8-bit products can
 saturate (`reduce_range`), and int8 need not be faster than float32 there: `nas-zoo bench` tells. ONNX Runtime's CUDA
-provider has no int8 convolutions, so on an NVIDIA GPU such a file is for TensorRT (`target="tensorrt"`).
+provider has no int8 convolutions, so on an NVIDIA GPU such a file is for TensorRT (`target="tensorrt"`). The same
+images give the same bytes on one machine; another kind of CPU may round the ranges otherwise.
 """
 
 from __future__ import annotations
