@@ -4,10 +4,13 @@
     NAS-Bench-301   {"NetworkSelectorDatasetInfo:darts:edge_normal_0": "sep_conv_3x3", ...,
                      "NetworkSelectorDatasetInfo:darts:inputs_node_normal_3": "0_1", ...}: a ConfigSpace dictionary
     DARTS fields    {"normal": [["sep_conv_3x3", 0], ...], "normal_concat": [2, 3, 4, 5], "reduce": ..., ...}
+    UNAS            DARTS fields (or text) of [[{"inputs": [0, 1], "ops": [1, 4]}, ...]], operations by UNAS's numbers
+    28 numbers      [5, 4, 6, ...]: RLNAS and GeNAS, operations by DARTS's numbers on all 14 edges of both cells
     DARTS text      {"genotype": "Genotype(normal=[('sep_conv_3x3', 0), ...], ...)"}, under any key
 
 `nas_zoo.genotype.as_genotype` and `load_genotype` (and so every program that takes a genotype) tell them apart by their
-keys. Edges in DARTS fields and text may be pairs, pairs grouped by node, or triples, as `Genotype.from_darts` says.
+keys. Edges in DARTS fields and text may be pairs (two a node, or one from every state before each node, as SNAS writes
+all 14), pairs grouped by node, or triples, as `Genotype.from_darts` says.
 
 Nothing read here is executed. A ValueError names the key, what stands there and what is accepted. 'none' edges add
 nothing to a sum and are left out; a node whose edges are all 'none' but which is in the concat is refused, since there
@@ -21,6 +24,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from nas_zoo.genotype import (
+    _UNAS_FIELDS,
     KINDS,
     MAX_NODES,
     Cell,
@@ -155,13 +159,18 @@ def from_nasbench301(record: dict[Any, Any]) -> Genotype:
 
 def from_darts_fields(record: dict[Any, Any]) -> Genotype:
     """The genotype of the four fields of DARTS's namedtuple as JSON; further keys are an error, name apart."""
-    for key in record:
-        if key not in (*_FIELDS, "name"):
+    for key, value in record.items():
+        if key not in (*_FIELDS, "name") and not (key in _UNAS_FIELDS and value is None):
             raise ValueError(f"DARTS fields: unknown key {_show(key)}; accepted are {_listed(_FIELDS)} and name")
     for key in _FIELDS:
         if key not in record:
             raise ValueError(f"DARTS fields: missing key {key}; needed are {_listed(_FIELDS)}")
-    return _from_darts_fields(record, lambda path: f"{path[0]}{''.join(f'[{i}]' for i in path[1:])}")
+    fields = dict(record)
+    for kind in KINDS:
+        value = record[kind]
+        if isinstance(value, list) and len(value) == 1 and _is_list_of_dictionaries(value[0]):
+            fields[kind] = value[0]  # UNAS writes a list of one cell
+    return _from_darts_fields(fields, lambda path: f"{path[0]}{''.join(f'[{i}]' for i in path[1:])}")
 
 
 def from_text_in_json(record: dict[Any, Any]) -> Genotype:
@@ -184,6 +193,10 @@ def from_text_in_json(record: dict[Any, Any]) -> Genotype:
             "cells of their own cannot be built here"
         )
     return next(iter(found.values()))
+
+
+def _is_list_of_dictionaries(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(isinstance(item, dict) for item in value)
 
 
 def _is_text(value: Any) -> bool:

@@ -32,7 +32,7 @@ import re
 import reprlib
 import stat
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib import resources
 from itertools import islice
@@ -85,6 +85,18 @@ _CANNOT_BUILD = '"cannot_build":'
 _DARTS_CALL = re.compile(r"\bGenotype\s*\(")
 _DARTS_BEFORE = re.compile(r"(?:[ \t\f]*(?:#[^\n]*)?\n)*[ \t\f]*")  # blank lines, comment lines, indentation
 _DARTS_FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
+#: Further fields of UNAS, which say nothing there (None).
+_UNAS_FIELDS = ("alphas_normal", "alphas_reduce")
+#: UNAS's numbers of operations (darts/genotypes.py of its code).
+_UNAS_OPERATIONS = (
+    "skip_connect", "sep_conv_3x3", "max_pool_3x3", "dil_conv_3x3", "sep_conv_5x5", "avg_pool_3x3", "sep_conv_7x7",
+)  # fmt: skip
+#: Numbers of operations in the order of DARTS, where a cell is a list of one a possible edge (RLNAS, GeNAS).
+_NUMBERED_OPERATIONS = (
+    "none", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3",
+    "dil_conv_5x5",
+)  # fmt: skip
+_EDGES_OF_FOUR_NODES = 14
 
 _Path = tuple[str | int, ...]
 _Place = Callable[[_Path], str]  # ("nodes", 1, 0) -> the words for that place in what the user gave
@@ -227,7 +239,8 @@ class Genotype(_GenotypeFields):
         """The genotype in a text such as `DARTS_V2 = Genotype(normal=[('sep_conv_3x3', 0), ...], ...)`.
 
         With or without the assignment, keyword or positional arguments, lists or tuples; two consecutive pairs a node,
-        the pairs grouped node by node, or triples (operation, node, source) or (operation, source, node), told apart
+        one pair from every state before each node (SNAS), the pairs grouped node by node, UNAS's dictionaries of
+        inputs and numbers of operations, or triples (operation, node, source) or (operation, source, node), told apart
         by the node being the larger number; a probability in third place is passed over. concat as a list or range(2,
         6). `('none', i)` and `('null', i)` add nothing to a sum and are dropped after grouping. The text is parsed,
         never executed; errors name line and column.
@@ -241,7 +254,10 @@ class Genotype(_GenotypeFields):
         """
         if name is not None and not (isinstance(name, str) and name.isidentifier()):
             raise ValueError(f"name: only a Python identifier is accepted, got {_show(name)}")
-        flat = all(len(node) == 2 for cell in self for node in cell.nodes)
+        flat = all(len(node) == 2 for cell in self for node in cell.nodes) and not any(
+            _sizes_where_every_edge_is_listed([edge for node in cell.nodes for edge in node], cell.concat)
+            for cell in self
+        )  # which would be read as another cell
         fields = []
         for kind in KINDS:
             cell = self.cell(kind)
@@ -258,7 +274,8 @@ def as_genotype(value: Any) -> Genotype:
 
     A Genotype; a name of list_genotypes(); a path (see load_genotype); JSON or DARTS text; the dictionary of a JSON
     text, of this schema or one of those in nas_zoo.dialects; nested lists or tuples `[[nodes, concat], [nodes,
-    concat]]`, which is what json.dumps makes of a Genotype; or the four fields of a DARTS namedtuple.
+    concat]]`, which is what json.dumps makes of a Genotype; the four fields of a DARTS namedtuple; or 28 numbers of
+    operations (RLNAS, GeNAS).
     """
     if isinstance(value, Genotype):
         return value
@@ -572,7 +589,7 @@ def _from_darts_fields(fields: dict[str, Any], place: _Place) -> Genotype:
     """The genotype of the four fields of a DARTS namedtuple; `place` words the place of ("normal", 3, 0)."""
     cells = {}
     for kind in KINDS:
-        nodes, origins = _grouped(fields[kind], kind, place)
+        nodes, origins = _grouped(fields[kind], kind, place, fields[f"{kind}_concat"])
 
         def cell_place(path: _Path, kind: Kind = kind, origins: dict[_Path, _Path] = origins) -> str:
             if path[0] == "concat":
@@ -586,10 +603,12 @@ def _from_darts_fields(fields: dict[str, Any], place: _Place) -> Genotype:
     return Genotype(cells["normal"], cells["reduce"])
 
 
-def _grouped(value: Any, kind: Kind, place: _Place) -> tuple[list[Any], dict[_Path, _Path]]:
+def _grouped(value: Any, kind: Kind, place: _Place, concat: Any) -> tuple[list[Any], dict[_Path, _Path]]:
     """Edges node by node without ('none', i), and where edge (i, j) of them stood in the text."""
     accepted = "a list of (operation, source) pairs, flat or grouped by node,"
     items = _items(value, place((kind,)), accepted)
+    if items and all(isinstance(item, dict) for item in items):
+        return _numbered_operations(items, kind, place)
     if items and all(_is_triple(item) for item in items):
         return _grouped_triples(items, kind, place)
     flat = [isinstance(item, (list, tuple)) and len(item) > 0 and isinstance(item[0], str) for item in items]
@@ -597,19 +616,60 @@ def _grouped(value: Any, kind: Kind, place: _Place) -> tuple[list[Any], dict[_Pa
     if items and flat[0]:
         if not all(flat):
             raise ValueError(f"{place((kind, flat.index(False)))}: {accepted} is accepted, not both in one list")
-        if len(items) % 2:
+        sizes = _sizes_where_every_edge_is_listed(items, concat) or [2] * (len(items) // 2)
+        if sum(sizes) != len(items):
             raise ValueError(
-                f"{place((kind,))}: {len(items)} pairs; the flat form has two a node, "
-                "any other number is accepted grouped by node: [[(operation, source), ...], ...]"
+                f"{place((kind,))}: {len(items)} pairs; the flat form has two a node, or one from every state before "
+                "it; any other number is accepted grouped by node: [[(operation, source), ...], ...]"
             )
-        for first in range(0, len(items), 2):
-            groups.append([(items[i], (kind, i)) for i in (first, first + 1)])
+        first = 0
+        for size in sizes:
+            groups.append([(items[i], (kind, i)) for i in range(first, first + size)])
+            first += size
     else:
         if any(flat):
             raise ValueError(f"{place((kind, flat.index(True)))}: {accepted} is accepted, not both in one list")
         for i, item in enumerate(items):
             edges = _items(item, place((kind, i)), "a list of (operation, source) pairs")
             groups.append([(edge, (kind, i, j)) for j, edge in enumerate(edges)])
+    return _without_none(groups)
+
+
+def _sizes_where_every_edge_is_listed(items: list[Any], concat: Any) -> list[int] | None:
+    """[2, 3, 4, ...] where the pairs are one from each state before each node, in any order (SNAS, 14 pairs for four
+    nodes), and the concat has no further node; None otherwise."""
+    num_nodes = next((n for n in range(2, MAX_NODES + 1) if n * (n + 3) // 2 == len(items)), 0)
+    sizes = list(range(_NUM_INPUTS, _NUM_INPUTS + num_nodes))
+    first = 0
+    for size in sizes:
+        pairs = [_without_probability(item) for item in items[first : first + size]]
+        plain = [isinstance(pair, (list, tuple)) and len(pair) == 2 and _is_int(pair[1]) for pair in pairs]
+        sources = [pair[1] if usual else -1 for pair, usual in zip(pairs, plain, strict=True)]
+        if sorted(sources) != list(range(size)):
+            return None
+        first += size
+    numbers = islice(concat, MAX_NODES + 1) if isinstance(concat, (list, tuple, range)) else []
+    beyond = any(_is_int(number) and number >= num_nodes + _NUM_INPUTS for number in numbers)
+    return None if not sizes or beyond else sizes
+
+
+def _numbered_operations(items: list[Any], kind: Kind, place: _Place) -> tuple[list[Any], dict[_Path, _Path]]:
+    """_grouped for one {'inputs': [0, 1], 'ops': [1, 4]} a node, with UNAS's numbers of operations."""
+    groups: list[list[tuple[Any, _Path]]] = []
+    for i, item in enumerate(items):
+        where = (kind, i)
+        if set(item) != {"inputs", "ops"}:
+            raise ValueError(f"{place(where)}: the keys inputs and ops are accepted, got {_show(list(item))}")
+        sources, numbers = (_items(item[key], place(where), f"a list for {key}") for key in ("inputs", "ops"))
+        if len(sources) != len(numbers):
+            raise ValueError(
+                f"{place(where)}: {len(sources)} inputs and {len(numbers)} ops; as many of both are accepted"
+            )
+        for number in numbers:
+            if not _is_int(number) or not 0 <= number < len(_UNAS_OPERATIONS):
+                known = ", ".join(f"{j} {name}" for j, name in enumerate(_UNAS_OPERATIONS))
+                raise ValueError(f"{place(where)}: op {_show(number)} is unknown; accepted are {known}")
+        groups.append([([_UNAS_OPERATIONS[n], source], where) for n, source in zip(numbers, sources, strict=True)])
     return _without_none(groups)
 
 
@@ -656,6 +716,16 @@ def _without_probability(edge: Any) -> Any:
     if isinstance(edge, (list, tuple)) and len(edge) == 3 and isinstance(edge[2], float):
         return edge[:2]
     return edge
+
+
+def _without_outer_list(node: ast.expr) -> ast.expr:
+    """The inner list of [[{'inputs': ..., 'ops': ...}, ...]]: UNAS writes a list of one cell."""
+    lists = (ast.List, ast.Tuple)
+    if isinstance(node, lists) and len(node.elts) == 1 and isinstance(node.elts[0], lists):
+        inner = node.elts[0]
+        if inner.elts and all(isinstance(item, ast.Dict) for item in inner.elts):
+            return inner
+    return node
 
 
 class _DartsText:
@@ -724,6 +794,8 @@ class _DartsText:
             self.fail(call.args[len(_DARTS_FIELDS)], f"more than four arguments; accepted: {_listed(_DARTS_FIELDS)}")
         given.update(zip(_DARTS_FIELDS, call.args, strict=False))
         for keyword in call.keywords:
+            if keyword.arg in _UNAS_FIELDS and isinstance(keyword.value, ast.Constant) and keyword.value.value is None:
+                continue
             if keyword.arg not in _DARTS_FIELDS:
                 self.fail(keyword, f"unknown argument {_show(keyword.arg)}; accepted: {_listed(_DARTS_FIELDS)}")
             if keyword.arg in given:
@@ -732,7 +804,7 @@ class _DartsText:
         for field in _DARTS_FIELDS:
             if field not in given:
                 self.fail(call, f"missing argument {field}; needed are {_listed(_DARTS_FIELDS)}")
-        return {field: self.value(given[field], (field,)) for field in _DARTS_FIELDS}
+        return {field: self.value(_without_outer_list(given[field]), (field,)) for field in _DARTS_FIELDS}
 
     def value(self, node: ast.expr, path: _Path) -> Any:
         """What a literal says; nothing but literals and range(...) is known here."""
@@ -741,6 +813,11 @@ class _DartsText:
             if len(path) > 3:  # field, node, pair: nothing of a genotype lies deeper
                 self.fail(node, "nested too deeply; (operation, source) pairs, flat or grouped by node, are accepted")
             return [self.value(item, (*path, i)) for i, item in enumerate(node.elts)]
+        if isinstance(node, ast.Dict) and len(path) == 2:
+            keys = [str(key.value) if isinstance(key, ast.Constant) else "" for key in node.keys]
+            if sorted(keys) != ["inputs", "ops"]:
+                self.fail(node, "a dictionary with the keys 'inputs' and 'ops' is accepted")
+            return {key: self.value(item, (*path, key)) for key, item in zip(keys, node.values, strict=True)}
         if isinstance(node, ast.Constant) and (isinstance(node.value, str) or _is_int(node.value)):
             return node.value
         if isinstance(node, ast.Constant) and isinstance(node.value, float) and len(path) > 2 and path[-1] == 2:
@@ -764,7 +841,12 @@ class _DartsText:
 
 
 def _from_lists(value: list[Any] | tuple[Any, ...]) -> Genotype:
-    """The genotype of [normal cell, reduction cell], or of the four fields of a DARTS namedtuple."""
+    """The genotype of [normal cell, reduction cell], of the four fields of a DARTS namedtuple, or of 28 numbers."""
+    halves = list(value)
+    if len(value) == 2 * _EDGES_OF_FOUR_NODES and all(map(_is_int, value)):
+        halves = [value[:_EDGES_OF_FOUR_NODES], value[_EDGES_OF_FOUR_NODES:]]
+    if len(halves) == 2 and all(_is_numbers_of_edges(half) for half in halves):
+        return Genotype(*(_from_numbers(half, kind) for half, kind in zip(halves, KINDS, strict=True)))
     if len(value) == len(KINDS):
         return Genotype(*value)
     if len(value) == len(_DARTS_FIELDS):
@@ -774,6 +856,23 @@ def _from_lists(value: list[Any] | tuple[Any, ...]) -> Genotype:
         "genotype: two cells, each [nodes, concat], or the four DARTS fields are accepted, "
         f"got {len(value)} values: {_show(value)}"
     )
+
+
+def _is_numbers_of_edges(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == _EDGES_OF_FOUR_NODES and all(map(_is_int, value))
+
+
+def _from_numbers(numbers: Sequence[int], kind: str) -> Cell:
+    """The cell of 14 numbers of operations, for the edges 2 from 0, 2 from 1, 3 from 0 ... 5 from 4; 0 is no edge."""
+    nodes: list[list[tuple[str, int]]] = [[] for _ in range(4)]
+    edges = [(node, source) for node in range(2, 6) for source in range(node)]
+    for i, (number, (node, source)) in enumerate(zip(numbers, edges, strict=True)):
+        if not 0 <= number < len(_NUMBERED_OPERATIONS):
+            known = ", ".join(f"{j} {name}" for j, name in enumerate(_NUMBERED_OPERATIONS))
+            raise ValueError(f"{kind} cell, number {i} of 14: {number} is no operation; accepted are {known}")
+        if number:
+            nodes[node - 2].append((_NUMBERED_OPERATIONS[number], source))
+    return Cell(nodes, [2, 3, 4, 5])
 
 
 def _is_genotype_text(text: str) -> bool:

@@ -1,11 +1,12 @@
 """Genotypes as other programs write them: samples written by hand, and what their mistakes say."""
 
 import json
+import re
 
 import pytest
 
 from nas_zoo.dialects import from_nni
-from nas_zoo.genotype import Genotype, as_genotype, load_genotype
+from nas_zoo.genotype import Cell, Genotype, as_genotype, load_genotype
 
 # A cell of DARTS's shape and one like it; below, the same two in each dialect.
 NORMAL = [("sep_conv_3x3", 0), ("sep_conv_5x5", 1), ("skip_connect", 0), ("dil_conv_3x3", 2),
@@ -175,3 +176,85 @@ def test_nothing_is_executed(tmp_path):
         with pytest.raises(ValueError, match="only lists, tuples"):
             as_genotype(written)
     assert not trap.exists()
+
+
+# Dialects that number their operations, or list every edge ------------------------------------------------------------
+
+UNAS = """UNAS_CIFAR10 = Genotype(
+    normal=[[{'inputs': [0, 0], 'ops': [4, 0]}, {'inputs': [0, 1], 'ops': [0, 3]},
+             {'inputs': [0, 1], 'ops': [1, 3]}, {'inputs': [1, 0], 'ops': [1, 3]}]],
+    normal_concat=range(2, 6),
+    reduce=[[{'inputs': [0, 0], 'ops': [1, 4]}, {'inputs': [1, 0], 'ops': [0, 1]},
+             {'inputs': [1, 0], 'ops': [5, 0]}, {'inputs': [3, 1], 'ops': [4, 5]}]],
+    reduce_concat=range(2, 6), alphas_normal=None, alphas_reduce=None)
+"""
+GENAS = (3, 6, 0, 4, 4, 0, 6, 6, 0, 0, 0, 0, 4, 3, 5, 2, 0, 6, 4, 0, 3, 0, 6, 0, 0, 5, 0, 7)
+
+
+def unas_json() -> dict:
+    cells = {}
+    for kind in ("normal", "reduce"):
+        numbers = re.findall(
+            r"'inputs': \[(\d), (\d)\], 'ops': \[(\d), (\d)\]", UNAS.split("reduce=")[kind == "reduce"]
+        )
+        cells[kind] = [[{"inputs": [int(a), int(b)], "ops": [int(c), int(d)]} for a, b, c, d in numbers]]
+        cells[f"{kind}_concat"] = [2, 3, 4, 5]
+    return cells | {"alphas_normal": None, "alphas_reduce": None}
+
+
+def test_unas_is_read_as_text_and_as_json(tmp_path):
+    expected = load_genotype("unas_c10")
+    assert Genotype.from_darts(UNAS) == expected
+    assert as_genotype(unas_json()) == expected
+    path = tmp_path / "unas.json"
+    path.write_text(json.dumps(unas_json()))
+    assert load_genotype(path) == expected
+
+
+def test_28_numbers_are_two_cells():
+    expected = load_genotype("genas_flatness_c10")
+    for form in (GENAS, list(GENAS), json.dumps(GENAS), [list(GENAS[:14]), list(GENAS[14:])]):
+        assert as_genotype(form) == expected
+
+
+def test_a_list_of_all_14_edges_is_four_nodes():
+    operations = ["sep_conv_3x3", "skip_connect", "none", "dil_conv_3x3", "max_pool_3x3"]
+    pairs, nodes = [], []
+    for node in range(2, 6):
+        sources = list(reversed(range(node)))  # in any order, as in SNAS's file
+        pairs += [(operations[(node + source) % 5], source) for source in sources]
+        nodes.append([edge for edge in pairs[-node:] if edge[0] != "none"])
+    cell = Cell(nodes, [2, 3, 4, 5])
+    text = f"Genotype(normal={pairs}, normal_concat=range(2, 6), reduce={pairs}, reduce_concat=[2, 3, 4, 5])"
+    assert Genotype.from_darts(text) == Genotype(cell, cell)
+    fields = {"normal": pairs, "normal_concat": [2, 3, 4, 5], "reduce": pairs, "reduce_concat": [2, 3, 4, 5]}
+    assert as_genotype(fields) == Genotype(cell, cell)
+
+
+def test_seven_nodes_of_two_pairs_stay_seven_nodes():
+    pairs = [("skip_connect", source) for node in range(2, 6) for source in range(node)]
+    text = f"Genotype(normal={pairs}, normal_concat=range(2, 9), reduce={pairs}, reduce_concat=range(2, 9))"
+    genotype = Genotype.from_darts(text)
+    assert [len(node) for node in genotype.normal.nodes] == [2] * 7
+    assert Genotype.from_darts(genotype.to_darts()) == genotype
+    short = Cell(genotype.normal.nodes, [2, 5])  # would be read as four nodes if it were written flat
+    assert Genotype.from_darts(Genotype(short, short).to_darts()) == Genotype(short, short)
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        (UNAS.replace("'ops': [4, 0]", "'ops': [9, 0]"), ["normal[0]", "line 2", "op 9", "6 sep_conv_7x7"]),
+        (UNAS.replace("'inputs': [0, 0], 'ops': [4, 0]", "'inputs': [0], 'ops': [4, 0]"), ["1 inputs and 2 ops"]),
+        (UNAS.replace("'inputs': [3, 1]", "'inputs': [5, 1]"), ["reduce[3]", "node 5"]),
+        (UNAS.replace("{'inputs': [0, 0], 'ops': [4, 0]}", "{'x': 1}"), ["'inputs' and 'ops'", "line 2"]),
+        (UNAS.replace("alphas_normal=None", "alphas_normal=[0.1]"), ["unknown argument", "alphas_normal"]),
+        (list(GENAS[:27]), ["27 values"]),
+        ([8, *GENAS[1:]], ["normal cell, number 0 of 14", "8 is no operation", "7 dil_conv_5x5"]),
+    ],
+)
+def test_mistakes_in_numbered_dialects_name_the_place(written, words):
+    with pytest.raises(ValueError, match=re.escape(words[0])) as caught:
+        as_genotype(written)
+    assert all(word in str(caught.value) for word in words)
+    assert "\n" not in str(caught.value)
