@@ -66,12 +66,14 @@ class Case:
 
 DARTS_WAY = 3e-4 * 50 * 390  # 50 epochs of 25,000 images at 64
 PC_DARTS_WAY = 6e-4 * 35 * 97  # 35 of 50 epochs at 256
-DA2S_WAY = 3e-4 * 50 * 97
+DA2S_WAY = 3e-4 * 50 * 390  # the batch of the authors' code, 64; the paper names none
+DA2S_WAY_256 = 3e-4 * 50 * 97  # PC-DARTS' batch
 EDAS_WAY = 0.025 * 25 * 391 / 28  # 28 edges take turns
 CASES = {
     "darts": Case("darts", (), DARTS_WAY),
     "edas": Case("edas", (), EDAS_WAY, active=1 / 28),
     "da2s_e4": Case("da2s", ("--edges", "4/14", "--partial-channels", "1"), DA2S_WAY),
+    "da2s_e4_256": Case("da2s", ("--edges", "4/14", "--partial-channels", "1"), DA2S_WAY_256),
     "random": Case("random", (), 0.0),
     "da2s": Case("da2s", ("--edges", "8/14", "--partial-channels", "1"), DA2S_WAY),
     "pc_darts": Case("pc_darts", ("--partial-channels", "4"), PC_DARTS_WAY, active=0.7),
