@@ -21,6 +21,9 @@ PROGRAMS = {
     "evaluate": ("nas_zoo.evaluate", "accuracy of a trained model on a data set, as a JSON line"),
     "export": ("nas_zoo.export.to_onnx", "write a model as a checked ONNX file"),
     "check": ("nas_zoo.export.check_onnx", "compare an ONNX file with its model"),
+    "card": ("nas_zoo.export.card", "write the model card of a checkpoint from its row of results.csv"),
+    "publish": ("nas_zoo.export.to_hub", "send a checkpoint to the Hugging Face Hub, in one commit"),
+    "space": ("nas_zoo.export.space", "write a demo page as the folder of a Hugging Face Space"),
     "bench": ("nas_zoo.export.bench", "time a model here: PyTorch, torch.compile, ONNX Runtime"),
 }
 

@@ -23,8 +23,19 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
-    "DTYPES", "PACKAGE", "Result", "fetch_weights", "find_result", "in_table", "package_results", "read_reference",
-    "read_results", "reference_path", "weights_path", "write_results",
+    "DTYPES",
+    "PACKAGE",
+    "Result",
+    "fetch_weights",
+    "find_result",
+    "in_table",
+    "network_errors",
+    "package_results",
+    "read_reference",
+    "read_results",
+    "reference_path",
+    "weights_path",
+    "write_results",
 ]  # fmt: skip
 
 #: The folder that holds results.csv and weights/: the installed package.
@@ -273,6 +284,14 @@ def read_reference(path: Path | str) -> tuple[Any, Any]:
         raise ValueError(f"reference tensors {path}: not readable: {error}") from None
 
 
+def network_errors() -> tuple[type[Exception], ...]:
+    """What the Hub's client raises where there is no answer; its HTTP library changes its name now and then."""
+    from huggingface_hub.utils import _http
+
+    library = getattr(_http, "httpx2", None) or getattr(_http, "httpx", None)
+    return () if library is None else (library.TransportError,)
+
+
 def file_sha256(path: Path | str) -> str:
     """Of a file's bytes."""
     with open(path, "rb") as file:
@@ -299,14 +318,16 @@ def fetch_weights(row: Result, *, local_only: bool = False, cache_dir: Path | st
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
+        failed: tuple[type[BaseException], ...] = (OSError, EntryNotFoundError, HfHubHTTPError, *network_errors())
         try:
             path = Path(
                 hf_hub_download(
                     row.hub_id, HUB_FILE, revision=row.hub_revision, local_files_only=local_only, cache_dir=cache_dir
                 )
             )
-        except (OSError, EntryNotFoundError, HfHubHTTPError) as error:
-            text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        except failed as error:
+            reason = error.__cause__ or error  # the client wraps what the network said in words about its cache
+            text = (str(reason).strip() or type(reason).__name__).splitlines()[0]
             raise ValueError(
                 f"weights of {row.name}: {HUB_FILE} of {row.hub_id} at {row.hub_revision[:12]} cannot be had: {text}"
             ) from error

@@ -30,6 +30,9 @@ def test_help_names_every_command(capsys):
         "evaluate",
         "export",
         "check",
+        "card",
+        "publish",
+        "space",
         "bench",
         "predict",
         "draw",
@@ -42,7 +45,23 @@ def test_help_names_every_command(capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["search", "gap", "report", "train", "adopt", "evaluate", "export", "check", "bench", "predict", "info"]
+    "command",
+    [
+        "search",
+        "gap",
+        "report",
+        "train",
+        "adopt",
+        "evaluate",
+        "export",
+        "check",
+        "card",
+        "publish",
+        "space",
+        "bench",
+        "predict",
+        "info",
+    ],
 )
 def test_each_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as exit_:

@@ -33,6 +33,7 @@ def test_the_wheel_holds_one_top_level_package_and_its_data(tmp_path):
     assert {top for top in tops if not top.endswith(".dist-info")} == {"nas_zoo"}
     for needed in ("nas_zoo/search/run.py", "nas_zoo/search/configs/edas_c10.yaml", "nas_zoo/export/runtime.py",
                    "nas_zoo/genotypes/darts_v2.json", "nas_zoo/genotypes/published.jsonl", "nas_zoo/models.json",
+                   "nas_zoo/results.csv", "nas_zoo/hub_cards/template.md",
                    "nas_zoo/py.typed", "nas_zoo/search/report.css", "nas_zoo/search/report.js"):  # fmt: skip
         assert needed in names
     assert "License-Expression: Apache-2.0" in metadata

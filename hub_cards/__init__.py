@@ -1,0 +1,1 @@
+"""The words of every model card, and the filled cards (read as nas_zoo.hub_cards)."""
