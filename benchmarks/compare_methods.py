@@ -77,7 +77,7 @@ CASES = {
     "random": Case("random", (), 0.0),
     "da2s": Case("da2s", ("--edges", "8/14", "--partial-channels", "1"), DA2S_WAY),
     "pc_darts": Case("pc_darts", ("--partial-channels", "4"), PC_DARTS_WAY, active=0.7),
-    "alpha_max": Case("alpha_max", (), EDAS_WAY),
+    "alpha_max": Case("alpha_max", (), EDAS_WAY, active=1 / 28),
     "edas_warmup": Case("edas", ("--warmup-epochs", "{warmup}"), EDAS_WAY, active=1 / 28),
     "random_seed1": Case("random", (), 0.0, seed=1),
     "random_seed2": Case("random", (), 0.0, seed=2),
