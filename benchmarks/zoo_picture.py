@@ -74,6 +74,8 @@ def front(points: list[Point], key: str) -> list[Point]:
 
 def draw_panel(axes: Any, points: list[Point], key: str, words: str) -> None:
     """One panel: all points, the front, labels of the front and of the well-known where they do not hide each other."""
+    from matplotlib.patheffects import withStroke
+
     on_front = front(points, key)
     axes.scatter([p[key] for p in points], [p["accuracy"] for p in points], s=16, color="#8a8f98", linewidths=0)
     axes.plot(
@@ -98,7 +100,7 @@ def draw_panel(axes: Any, points: list[Point], key: str, words: str) -> None:
         for dx, dy, side in places:
             text = axes.annotate(
                 point["label"], (point[key], point["accuracy"]), (dx, dy), textcoords="offset points", ha=side,
-                fontsize=7.5, color=color,
+                fontsize=7.5, color=color, path_effects=[withStroke(linewidth=2.5, foreground="white")],
             )  # fmt: skip
             box = text.get_window_extent(renderer)
             own = axes.transData.transform((point[key], point["accuracy"]))
