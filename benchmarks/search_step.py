@@ -15,8 +15,9 @@ and, for methods that relax all edges (darts, pc_darts, da2s ...), instead of th
     reference an iteration of the same loop on the plain layer-by-layer supernet of tests/plain_darts.py in PyTorch's
               usual memory layout: a ReLU, a convolution, a BatchNorm and a product for each operation, nothing shared
 
-with ``time_ratio`` and ``memory_ratio`` against it. On CUDA ``images_per_s`` and ``derived_images_per_s`` say how much
-of what the derived network reaches the search does.
+with ``time_ratio`` and ``memory_ratio`` against it. ``--without`` adds, in the same rounds, iterations that lack one
+of the things that make it fast (``without_<name>_s``). On CUDA ``images_per_s`` and ``derived_images_per_s`` say how
+much of what the derived network reaches the search does.
 
 Times are medians over ``--repeats`` rounds of the same drawn edges. Memory is the largest amount of tensor data alive
 during the passes beyond what was alive before them, counted by PyTorch's own allocation records (not the process's
@@ -32,6 +33,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,9 +42,11 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from nas_zoo.checkpoint import run_facts
+from nas_zoo.cpu_gradients import DepthwiseConv
 from nas_zoo.genotype import KINDS
 from nas_zoo.network import CellNet
 from nas_zoo.parallel import start_accelerator
+from nas_zoo.search import supernet as supernet_module
 from nas_zoo.search.method import METHODS, SearchSettings, Step, find_method
 from nas_zoo.search.run import Search
 from nas_zoo.search.supernet import Mixing, SearchCell, Supernet
@@ -172,6 +176,25 @@ def draw_rounds(run: Search, count: int) -> list[int]:
     return wanted
 
 
+#: What makes a relaxed step fast on a CPU, and how to do without: object, attribute, the plain form.
+PIECES: dict[str, tuple[Any, str, Any]] = {
+    "mixed_sum": (SearchCell, "_may_sum_at_once", lambda self, terms: False),
+    "depthwise": (DepthwiseConv, "_fast_forward", lambda self, x: self._conv_forward(x, self.weight, self.bias)),
+    "concatenate": (supernet_module, "concatenate", lambda parts: torch.cat(parts, dim=1)),
+}
+
+
+@contextmanager
+def lacking(piece: str) -> Iterator[None]:
+    place, name, plain = PIECES[piece]
+    kept = getattr(place, name)
+    setattr(place, name, plain)
+    try:
+        yield
+    finally:
+        setattr(place, name, kept)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", default="edas", choices=METHODS)
@@ -182,6 +205,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2, help="rounds over the drawn edges, after one to warm up")
     parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=True, help="for all three")
     parser.add_argument("--genotype", default="darts_v2", help="of the derived network")
+    parser.add_argument("--without", nargs="*", default=[], choices=PIECES, metavar="PIECE",
+                        help=f"also time the iteration without some of {', '.join(PIECES)}")  # fmt: skip
     parser.add_argument("--partial-channels", type=int, help="K of PC-DARTS; default: the method's own")
     options = parser.parse_args()
 
@@ -237,7 +262,8 @@ def main() -> None:
         draws = [0] * options.draws
     else:
         draws = draw_rounds(run, options.draws)
-    times: dict[str, list[list[float]]] = {"iteration": [], against: [], "derived": []}
+    names = ["iteration", against, "derived", *(f"without_{piece}" for piece in options.without)]
+    times: dict[str, list[list[float]]] = {name: [] for name in names}
     for _ in range(options.repeats + 1):
         for row in times.values():
             row.append([])
@@ -249,6 +275,9 @@ def main() -> None:
                 ("derived", lambda: two_passes(derived, batches)),
             ):
                 times[name][-1].append(seconds(action, device))
+            for piece in options.without:
+                with lacking(piece):
+                    times[f"without_{piece}"][-1].append(seconds(iteration(index), device))
     means = {n: statistics.median(statistics.mean(r) for r in rounds[1:]) for n, rounds in times.items()}
     ratio = statistics.median(
         statistics.mean(a) / statistics.mean(b) for a, b in zip(times["iteration"][1:], times[against][1:], strict=True)
@@ -271,6 +300,7 @@ def main() -> None:
                 f"{against}_gb": round(gb[against], 4),
                 "memory_ratio": round(gb["iteration"] / gb[against], 4),
                 "derived_s": round(means["derived"], 4),
+                **{f"without_{piece}_s": round(means[f"without_{piece}"], 4) for piece in options.without},
                 "images_per_s": round(2 * options.batch_size / means["iteration"], 1),
                 "derived_images_per_s": round(2 * options.batch_size / means["derived"], 1),
                 "n": len(draws) * options.repeats,

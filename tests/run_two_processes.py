@@ -7,17 +7,29 @@ import torch
 from accelerate import Accelerator
 
 from nas_zoo.genotype import KINDS
+from nas_zoo.search.da2s import Da2sSettings
+from nas_zoo.search.darts import DartsSettings
 from nas_zoo.search.edas import EdasSettings
+from nas_zoo.search.method import SearchSettings
 from nas_zoo.search.run import Search, search
+
+COMMON = {"data": "digits", "num_cells": 3, "init_channels": 4, "batch_size": 32, "epochs": 1}
+#: Searches whose end is compared, and after how many iterations.
+SEARCHES: dict[str, tuple[type[SearchSettings], dict, int]] = {
+    "edas": (EdasSettings, {"train_limit": 512}, 6),
+    "second order": (DartsSettings, {"train_limit": 128, "order": 2}, 2),
+    "da2s": (Da2sSettings, {"train_limit": 192, "partial_channels": 2, "edges": "4/14", "lambda_1": "const"}, 3),
+}
 
 
 def relaxed(mixing) -> list[tuple[str, int]]:
     return [(kind, e) for kind in KINDS for e, mix in enumerate(mixing[kind]) if mix.weights is not None]
 
 
-def iterate(settings: EdasSettings, iterations: int) -> dict:
-    """The state after some iterations in float64, and the edges that were drawn in them."""
-    run = Search(settings, Accelerator(cpu=True))
+def iterate(name: str) -> dict:
+    """The state after some iterations in float64, and the edges that were relaxed in them."""
+    settings_class, changes, iterations = SEARCHES[name]
+    run = Search(settings_class(**{**COMMON, **changes}), Accelerator(cpu=True))
     run.supernet.double()
     run.method.double()
     run.begin_counting()
@@ -34,9 +46,9 @@ def iterate(settings: EdasSettings, iterations: int) -> dict:
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
-    common = {"data": "digits", "num_cells": 3, "init_channels": 4, "batch_size": 32, "epochs": 1}
-    state = iterate(EdasSettings(**common, train_limit=512), 6)
+    states = {name: iterate(name) for name in SEARCHES}
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2
-    torch.save(state, folder / f"rank{accelerator.process_index}.pt")
-    search(EdasSettings(**common, train_limit=128, out=folder / "run"))
+    torch.save(states, folder / f"rank{accelerator.process_index}.pt")
+    settings = {**COMMON, "train_limit": 128, "out": folder / "run"}
+    search(EdasSettings(**settings))  # type: ignore[arg-type]
