@@ -19,7 +19,6 @@ import argparse
 import csv
 import dataclasses
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -137,7 +136,7 @@ def row_of(name: str, case: Case, scale_name: str, search_folder: Path, train_fo
         "edges": settings.get("edges", settings.get("derive", "")),
         "seed": case.seed,
         "scale": scale_name,
-        "data": first["data"]["name"],
+        "data": Path(first["data"]["name"]).name,
         "search_images": first["data"]["images"],
         "iterations": first["steps_per_epoch"] * last["epoch"],
         "alpha_lr": settings["alpha_lr"],
@@ -166,6 +165,14 @@ def row_of(name: str, case: Case, scale_name: str, search_folder: Path, train_fo
         "nas_zoo": first["versions"]["nas-zoo"],
         "commit": first["commit"],
     }
+
+
+def without_folders(text: str, *places: str | None) -> str:
+    """A log as it is published: names of files in the place of where they lie on this machine."""
+    for place in places:
+        if place is not None:
+            text = text.replace(place, Path(place).name)
+    return text
 
 
 def table(rows: list[dict[str, str]]) -> str:
@@ -224,7 +231,8 @@ def main() -> None:
         kept = results / name
         kept.mkdir(parents=True, exist_ok=True)
         for part in ("log.jsonl", "genotype.json"):
-            shutil.copyfile(out / "search" / name / part, kept / part)
+            text = (out / "search" / name / part).read_text()
+            (kept / part).write_text(without_folders(text, options.data, options.test_data, str(out)))
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(row), lineterminator="\n")
             writer.writeheader()
