@@ -177,7 +177,7 @@ def _summary(row: Result, provenance: dict[str, Any]) -> str:
     found = f", found by {provenance['method']}" if provenance.get("method") else ""
     cells = f"the cells `{row.cell}`{found}" if row.cell else f"cells of our own (`{row.genotype}`)"
     return (
-        f"An image classifier of {row.params / 1e6:.2f} million parameters on the DARTS cell space: {cells}, in a "
+        f"An image classifier of {row.params:,} parameters on the DARTS cell space: {cells}, in a "
         f"network of {row.num_cells} cells and C = {row.init_channels}, trained from scratch on {row.dataset}."
     )
 

@@ -156,7 +156,7 @@ def _words(checkpoint: Checkpoint) -> str:
     row = checkpoint.row
     return (
         f"# {checkpoint.title}\n\n"
-        f"A network of {row.num_cells} cells and {row.params / 1e6:.2f} million parameters, trained on {row.dataset}: "
+        f"A network of {row.num_cells} cells and {row.params:,} parameters, trained on {row.dataset}: "
         f"{row.top1:.2f} % top-1 on its {row.test_images:,} test images. It knows {row.num_classes} classes and "
         "answers every image with one of them."
     )

@@ -142,14 +142,21 @@ def read_run(folder: Path | str) -> Run:
 
 
 def clean_log(run: Run) -> str:
-    """The run's log as it may be published: of every path in its settings the last part alone."""
+    """The run's log as it may be published: of every path in its settings and its command the last part alone."""
     head = json.loads(json.dumps(run.log[0]))
     for place in (head["settings"], head["data"]):
         for key in (*_PATHS, "name"):
             if isinstance(place.get(key), str):
                 place[key] = Path(place[key]).name or place[key]
+    if isinstance(head.get("command"), str):
+        head["command"] = " ".join(map(_without_folders, head["command"].split(" ")))
     lines = [head, *({**line, **_named(line)} for line in run.log[1:])]
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+def _without_folders(word: str) -> str:
+    flag, equals, value = word.rpartition("=")
+    return word if value.startswith(("hf-hub:", "hf_hub:")) else flag + equals + value.rstrip("/").rpartition("/")[2]
 
 
 def _named(line: Mapping[str, Any]) -> dict[str, str]:

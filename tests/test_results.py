@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from nas_zoo import results
+from nas_zoo.adopt import clean_log, read_run, reference_images, result_of_run
 from nas_zoo.adopt import main as adopt_main
-from nas_zoo.adopt import reference_images, result_of_run
 from nas_zoo.genotype import Genotype, genotype_record
 from nas_zoo.network import MODELS
 from nas_zoo.results import Result, in_table, package_results, read_results
@@ -221,6 +221,25 @@ print("all of it")
 """
 
 
+def test_relative_paths_are_left_out_of_the_published_log_too(runs, tmp_path):
+    """Of a data set that was named from another folder, as in --data ../../somewhere/images.tar."""
+    folder = tmp_path / "run"
+    shutil.copytree(runs[1], folder)
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    head = json.loads(lines[0])
+    head["command"] = "train.py --data ../../home/me/images.tar --out=there/run/ --model hf-hub:zoo/net"
+    head["settings"] |= {"data": "../../home/me/images.tar", "init_weights": "there/derived.safetensors"}
+    (folder / "log.jsonl").write_text("\n".join([json.dumps(head), *lines[1:]]) + "\n")
+    text = clean_log(read_run(folder))
+    assert "home" not in text
+    assert "there" not in text
+    assert json.loads(text.splitlines()[0])["command"] == (
+        "train.py --data images.tar --out=run --model hf-hub:zoo/net"
+    )
+    assert json.loads(text.splitlines()[0])["settings"]["init_weights"] == "derived.safetensors"
+
+
+@pytest.mark.slow
 def test_doctor_compares_with_the_reference_tensors(published, tmp_path):
     shutil.copytree(published, tmp_path / "own")
     done = python(tmp_path / "own", "-c", DOCTOR)
@@ -281,6 +300,7 @@ print("all of it")
 """
 
 
+@pytest.mark.slow
 def test_float16_is_refused_where_it_costs_accuracy(runs, tmp_path):
     """Two changes that leave every decision as it is in float32: logits beyond float16's range, and a common large
     part in the classifier's rows, beside which float16 does not keep what tells the classes apart."""
@@ -321,6 +341,7 @@ def test_a_run_that_does_not_fit_is_refused_and_nothing_is_written(runs, tmp_pat
     assert not (results.PACKAGE / "weights" / "cell_net_cifar.x.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_other_images_than_the_runs_are_noticed(runs, tmp_path):
     package = copy_package(tmp_path / "package")
     others = write_images(tmp_path / "images")
