@@ -128,7 +128,7 @@ def to_timm_module(
         "CLASSES": str(classes),
         "NORMAL": _cell_text(genotype.normal),
         "REDUCE": _cell_text(genotype.reduce),
-        "BLOCKS": "\n\n".join(inspect.getsource(block) for block in blocks).rstrip(),
+        "BLOCKS": _block_text(blocks),
         "OPERATIONS": _OPERATIONS_START + "".join(_branch(op) for op in sorted(genotype.operations)).rstrip(),
         "STEM": _STEM_IMAGENET if imagenet else _STEM_CIFAR,
         "INPUTS": _INPUTS_IMAGENET if imagenet else _INPUTS_CIFAR,
@@ -141,6 +141,27 @@ def to_timm_module(
     }.items():
         text = text.replace(f"<{mark}>", words)
     return text
+
+
+#: Stands for nas_zoo.cpu_gradients.DepthwiseConv, whose backward pass is of use to long runs on CPUs only.
+_DEPTHWISE = '''class DepthwiseConv(nn.Conv2d):
+    """One odd square kernel a channel; keeps the size or halves it (rounded up)."""
+
+    def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1, device=None, dtype=None) -> None:
+        padding = dilation * (kernel - 1) // 2
+        super().__init__(
+            channels, channels, kernel, stride, padding, dilation, channels, bias=False, device=device, dtype=dtype
+        )
+
+
+'''
+
+
+def _block_text(blocks: list[Any]) -> str:
+    """The classes as they stand in nas_zoo.ops, without the supernet's way to stop before the last layers."""
+    text = "\n\n".join(inspect.getsource(block) for block in blocks).rstrip()
+    text = text.replace(", bare: bool = False", "").replace("return x if bare else ", "return ")
+    return (_DEPTHWISE if "DepthwiseConv(" in text else "") + text
 
 
 def _cell_text(cell: Cell) -> str:
