@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nas_zoo.checkpoint import RunLog
+from nas_zoo.checkpoint import RunLog, published, published_log
 from nas_zoo.genotype import as_genotype
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -167,14 +167,6 @@ def row_of(name: str, case: Case, scale_name: str, search_folder: Path, train_fo
     }
 
 
-def without_folders(text: str, *places: str | None) -> str:
-    """A log as it is published: names of files in the place of where they lie on this machine."""
-    for place in places:
-        if place is not None:
-            text = text.replace(place, Path(place).name)
-    return text
-
-
 def table(rows: list[dict[str, str]]) -> str:
     """The rows as Markdown: percent, seconds, GB."""
 
@@ -230,9 +222,9 @@ def main() -> None:
         rows.sort(key=lambda row: list(CASES).index(row["case"]))
         kept = results / name
         kept.mkdir(parents=True, exist_ok=True)
-        for part in ("log.jsonl", "genotype.json"):
-            text = (out / "search" / name / part).read_text()
-            (kept / part).write_text(without_folders(text, options.data, options.test_data, str(out)))
+        (kept / "log.jsonl").write_text(published_log(RunLog.read(out / "search" / name)))
+        cells = json.loads((out / "search" / name / "genotype.json").read_text())
+        (kept / "genotype.json").write_text(json.dumps(published(cells), indent=1) + "\n")
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(row), lineterminator="\n")
             writer.writeheader()

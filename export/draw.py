@@ -20,25 +20,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas_zoo.genotype import KINDS, Cell, as_genotype
+from nas_zoo.palette import OPERATION_COLORS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["OPERATION_COLORS", "draw_genotype"]
+__all__ = ["draw_genotype"]
 
-#: Colour of an operation. Kinds by hue, after Okabe and Ito's palette for all kinds of colour vision; larger kernels
-#: of a kind are darker. The label says the same in words.
-OPERATION_COLORS = {
-    "max_pool_3x3": "#D55E00",
-    "avg_pool_3x3": "#B87A00",
-    "skip_connect": "#444444",
-    "sep_conv_3x3": "#3A9BD9",
-    "sep_conv_5x5": "#0072B2",
-    "sep_conv_7x7": "#004C78",
-    "dil_conv_3x3": "#00B084",
-    "dil_conv_5x5": "#007D5E",
-    "conv_7x1_1x7": "#B0578D",
-}
 _INK, _FAINT, _PAPER = "#222222", "#AAAAAA", "#FFFFFF"
 _CONCAT = "#8C8C8C"
 _TITLES = {"normal": "Normal cell", "reduce": "Reduction cell"}

@@ -9,7 +9,8 @@ from typing import Any
 import timm
 
 from nas_zoo import results
-from nas_zoo.adopt import clean_log, read_run, reference_tensors, result_of_run
+from nas_zoo.adopt import read_run, reference_tensors, result_of_run
+from nas_zoo.checkpoint import published_log
 from nas_zoo.load import load_model
 from nas_zoo.results import Result
 
@@ -59,7 +60,7 @@ def open_checkpoint(name: str, *, license: str = "apache-2.0") -> Checkpoint:
     folder = Path(name)
     if folder.is_dir():
         row = result_of_run(folder, license=license)
-        return Checkpoint(row, folder / row.weights, clean_log(read_run(folder)), folder)
+        return Checkpoint(row, folder / row.weights, published_log(read_run(folder).log), folder)
     found = results.find_result(name)
     if found is None:
         load_model(name)  # says what is wrong with the name

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_zoo import results
-from nas_zoo.checkpoint import RunLog, write_weights
+from nas_zoo.checkpoint import RunLog, published, published_log, write_weights
 from nas_zoo.count import count
 from nas_zoo.data import open_source
 from nas_zoo.evaluate import evaluate_model
@@ -53,7 +53,6 @@ _ELSEWHERE = {
     "recipe", "model", "genotype", "init_channels", "num_cells", "data", "test_data", "data_root", "out", "seed",
     "epochs", "workers", "time_budget", "eval_every", "test_curve", "channels_last", "compile", "crop_pct",
 }  # fmt: skip
-_PATHS = ("data", "test_data", "data_root", "out", "init_weights", "genotype")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,34 +140,10 @@ def read_run(folder: Path | str) -> Run:
     return run
 
 
-def clean_log(run: Run) -> str:
-    """The run's log as it may be published: of every path in its settings and its command the last part alone."""
-    head = json.loads(json.dumps(run.log[0]))
-    for place in (head["settings"], head["data"]):
-        for key in (*_PATHS, "name"):
-            if isinstance(place.get(key), str):
-                place[key] = Path(place[key]).name or place[key]
-    if isinstance(head.get("command"), str):
-        head["command"] = " ".join(map(_without_folders, head["command"].split(" ")))
-    lines = [head, *({**line, **_named(line)} for line in run.log[1:])]
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-
-
-def _without_folders(word: str) -> str:
-    flag, equals, value = word.rpartition("=")
-    return word if value.startswith(("hf-hub:", "hf_hub:")) else flag + equals + value.rstrip("/").rpartition("/")[2]
-
-
-def _named(line: Mapping[str, Any]) -> dict[str, str]:
-    return {key: Path(line[key]).name for key in ("data", "test_data") if isinstance(line.get(key), str)}
-
-
 def _changed_settings(run: Run) -> dict[str, Any]:
     plain = to_dict(settings_of({"recipe": run.settings["recipe"]}))
     changed = {key: value for key, value in run.settings.items() if key not in _ELSEWHERE and value != plain.get(key)}
-    return {
-        key: Path(value).name if key in _PATHS and isinstance(value, str) else value for key, value in changed.items()
-    }
+    return published(changed)
 
 
 def _cell_name(model: str, genotype: Genotype) -> str:
@@ -466,7 +441,7 @@ def _write(
         write_weights(path, stored, {"model": row.name, "license": row.license})
         row = dataclasses.replace(row, size=path.stat().st_size, sha256=results.file_sha256(path))
     write_weights(results.reference_path(row, place), reference, {"model": row.name})
-    (folder / f"{row.name}.log.jsonl").write_text(clean_log(run), encoding="utf-8")
+    (folder / f"{row.name}.log.jsonl").write_text(published_log(run.log), encoding="utf-8")
     # Last, since it is the row that publishes the files.
     results.write_results([*(other for other in rows if other.name != row.name), row], place / "results.csv")
 

@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -42,6 +42,8 @@ __all__ = [
     "load_checkpoint",
     "peak_memory_gb",
     "previous_path",
+    "published",
+    "published_log",
     "run_facts",
     "save_checkpoint",
     "write_json",
@@ -486,6 +488,32 @@ def _json_value(value: Any, name: str) -> Any:
 _PACKAGES = ("nas-zoo", "torch", "torchvision", "timm", "accelerate", "numpy", "onnx", "onnxruntime-gpu")
 
 
+#: Keys of settings, results and provenance whose value may be a path.
+PATH_KEYS = ("data", "test_data", "data_root", "out", "init_weights", "genotype")
+
+
+def published(record: Any, key: str = "") -> Any:
+    """A record of a run (a line of its log, its genotype.json) as it may be published: no folders of the machine.
+
+    Of every path (values of PATH_KEYS, the data set's name, words of the command) the last part alone stays.
+    """
+    if isinstance(record, Mapping):
+        named = {"name"} if key == "data" else set()
+        return {word: published(value, "data_root" if word in named else word) for word, value in record.items()}
+    if isinstance(record, list):
+        return [published(value) for value in record]
+    if not isinstance(record, str):
+        return record
+    if key == "command":
+        return " ".join(map(without_folders, record.split(" ")))
+    return Path(record).name or record if key in PATH_KEYS else record
+
+
+def published_log(lines: Iterable[Mapping[str, Any]]) -> str:
+    """The text of log.jsonl (`lines` of RunLog.read) as it may be published."""
+    return "".join(json.dumps(published(line), ensure_ascii=False) + "\n" for line in lines)
+
+
 def run_facts(device: torch.device | str | None = None) -> dict[str, Any]:
     """What a run was made with, as JSON has it: versions, device, processors, processes, git commit, command line.
 
@@ -525,12 +553,19 @@ def _cpu_name() -> str:
 
 def _command(argv: list[str]) -> str:
     program, *words = argv or [""]
-    return " ".join([os.path.basename(program), *map(_without_folders, words)])
+    return " ".join([os.path.basename(program), *(without_folders(word, relative=False) for word in words)])
 
 
-def _without_folders(word: str) -> str:
+def without_folders(word: str, *, relative: bool = True) -> str:
+    """A word of a command line with the last part alone of a path in it, also behind "--flag=".
+
+    A path on this machine (absolute, of somebody's home) is always cut; of another, which may say where to find the
+    thing from here, only if `relative` is set. Names on the Hub are no paths.
+    """
     start, equals, value = word.rpartition("=")
-    return start + equals + (os.path.basename(value.rstrip("/")) if value.startswith(("/", "~")) else value)
+    if value.startswith(("hf-hub:", "hf_hub:")) or not (relative or value.startswith(("/", "~"))):
+        return word
+    return start + equals + (value.rstrip("/").rpartition("/")[2] or value)
 
 
 def _commit() -> str | None:

@@ -299,8 +299,9 @@ def _open_files(
             train_images = images if split == "train" and images is not None else decoded(train)
             _computed[key] = channel_statistics(train_images)
         mean, std = _computed[key]
+    name = data if split == "train" or test_data is None else test_data
     return ImageSource(
-        data, part.classes, part.labels, mean, std,
+        name, part.classes, part.labels, mean, std,
         in_chans=in_chans, image_size=size, images=images, files=part.files, crop_pct=crop_pct,
     )  # fmt: skip
 

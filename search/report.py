@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from nas_zoo.export.draw import OPERATION_COLORS
 from nas_zoo.genotype import KINDS, Genotype
+from nas_zoo.palette import OPERATION_COLORS
 from nas_zoo.search import figures
 from nas_zoo.search.figures import Line, Pair, short
 from nas_zoo.search.history import Run, dig, read_runs
@@ -342,9 +342,7 @@ def _alpha(run: Run) -> str:
                 f'style="--row:{node - 1};--column:{source + 1}">'
                 f"<figcaption>{caption}</figcaption>{svg}</figure>"
             )
-        parts.append(
-            f'<div><h4>{_KIND_NAMES[kind].capitalize()}</h4><div class="tiles edges">{"".join(tiles)}</div></div>'
-        )
+        parts.append(_tiles(kind, "edges", tiles))
     return f'<div class="pair">{"".join(parts)}</div>'
 
 
@@ -373,10 +371,12 @@ def _beta(run: Run) -> str:
                 f'<figure class="tile kept"><figcaption><b>node {node}</b>{words or "<span>dropped</span>"}'
                 f"</figcaption>{svg}</figure>"
             )
-        parts.append(
-            f'<div><h4>{_KIND_NAMES[kind].capitalize()}</h4><div class="tiles nodes">{"".join(tiles)}</div></div>'
-        )
+        parts.append(_tiles(kind, "nodes", tiles))
     return f'<div class="pair">{"".join(parts)}</div>'
+
+
+def _tiles(kind: str, of: str, tiles: list[str]) -> str:
+    return f'<div><h4>{_KIND_NAMES[kind].capitalize()}</h4><div class="tiles {of}">{"".join(tiles)}</div></div>'
 
 
 def _entropies(run: Run) -> str:

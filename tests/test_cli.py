@@ -13,56 +13,22 @@ from nas_zoo.cli import main
 from nas_zoo.count import count
 from nas_zoo.network import MODELS
 
+COMMANDS = [
+    "list", "info", "search", "gap", "report", "train", "adopt", "evaluate", "export", "check", "card", "publish",
+    "space", "bench", "predict", "draw", "demo", "doctor", "convert", "export-model",
+]  # fmt: skip
+
 
 def test_help_names_every_command(capsys):
     with pytest.raises(SystemExit) as exit_:
         main(["--help"])
     assert exit_.value.code == 0
     text = capsys.readouterr().out
-    for command in (
-        "list",
-        "info",
-        "search",
-        "gap",
-        "report",
-        "train",
-        "adopt",
-        "evaluate",
-        "export",
-        "check",
-        "card",
-        "publish",
-        "space",
-        "bench",
-        "predict",
-        "draw",
-        "demo",
-        "doctor",
-        "convert",
-        "export-model",
-    ):
+    for command in COMMANDS:
         assert re.search(rf"^    {command}\b(?!-)", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "search",
-        "gap",
-        "report",
-        "train",
-        "adopt",
-        "evaluate",
-        "export",
-        "check",
-        "card",
-        "publish",
-        "space",
-        "bench",
-        "predict",
-        "info",
-    ],
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as exit_:
         main([command, "--help"])

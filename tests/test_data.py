@@ -262,6 +262,7 @@ def test_separate_test_data_is_the_test_split_and_training_has_all_of_data(tmp_p
     other = write_tar(tmp_path / "other.tar.xz", tree(2), "w:xz")
     train, test = open_source(place, test_data=other), open_source(place, "test", test_data=str(other))
     assert (len(train), len(test)) == (12, 6)
+    assert (train.name, test.name) == (str(place), str(other))  # what messages and results call them
     assert test.mean == train.mean == channel_statistics(held(train))[0]
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas_zoo.export.draw import OPERATION_COLORS, _columns, _crossings, _increasing, _lay_out, draw_genotype
+from nas_zoo.export.draw import _columns, _crossings, _increasing, _lay_out, draw_genotype
 from nas_zoo.genotype import KINDS, OPERATIONS, Genotype, as_genotype, list_genotypes, load_genotype
+from nas_zoo.palette import OPERATION_COLORS
 
 EVERY_EDGE = [[[OPERATIONS[(i + j) % 9], j] for j in range(i + 2)] for i in range(4)]
 ALL_14 = as_genotype([[EVERY_EDGE, [2, 3, 4, 5]], [EVERY_EDGE, [2, 3, 4, 5]]])

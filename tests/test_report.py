@@ -16,8 +16,8 @@ import pytest
 
 from nas_zoo.checkpoint import RunLog
 from nas_zoo.cli import main
-from nas_zoo.export.draw import OPERATION_COLORS
 from nas_zoo.genotype import KINDS, OPERATIONS, Genotype
+from nas_zoo.palette import OPERATION_COLORS
 from nas_zoo.search import report, run
 from nas_zoo.search.history import read_run, read_runs
 

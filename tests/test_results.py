@@ -14,8 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from nas_zoo import results
-from nas_zoo.adopt import clean_log, read_run, reference_images, result_of_run
 from nas_zoo.adopt import main as adopt_main
+from nas_zoo.adopt import read_run, reference_images, result_of_run
+from nas_zoo.checkpoint import RunLog, published_log
 from nas_zoo.genotype import Genotype, genotype_record
 from nas_zoo.network import MODELS
 from nas_zoo.results import Result, in_table, package_results, read_results
@@ -66,7 +67,7 @@ def test_the_packages_table_is_what_its_weights_and_models_are():
             path = results.fetch_weights(row)
             assert path.stat().st_size == row.size
             assert {t.dtype for t in load_file(path).values() if t.is_floating_point()} == {getattr(torch, row.dtype)}
-        log = [json.loads(line) for line in (results.PACKAGE / "weights" / f"{row.name}.log.jsonl").open()]
+        log = RunLog.read(results.PACKAGE / "weights" / f"{row.name}.log.jsonl")
         assert log[-1]["kind"] == "result"
         assert round(100 * log[-1]["top1"], 4) == row.run_top1
         assert log[0]["settings"]["epochs"] == row.epochs
@@ -230,7 +231,7 @@ def test_relative_paths_are_left_out_of_the_published_log_too(runs, tmp_path):
     head["command"] = "train.py --data ../../home/me/images.tar --out=there/run/ --model hf-hub:zoo/net"
     head["settings"] |= {"data": "../../home/me/images.tar", "init_weights": "there/derived.safetensors"}
     (folder / "log.jsonl").write_text("\n".join([json.dumps(head), *lines[1:]]) + "\n")
-    text = clean_log(read_run(folder))
+    text = published_log(read_run(folder).log)
     assert "home" not in text
     assert "there" not in text
     assert json.loads(text.splitlines()[0])["command"] == (

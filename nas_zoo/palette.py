@@ -1,0 +1,15 @@
+"""The colours of the operations: one set for drawings of cells and for the curves of a search."""
+
+#: Colour of an operation. Kinds by hue, after Okabe and Ito's palette for all kinds of colour vision; larger kernels
+#: of a kind are darker. The label says the same in words.
+OPERATION_COLORS = {
+    "max_pool_3x3": "#D55E00",
+    "avg_pool_3x3": "#B87A00",
+    "skip_connect": "#444444",
+    "sep_conv_3x3": "#3A9BD9",
+    "sep_conv_5x5": "#0072B2",
+    "sep_conv_7x7": "#004C78",
+    "dil_conv_3x3": "#00B084",
+    "dil_conv_5x5": "#007D5E",
+    "conv_7x1_1x7": "#B0578D",
+}
