@@ -30,7 +30,7 @@ class RealImages:
 def real_images(
     place: str,
     *,
-    split: str = "test",
+    split: str | None = "test",
     classes: Sequence[str] | None = None,
     num_classes: int | None = None,
     in_chans: int = 3,
@@ -43,6 +43,7 @@ def real_images(
         place: digits, cifar10, cifar100 or a tar, of which the images of `split` are taken; or a folder, of which all
             images are taken, at any depth. A folder's images have labels where the folder that each lies in has the
             name of one of `classes`.
+        split: None for all images of a tar that is not split itself: that of a test set.
         classes: Of the file, in the order of its logits; None where it does not say.
         num_classes, in_chans, image_size: Of the file.
 
@@ -60,7 +61,10 @@ def real_images(
         labels = [known[word] for word in parents] if all(word in known for word in parents) else None
         array = None if labels is None else np.array(labels, np.int64)
         return RealImages(folder.name or "folder", [folder / name for name in chosen], array)
-    source = open_source(place, split, in_chans=in_chans, image_size=None if place in NAMES else image_size)
+    test_data = place if split is None and place not in NAMES else None
+    split = split or "test"
+    size = None if place in NAMES else image_size
+    source = open_source(place, split, test_data=test_data, in_chans=in_chans, image_size=size)
     if classes is not None and tuple(classes) != source.classes:
         raise ValueError(
             f"{place}: its classes ({', '.join(source.classes[:3])} ...) are not those of the model "
@@ -69,7 +73,7 @@ def real_images(
     if num_classes is not None and num_classes != len(source.classes):
         raise ValueError(f"{place}: {len(source.classes)} classes, the model has {num_classes}")
     rows = _evenly(len(source), limit)
-    return RealImages(f"{source.name} ({split})", [source.image(int(i)) for i in rows], source.labels[rows])
+    return RealImages(f"{Path(source.name).name} ({split})", [source.image(int(i)) for i in rows], source.labels[rows])
 
 
 def _evenly(count: int, limit: int | None) -> np.ndarray:

@@ -35,6 +35,8 @@ from nas_zoo.checkpoint import write_json, write_weights
 from nas_zoo.export.card import write_card
 from nas_zoo.export.deliver import Forms, deliver
 from nas_zoo.export.published import Checkpoint, open_checkpoint
+from nas_zoo.export.real_images import real_images
+from nas_zoo.export.to_onnx import images_of
 from nas_zoo.results import HUB_FILE, file_sha256, network_errors
 from nas_zoo.settings import Parser
 
@@ -57,6 +59,9 @@ def stage(
     repo: str,
     forms: Forms | None = None,
     onnx: bool = True,
+    images: str | None = None,
+    calibration: str | None = None,
+    check_images: int = 256,
     say: Callable[[str], None] | None = None,
 ) -> list[Path]:
     """The files of a repository in that folder, which has to be empty or new; the same bytes each time.
@@ -66,6 +71,10 @@ def stage(
         repo: ORG/NAME, for the card's code.
         forms: Of the ONNX file beside float32.
         onnx: False leaves ONNX out.
+        images: Real ones that the ONNX files are compared with PyTorch on: a folder or tar, all of it, or a data set's
+            name, of which the test split; noise if None, which tells nothing of accuracy.
+        calibration: Real ones for an int8 file: as for images, of a split data set the training images.
+        check_images: How many of `images`, at most.
         say: Is told what is done.
 
     Raises:
@@ -83,7 +92,12 @@ def stage(
     write_weights(place / "reference.safetensors", checkpoint.reference(), {"model": row.name})
     (place / "training_log.jsonl").write_text(checkpoint.log, encoding="utf-8")
     if onnx:
-        deliver(model, place, forms or Forms(), say=say)
+        _, of_model = images_of(model)
+        deliver(
+            model, place, forms or Forms(), say=say,
+            images=None if images is None else real_images(images, split=None, limit=check_images, **of_model),
+            calibration=None if calibration is None else real_images(calibration, split="train", limit=256, **of_model),
+        )  # fmt: skip
     write_card(checkpoint, place, repo=repo, onnx=onnx)
     if row.license == "apache-2.0":
         (place / "LICENSE").write_text(_license_text(), encoding="utf-8")
@@ -445,6 +459,21 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--revision", default="main", help="branch; made where it does not exist (default: main)")
     parser.add_argument("--to", type=Path, help="stage in this folder and keep it (default: a temporary one)")
     parser.add_argument("--float16", action="store_true", help="with a float16 ONNX file too")
+    parser.add_argument(
+        "--with-preprocessing",
+        action="store_true",
+        help="of each ONNX file a second one that takes uint8 images of any size",
+    )
+    parser.add_argument(
+        "--calibration", metavar="DATA", help="with an int8 ONNX file too, calibrated on 256 of these training images"
+    )
+    parser.add_argument(
+        "--images",
+        metavar="DATA",
+        help="real images to compare the ONNX files with PyTorch on, so "
+        "that accuracy stands beside each: a folder or tar, or the name of a data set",
+    )
+    parser.add_argument("--check-images", type=int, default=256, help="how many of them, at most (default: 256)")
     parser.add_argument("--no-onnx", action="store_true", help="without ONNX files")
     parser.add_argument("--license", default="apache-2.0", help="of a run's weights (default: apache-2.0)")
     return parser
@@ -464,16 +493,24 @@ def main(argv: list[str] | None = None) -> int:
     try:
         _check_names(given.repo, given.revision)
         checkpoint = open_checkpoint(given.model, license=given.license)
-        if given.no_onnx and given.float16:
-            raise ValueError("--float16: is not accepted with --no-onnx")
+        for flag in ("float16", "with_preprocessing", "calibration", "images"):
+            if given.no_onnx and getattr(given, flag):
+                raise ValueError(f"--{flag.replace('_', '-')}: is not accepted with --no-onnx")
         with tempfile.TemporaryDirectory(prefix="nas-zoo-publish-") as aside:
             folder = given.to or Path(aside) / "staged"
             files = stage(
                 checkpoint,
                 folder,
                 repo=given.repo,
-                forms=Forms(float16=given.float16),
+                forms=Forms(
+                    float16=given.float16,
+                    int8=given.calibration is not None,
+                    layout="NHWC" if given.with_preprocessing else None,
+                ),
                 onnx=not given.no_onnx,
+                images=given.images,
+                calibration=given.calibration,
+                check_images=given.check_images,
                 say=print,
             )
             if given.dry_run:

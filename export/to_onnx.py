@@ -344,8 +344,8 @@ class ExportSettings(ModelSettings):
     reduce_range: bool = setting(False, "int8 weights of 7 bits, for CPUs without VNNI")
     with_preprocessing: bool = setting(False, "of each file a second one that takes uint8 images of any size")
     layout: Literal["NHWC", "NCHW"] = setting("NHWC", "of these images")
-    images: Path | None = setting(None, "folder of real images to check on; class folders give labels")
-    data: str | None = setting(None, "data set to check on instead: digits, cifar10, cifar100, folder or tar")
+    images: Path | None = setting(None, "folder or tar of real images to check on; class folders give labels")
+    data: str | None = setting(None, "data set to check on instead, its test split: digits, cifar10, folder or tar")
     check_images: int = setting(256, "how many images to check on, at most")
     agreement: float | None = setting(None, "least part of them that must get PyTorch's class; none: 0.9 for int8")
     model_name: str | None = setting(None, "of the model in the repository of --to-triton; none: the model's")
@@ -357,6 +357,24 @@ class ExportSettings(ModelSettings):
     crop_pct: float | None = setting(None, "part of the shorter side that the centre crop keeps")
     opset: int = setting(20, "ONNX opset, 18 to 23")
     check: bool = setting(True, "compare the file with the model afterwards")
+
+
+_OF_IMAGES = ("labels", "mean", "std", "input_size", "crop_pct")
+
+
+def images_of(model: nn.Module, **given: Any) -> tuple[dict[str, str], dict[str, Any]]:
+    """The file's metadata, and what ``real_images`` has to know of the model: classes, channels and size.
+
+    `given` is what ``export_onnx`` takes of labels, mean, std, input_size and crop_pct.
+    """
+    labels, mean, std, input_size, crop_pct = (given.get(key) for key in _OF_IMAGES)
+    metadata, size = _metadata(model, labels, mean, std, input_size, crop_pct, None)
+    return metadata, {
+        "classes": json.loads(metadata["labels"]) if "labels" in metadata else None,
+        "num_classes": getattr(model, "num_classes", None),
+        "in_chans": size[0],
+        "image_size": size[1],
+    }
 
 
 def named_model(model: str, settings: ModelSettings) -> nn.Module:
@@ -423,8 +441,8 @@ def _write_folder(name: str, settings: ExportSettings) -> None:
         raise ValueError("--output: accepted without --to and --to-triton")
     if settings.images is not None and settings.data is not None:
         raise ValueError("--images, --data: one of them is accepted")
-    if settings.images is not None and not settings.images.is_dir():
-        raise ValueError(f"images {str(settings.images)!r}: no such folder")
+    if settings.images is not None and not settings.images.exists():
+        raise ValueError(f"images {str(settings.images)!r}: no such folder or tar")
     if settings.calibration is not None and not settings.int8:
         raise ValueError("--calibration: accepted with --int8")
     forms = Forms(
@@ -439,18 +457,15 @@ def _write_folder(name: str, settings: ExportSettings) -> None:
         raise ValueError("--int8: needs --calibration, real images to calibrate on (a folder, or a data set)")
     model = named_model(name, settings)
     how = _how(settings)
-    metadata, size = _metadata(model, how["labels"], how["mean"], how["std"], how["input_size"], how["crop_pct"], None)
-    of_model = {
-        "classes": json.loads(metadata["labels"]) if "labels" in metadata else None,
-        "num_classes": getattr(model, "num_classes", None),
-        "in_chans": size[0],
-        "image_size": size[1],
-    }
+    metadata, of_model = images_of(model, **{key: value for key, value in how.items() if key in _OF_IMAGES})
     called = settings.model_name or metadata.get("model", "model").replace(".", "_")
     if settings.to_triton is not None:
         check_free(settings.to_triton, called, overwrite=settings.overwrite)
-    place = settings.data if settings.images is None else str(settings.images)
-    images = None if place is None else real_images(place, limit=settings.check_images, **of_model)
+    images = None
+    if settings.images is not None:
+        images = real_images(str(settings.images), split=None, limit=settings.check_images, **of_model)
+    elif settings.data is not None:
+        images = real_images(settings.data, limit=settings.check_images, **of_model)
     calibration = None
     if settings.calibration is not None:
         calibration = real_images(settings.calibration, split="train", limit=settings.calibration_images, **of_model)

@@ -173,7 +173,7 @@ def test_what_fails_its_check_is_not_written_and_takes_nothing_with_it(
         (["--to=out", "--output=x.onnx"], "--output: accepted without --to"),
         (["--to=out", "--int8"], "--int8: needs --calibration"),
         (["--to=out", "--calibration=digits"], "--calibration: accepted with --int8"),
-        (["--to=out", "--images=nowhere"], "images 'nowhere': no such folder"),
+        (["--to=out", "--images=nowhere"], "images 'nowhere': no such folder or tar"),
         (["--to=out", "--images=.", "--data=digits"], "one of them is accepted"),
         (["--to=out", "--data=digits"], "digits has"),
         (["--to=out", "--dtype=float64"], "float64"),

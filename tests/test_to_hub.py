@@ -206,6 +206,22 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
+def test_onnx_files_in_every_form_are_checked_on_real_images(hub, run, tmp_path, capsys):
+    images, staged = run.parent / "images", tmp_path / "staged"
+    words = ["--float16", "--with-preprocessing", "--calibration", images, "--images", images / "test",
+             "--check-images", 20, "--dry-run", "--to", staged]  # fmt: skip
+    assert main([str(run), "--repo", REPO, *map(str, words)]) == 0
+    assert "noise" not in capsys.readouterr().out
+    forms = [f"model{kind}{images}" for kind in ("", "_fp16", "_int8") for images in ("", "_images")]
+    assert sorted(path.stem for path in staged.glob("*.onnx")) == sorted(forms)
+    for form in forms:
+        figures = json.loads((staged / f"{form}.check.json").read_text())
+        assert (figures["images"], figures["n"]) == ("test", 20)
+        assert figures["top1"]["onnx"] >= figures["top1"]["pytorch"] - 0.1
+    assert main([str(run), "--repo", REPO, "--no-onnx", "--images", str(images)]) == 2
+    assert "--images: is not accepted with --no-onnx" in capsys.readouterr().err
+
+
 def test_the_command_publishes_and_says_what_it_did(hub, run, capsys):
     assert main([str(run), "--repo", REPO, "--no-onnx"]) == 0
     text = capsys.readouterr().out

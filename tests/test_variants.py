@@ -1,6 +1,7 @@
 """export/variants.py, quantize.py and verify.py: float16, int8 and files with their preprocessing, really run."""
 
 import json
+import tarfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -409,6 +410,19 @@ def test_a_folder_has_labels_where_its_folders_are_the_classes(tmp_path: Path) -
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no images in this folder"):
         real_images(str(tmp_path / "empty"))
+
+
+def test_of_a_tar_the_test_images_are_a_part_or_all(tmp_path: Path) -> None:
+    for i in range(20):
+        (tmp_path / "tree" / LABELS[i % 2]).mkdir(parents=True, exist_ok=True)
+        photograph(i).resize((16, 16)).save(tmp_path / "tree" / LABELS[i % 2] / f"{i}.png")
+    with tarfile.open(tmp_path / "some.tar", "w") as tar:
+        tar.add(tmp_path / "tree", "tree")
+    part, whole = (real_images(str(tmp_path / "some.tar"), split=split, image_size=16) for split in ("test", None))
+    assert (len(part), len(whole)) == (4, 20)
+    assert whole.name == "some.tar (test)"  # it stands in published files, which name no folders
+    assert whole.labels is not None
+    assert np.bincount(whole.labels).tolist() == [10, 10]
 
 
 def test_a_data_set_by_name_must_have_the_classes_of_the_model() -> None:
