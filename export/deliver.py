@@ -93,7 +93,7 @@ def deliver(
     if images is None and calibration is not None:
         images = replace(calibration, name=f"{calibration.name}, of the calibration")
     if check and images is None:
-        say("checking on noise, since no images are given: with --images the check tells of accuracy too")
+        say("checking on noise, since no images are given; real ones tell of accuracy too")
     written: list[Path] = []
     with tempfile.TemporaryDirectory(dir=place, prefix=".export-") as aside:
 

@@ -26,6 +26,7 @@ from nas_zoo import images as pictures
 from nas_zoo.export.deliver import Forms, deliver
 from nas_zoo.export.draw import draw_genotype
 from nas_zoo.export.published import Checkpoint, open_checkpoint
+from nas_zoo.export.real_images import RealImages
 from nas_zoo.settings import Parser
 
 __all__ = ["main", "write_space"]
@@ -133,7 +134,9 @@ def write_space(
         made, exported = Path(aside) / "space", Path(aside) / "onnx"
         made.mkdir()
         model = checkpoint.model()
-        deliver(model, exported, Forms(layout="NHWC"), say=say)
+        # The examples are real images; without any, noise tells the differences too.
+        images = RealImages("examples", [Path(example) for example in examples], None) if examples else None
+        deliver(model, exported, Forms(layout="NHWC"), images=images, say=say)
         shutil.copyfile(exported / MODEL_FILE, made / MODEL_FILE)
         draw_genotype(model.genotype, made / PICTURE)
         (made / "requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")
