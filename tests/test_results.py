@@ -73,6 +73,17 @@ def test_the_packages_table_is_what_its_weights_and_models_are():
         assert log[0]["settings"]["epochs"] == row.epochs
 
 
+def test_the_readmes_table_of_weights_is_that_of_the_package():
+    lines = (results.PACKAGE.parent / "README.md").read_text("utf-8").splitlines()
+    begin = next(i for i, line in enumerate(lines) if line.startswith("| model | parameters | multiply-adds | top-1 |"))
+    shown = lines[begin + 2 : lines.index("", begin)]
+    rows = package_results()
+    assert len(shown) == len(rows)
+    for row in rows:
+        start = f"| `{row.model}` (tag `{row.tag}`) | {row.params:,} | {row.macs / 1e6:.1f}M | {row.top1:.2f} % |"
+        assert any(line.startswith(f"{start} {row.test_images:,} of {row.dataset} |") for line in shown), row.name
+
+
 def test_no_file_of_the_package_lies_about_in_weights_and_all_are_40_mb_at_most():
     folder = results.PACKAGE / "weights"
     files = list(folder.iterdir()) if folder.is_dir() else []
