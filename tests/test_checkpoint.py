@@ -26,6 +26,8 @@ from nas_zoo.checkpoint import (
     load_checkpoint,
     peak_memory_gb,
     previous_path,
+    published,
+    published_log,
     run_facts,
     save_checkpoint,
 )
@@ -591,3 +593,23 @@ def test_peak_memory_and_name_of_a_gpu(tmp_path):
     assert run_facts()["device_name"] == torch.cuda.get_device_name()
     save_checkpoint(tmp_path / "last.pt", {"kept": kept[:10].clone()}, "search")
     assert load_checkpoint(tmp_path / "last.pt", "search")["kept"].device.type == "cpu"
+
+
+def test_of_what_is_published_no_folder_is_left():
+    provenance = {
+        "method": "edas", "n": 3,
+        "data": "/home/me/images.tar.xz", "test_data": "../there/test.tar", "out": "runs/one/",
+        "command": "run.py --data /home/me/images.tar.xz --out=runs/one/ --model hf-hub:zoo/net --note a/b",
+    }  # fmt: skip
+    assert published({"name": "a/b", "nodes": [["max_pool_3x3", 0]], "provenance": provenance}) == {
+        "name": "a/b",  # no path: the name of the cells
+        "nodes": [["max_pool_3x3", 0]],
+        "provenance": {
+            "method": "edas", "data": "images.tar.xz", "test_data": "test.tar", "out": "one", "n": 3,
+            "command": "run.py --data images.tar.xz --out=one --model hf-hub:zoo/net --note b",
+        },
+    }  # fmt: skip
+    lines = [{"kind": "run", "data": {"name": "/home/me/digits", "images": 9}}, {"kind": "epoch", "loss": 1.5}]
+    assert published_log(lines) == (
+        '{"kind": "run", "data": {"name": "digits", "images": 9}}\n{"kind": "epoch", "loss": 1.5}\n'
+    )
