@@ -59,7 +59,8 @@ def read_latency(path: Path, runtime: str, batch: int) -> tuple[dict[str, float]
     same = ("device_name", "threads", "versions", "dtype")
     rows = [row for row in rows if all(row[column] == rows[-1][column] for column in same)]
     last = rows[-1]
-    words = f"{last['device_name']}, {last['threads']} threads, {last['dtype']}, {last['versions']}"
+    threads = f"{last['threads']} thread{'s' * (last['threads'] != '1')}"
+    words = f"{last['device_name']}, {threads}, {last['dtype']}, {last['versions']}"
     return {row["model"]: float(row["median_ms"]) for row in rows}, words
 
 
