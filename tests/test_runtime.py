@@ -34,7 +34,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CU
 def model() -> Any:
     torch.manual_seed(0)
     model: Any = timm.create_model(
-        "cell_net_cifar", genotype="edas_c10", init_channels=4, num_cells=3, num_classes=5
+        "cell_net_cifar", genotype="darts_v2", init_channels=4, num_cells=3, num_classes=5
     ).eval()
     # so that images differ in their classes, as they do after a training
     torch.nn.init.normal_(model.classifier.weight, std=9.0)
