@@ -51,7 +51,10 @@ OPSETS = range(18, 24)
 IR_VERSION = 10
 # timm's defaults, for a cfg that is silent
 _CROP_PCT, _INTERPOLATION = 1.0, "bilinear"
-MODEL_HELP = "folder of a trained model, hf-hub:ORG/NAME, or a name of `nas-zoo list` (with --weights)"
+MODEL_HELP = (
+    "folder of a trained model, hf-hub:ORG/NAME, or a name of `nas-zoo list` "
+    "(one without weights in the package needs --weights)"
+)
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 

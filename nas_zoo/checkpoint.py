@@ -488,32 +488,6 @@ def _json_value(value: Any, name: str) -> Any:
 _PACKAGES = ("nas-zoo", "torch", "torchvision", "timm", "accelerate", "numpy", "onnx", "onnxruntime-gpu")
 
 
-#: Keys of settings, results and provenance whose value may be a path.
-PATH_KEYS = ("data", "test_data", "data_root", "out", "init_weights", "genotype")
-
-
-def published(record: Any, key: str = "") -> Any:
-    """A record of a run (a line of its log, its genotype.json) as it may be published: no folders of the machine.
-
-    Of every path (values of PATH_KEYS, the data set's name, words of the command) the last part alone stays.
-    """
-    if isinstance(record, Mapping):
-        named = {"name"} if key == "data" else set()
-        return {word: published(value, "data_root" if word in named else word) for word, value in record.items()}
-    if isinstance(record, list):
-        return [published(value) for value in record]
-    if not isinstance(record, str):
-        return record
-    if key == "command":
-        return " ".join(map(without_folders, record.split(" ")))
-    return Path(record).name or record if key in PATH_KEYS else record
-
-
-def published_log(lines: Iterable[Mapping[str, Any]]) -> str:
-    """The text of log.jsonl (`lines` of RunLog.read) as it may be published."""
-    return "".join(json.dumps(published(line), ensure_ascii=False) + "\n" for line in lines)
-
-
 def run_facts(device: torch.device | str | None = None) -> dict[str, Any]:
     """What a run was made with, as JSON has it: versions, device, processors, processes, git commit, command line.
 
@@ -553,19 +527,7 @@ def _cpu_name() -> str:
 
 def _command(argv: list[str]) -> str:
     program, *words = argv or [""]
-    return " ".join([os.path.basename(program), *(without_folders(word, relative=False) for word in words)])
-
-
-def without_folders(word: str, *, relative: bool = True) -> str:
-    """A word of a command line with the last part alone of a path in it, also behind "--flag=".
-
-    A path on this machine (absolute, of somebody's home) is always cut; of another, which may say where to find the
-    thing from here, only if `relative` is set. Names on the Hub are no paths.
-    """
-    start, equals, value = word.rpartition("=")
-    if value.startswith(("hf-hub:", "hf_hub:")) or not (relative or value.startswith(("/", "~"))):
-        return word
-    return start + equals + (value.rstrip("/").rpartition("/")[2] or value)
+    return " ".join([os.path.basename(program), *(_without_folders(word, relative=False) for word in words)])
 
 
 def _commit() -> str | None:
@@ -597,3 +559,48 @@ def peak_memory_gb(device: torch.device | str) -> float:
 
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+# ------------------------------------------------------------------------------------------------------ publishing
+
+#: Keys of settings, results and provenance whose value may be a path.
+_PATH_KEYS = ("data", "test_data", "data_root", "out", "init_weights", "genotype")
+
+
+def published(record: Any) -> Any:
+    """A record of a run (a line of its log, its genotype.json) as it may be published: no folders of the machine.
+
+    Of every path (the values that may be one, the data set's name, words of the command) the last part alone stays.
+    """
+    return _published(record, ())
+
+
+def _published(record: Any, keys: tuple[str, ...]) -> Any:
+    """`keys`: those that lead to this record from the whole one."""
+    if isinstance(record, Mapping):
+        return {key: _published(value, (*keys, key)) for key, value in record.items()}
+    if isinstance(record, list):
+        return [_published(value, ()) for value in record]
+    if not isinstance(record, str):
+        return record
+    if keys[-1:] == ("command",):
+        return " ".join(map(_without_folders, record.split(" ")))
+    is_path = keys[-2:] == ("data", "name") or (keys and keys[-1] in _PATH_KEYS)
+    return Path(record).name or record if is_path else record
+
+
+def published_log(lines: Iterable[Mapping[str, Any]]) -> str:
+    """The text of log.jsonl (`lines` of RunLog.read) as it may be published."""
+    return "".join(json.dumps(published(line), ensure_ascii=False) + "\n" for line in lines)
+
+
+def _without_folders(word: str, *, relative: bool = True) -> str:
+    """A word of a command line with the last part alone of a path in it, also behind "--flag=".
+
+    A path on this machine (absolute, of somebody's home) is always cut; of another, which may say where to find the
+    thing from here, only if `relative` is set. Names on the Hub are no paths.
+    """
+    start, equals, value = word.rpartition("=")
+    if value.startswith(("hf-hub:", "hf_hub:")) or not (relative or value.startswith(("/", "~"))):
+        return word
+    return start + equals + (value.rstrip("/").rpartition("/")[2] or value)
