@@ -1,7 +1,7 @@
 """Latency of the zoo's models on this machine, as a CSV that can be interrupted and gone on with.
 
-    python benchmarks/zoo_latency.py --models 'darts_v2_*' --runtime eager optimized onnx --threads 2
-    python benchmarks/zoo_latency.py --csv benchmarks/zoo_latency.csv --threads 2        # all models, batch 1 and 64
+    python benchmarks/zoo_latency.py --models 'darts_v2_*' --runtime eager optimized onnx --threads 1
+    python benchmarks/zoo_latency.py --csv benchmarks/zoo_latency.csv --threads 1 --batch 1     # all models
 
 One row a model, runtime and batch size, as `nas-zoo bench` measures it: median, first and last decile, images a second,
 peak memory beyond what the process held before, with device, threads and versions. Rows that the CSV has already, for

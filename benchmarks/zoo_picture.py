@@ -5,7 +5,9 @@
 
 The accuracy is what a cell's paper reports for its own training; latency and multiply-adds are measured and counted
 here, and the picture says so. Drawn are the networks of the papers' size (CIFAR: C = 36, 20 cells; ImageNet: C = 48,
-14 cells) whose paper reports an accuracy for that data. The line joins those to which no other is superior in both.
+14 cells) whose paper reports an accuracy for that data. Hollow are cells whose paper puts another network around them
+(NASNet's own, say), so that accuracy and cost are not of one network. The line joins the others to which no other is
+superior in both.
 """
 
 import argparse
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_zoo.catalog import model_rows
-from nas_zoo.network import MODELS
+from nas_zoo.network import DATA, MODELS
 
 #: Cells that people look for; they get a label wherever they stand.
 WELL_KNOWN = (
@@ -27,7 +29,8 @@ Point = dict[str, Any]
 
 
 def find_points(data: str) -> list[Point]:
-    """The models of that data and of the papers' size: name, label, accuracy (%) and multiply-adds (millions)."""
+    """The models of that data and of the papers' size: name, label, accuracy (%), multiply-adds (millions), and
+    whether the accuracy is of the same network."""
     names = [
         name for name, model in MODELS.items()
         if model["data"] == data and not name.startswith("cell_net_") and not {"init_channels", "num_cells"} & {*model}
@@ -38,6 +41,7 @@ def find_points(data: str) -> list[Point]:
             "label": row["name"].removesuffix(f"_{data}"),
             "accuracy": 100 - row["paper_err"],
             "madds": row["macs"] / 1e6,
+            "same_network": row["paper_network"] is None,
         }
         for row in model_rows(names)
         if row["paper_err"] is not None
@@ -77,8 +81,14 @@ def draw_panel(axes: Any, points: list[Point], key: str, words: str) -> None:
     """One panel: all points, the front, labels of the front and of the well-known where they do not hide each other."""
     from matplotlib.patheffects import withStroke
 
-    on_front = front(points, key)
-    axes.scatter([p[key] for p in points], [p["accuracy"] for p in points], s=16, color="#8a8f98", linewidths=0)
+    same = [p for p in points if p["same_network"]]
+    on_front = front(same, key)
+    axes.scatter([p[key] for p in same], [p["accuracy"] for p in same], s=16, color="#8a8f98", linewidths=0)
+    others = [p for p in points if not p["same_network"]]
+    axes.scatter(
+        [p[key] for p in others], [p["accuracy"] for p in others], s=16, facecolors="none", edgecolors="#8a8f98",
+        linewidths=1,
+    )  # fmt: skip
     axes.plot(
         [p[key] for p in on_front], [p["accuracy"] for p in on_front], color="#1f6feb", marker="o", ms=5, lw=1.2
     )  # fmt: skip
@@ -131,7 +141,9 @@ def draw(points: list[Point], latency: dict[str, float], data: str, runtime: str
     figure.suptitle(
         f"Cells of the papers on {DATA_WORDS[data]}: accuracy from the papers, cost measured by nas-zoo", fontsize=11
     )
-    figure.supxlabel(machine, fontsize=7, color="#666666")
+    hollow = "hollow: the paper's network around the cells is another" * any(not p["same_network"] for p in points)
+    size = f"C = {DATA[data].init_channels}, {DATA[data].num_cells} cells"
+    figure.supxlabel("; ".join(filter(None, (machine, size, hollow))), fontsize=7, color="#666666")
     return figure
 
 

@@ -27,7 +27,7 @@ from nas_zoo.count import CONVENTION
 from nas_zoo.export.draw import draw_genotype
 from nas_zoo.export.published import Checkpoint, open_checkpoint
 from nas_zoo.genotype import Genotype, genotype_record
-from nas_zoo.network import MODELS
+from nas_zoo.network import DATA, MODELS
 from nas_zoo.results import Result
 from nas_zoo.settings import Parser
 
@@ -211,12 +211,13 @@ def _paper_section(row: Result, provenance: dict[str, Any]) -> str:
     if figures.get("paper_err") is None:
         return ""
     size = f" with {figures['paper_params_m']}M parameters" if figures.get("paper_params_m") else ""
-    how = provenance.get("reported", {}).get("settings")
+    # in the records: whatever differs from DARTS' network, which else is that of DATA
+    network = figures["paper_network"] or f"C = {DATA[data].init_channels}, {DATA[data].num_cells} cells"
     name = {"c10": "CIFAR-10", "c100": "CIFAR-100", "in1k": "ImageNet"}[data]
     return (
         "### What the paper reports\n\n"
         f"Not our figure, and not of these weights: {provenance.get('paper')} reports {figures['paper_err']} % top-1 "
-        f"error on {name} for these cells{size}{f' ({how})' if how else ''}."
+        f"error on {name} for these cells{size} (network: {network})."
     )
 
 

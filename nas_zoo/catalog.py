@@ -25,7 +25,8 @@ Row = dict[str, Any]
 def paper_figures(cell: str, data: str) -> Row:
     """What the paper of a cell reports for that data ("c10", "c100" or "in1k"); None where it says nothing.
 
-    Keys: paper_err and paper_top5_err in percent, paper_params_m and paper_madds_m in millions.
+    Keys: paper_err and paper_top5_err in percent, paper_params_m and paper_madds_m in millions, paper_network in words
+    where the figures are of another network than DARTS' around these cells.
     """
     reported = genotype_record(cell).get("provenance", {}).get("reported", {})
     keys = {"paper_err": f"{data}_err", "paper_params_m": f"{data}_params_m"}
@@ -36,7 +37,9 @@ def paper_figures(cell: str, data: str) -> Row:
             "paper_params_m": "in_params_m",
             "paper_madds_m": "in_madds_m",
         }
-    empty = dict.fromkeys(("paper_err", "paper_top5_err", "paper_params_m", "paper_madds_m"))
+    if reported.get(keys["paper_err"]) is not None:
+        keys["paper_network"] = "network"
+    empty = dict.fromkeys(("paper_err", "paper_top5_err", "paper_params_m", "paper_madds_m", "paper_network"))
     return empty | {ours: reported.get(theirs) for ours, theirs in keys.items()}
 
 
@@ -54,6 +57,10 @@ def model_rows(names: Sequence[str]) -> list[Row]:
         genotype = Genotype.from_json(record)
         counts = work_out(genotype, data.layout, channels, cells, cfg.num_classes, cfg.input_size)
         provenance = record.get("provenance", {})
+        figures = paper_figures(model["cell"], model["data"])
+        if figures["paper_err"] is not None and (channels, cells) != (data.init_channels, data.num_cells):
+            size = f"C={data.init_channels}, {data.num_cells} cells"
+            figures["paper_network"] = ", ".join(filter(None, (size, figures["paper_network"])))
         ours = find_result(name)
         rows.append(
             {
@@ -67,7 +74,7 @@ def model_rows(names: Sequence[str]) -> list[Row]:
                 "params": counts.params,
                 "macs": counts.macs,
                 "activations": counts.activations,
-                **paper_figures(model["cell"], model["data"]),
+                **figures,
                 "pretrained": bool(cfg.has_weights),
                 "tag": ours.tag if ours else None,
                 "top1": ours.top1 if ours else None,

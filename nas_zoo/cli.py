@@ -55,6 +55,7 @@ def list_(options: argparse.Namespace) -> int:
             {"name": row["name"], "cell": row["cell"], "input": row["input_size"], "classes": row["num_classes"],
              "params": f"{row['params'] / 1e6:.2f}M", "macs": f"{row['macs'] / 1e6:.1f}M",
              "paper: error %": row["paper_err"], "paper: params M": row["paper_params_m"],
+             "paper: network": row["paper_network"],
              "ours: top-1 %": None if row["top1"] is None else f"{row['top1']:.2f} ({row['top1_dataset']})"}
             for row in rows
         ]  # fmt: skip
@@ -261,23 +262,23 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command("list", list_, "models registered with timm, or the cells")
     sub.add_argument("--cells", action="store_true", help="published and found cells")
     sub.add_argument("--tier", type=int, choices=(1, 2), help="of cells: 1 a paper's result, 2 other published ones")
-    sub.add_argument("--json", action="store_true")
+    sub.add_argument("--json", action="store_true", help="all columns, as JSON")
     sub.add_argument(
         "--csv", action="store_true", help="all columns; those that begin with paper_ are the papers' figures"
     )
     sub = command("info", info, "parameters, multiply-adds, features and cells of a model")
     sub.add_argument("model", help="a name of `nas-zoo list`")
     sub.add_argument("--genotype", help="other cells: a name of `nas-zoo list --cells`, a file, a search's folder")
-    sub.add_argument("--init-channels", type=int)
-    sub.add_argument("--num-cells", type=int)
-    sub.add_argument("--num-classes", type=int)
+    sub.add_argument("--init-channels", type=int, help="channels of a node in the first cells (default: the model's)")
+    sub.add_argument("--num-cells", type=int, help="cells in all (default: the model's)")
+    sub.add_argument("--num-classes", type=int, help="classes (default: the model's)")
     sub.add_argument("--input-size", type=int, help="side of the image in pixels")
-    sub.add_argument("--json", action="store_true")
+    sub.add_argument("--json", action="store_true", help="as JSON")
     sub = command("predict", predict, "classify images with an exported ONNX file")
     sub.add_argument("model", help="ONNX file")
     sub.add_argument("images", nargs="+", help="image files or folders of them")
     sub.add_argument("--provider", default="auto", help="cpu, cuda, tensorrt, or auto: the GPU if it works (default)")
-    sub.add_argument("--top-k", type=int, default=3)
+    sub.add_argument("--top-k", type=int, default=3, help="classes to show (default: 3)")
     sub.add_argument("--threads", type=int, help="of the CPU provider; default: one a core")
     sub.add_argument("--batch-size", type=int, default=64, help="images of a folder that run at once (default: 64)")
     sub.add_argument("--device-id", type=int, default=0, help="which GPU (default: 0)")
@@ -285,31 +286,33 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command("draw", draw, "draw a genotype's cells as SVG or PNG")
     sub.add_argument("genotype", help="a name of `nas-zoo list --cells`, a file, a search's folder")
     sub.add_argument("output", nargs="*", help=".svg and .png files to write (default: the genotype's name as .svg)")
-    sub.add_argument("--title")
+    sub.add_argument("--title", help="above the cells (default: none)")
     sub = command("convert", convert, "turn a checkpoint of the DARTS, PC-DARTS or P-DARTS code into a state dict")
     sub.add_argument("checkpoint", help="a .pt or .pth.tar of theirs; read as tensors only")
     sub.add_argument("output", help="a .safetensors file to write")
     sub.add_argument("--genotype", required=True, help="its cells: a name of `nas-zoo list --cells`, a file")
     sub.add_argument("--layout", help="cifar or imagenet; this and the two below: checked if given, else read from it")
-    sub.add_argument("--init-channels", type=int)
-    sub.add_argument("--num-cells", type=int)
+    sub.add_argument(
+        "--init-channels", type=int, help="channels of a node in the first cells (default: read from the checkpoint)"
+    )
+    sub.add_argument("--num-cells", type=int, help="cells in all (default: read from the checkpoint)")
     sub = command("export-model", export_model, "write a genotype as a timm module of one file, or as text")
     sub.add_argument("genotype", help="a name of `nas-zoo list --cells`, a file, a search's folder")
     sub.add_argument("--to", required=True, help="timm-module, darts, json or dot")
     sub.add_argument("--output", help="file to write (default: print)")
     sub.add_argument("--name", help="of the model (default: the genotype's or the file's)")
     sub.add_argument("--layout", help="of a timm-module: cifar (default) or imagenet; with the three below")
-    sub.add_argument("--init-channels", type=int)
-    sub.add_argument("--num-cells", type=int)
-    sub.add_argument("--num-classes", type=int)
+    sub.add_argument("--init-channels", type=int, help="channels of a node in the first cells (default: the layout's)")
+    sub.add_argument("--num-cells", type=int, help="cells in all (default: the layout's)")
+    sub.add_argument("--num-classes", type=int, help="classes (default: the layout's)")
     sub = command("demo", demo, "search, retrain, export, check and predict on handwritten digits")
     sub.add_argument("--out", type=Path, default=Path("nas-zoo-demo"), help="folder (default: nas-zoo-demo)")
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seed", type=int, default=0, help="of both runs (default: 0)")
     sub.add_argument("--overwrite", action="store_true", help="replace an earlier demo there")
     sub.add_argument("--json", action="store_true", help="print the table as JSON too")
     sub = command("doctor", doctor, "what this machine can do, and what is wrong (exit code 1 then)")
     sub.add_argument("--models", action="store_true", help="compare every published checkpoint with its references too")
-    sub.add_argument("--json", action="store_true")
+    sub.add_argument("--json", action="store_true", help="as JSON")
     return parser
 
 

@@ -101,9 +101,10 @@ CHANGEABLE = ("data", "test_data", "data_root", "out", "time_budget", "workers")
 _MASKS = 16  # the stream of random numbers that seeds rank 0's masks; those below are the batches' own
 
 RECIPES: dict[str, dict[str, Any]] = {
-    # DARTS for CIFAR (paper, section 3.2 and appendix A.1; cnn/train.py), which EDAS and DA2S follow: C = 36 and 20
-    # cells are the models' own defaults. Batch 96 is that of DARTS and DA2S; EDAS says 64 (--batch-size 64). The rate
-    # changes from epoch to epoch; weight decay is on all parameters, those of BatchNorm too.
+    # DARTS for CIFAR (paper, section 3.2 and appendix A.1; cnn/train.py): C = 36 and 20 cells are the models' own
+    # defaults. EDAS (section 4.2) says 600 epochs and "other settings" as in its search, so batch 64 (--batch-size 64),
+    # and cutout in Table 2; the text of DA2S has cutout and nothing else. The rate changes from epoch to epoch; weight
+    # decay is on all parameters, those of BatchNorm too.
     "cifar": {
         "epochs": 600,
         "batch_size": 96,

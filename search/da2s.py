@@ -122,7 +122,7 @@ def strengthened(alpha: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Da2sSettings(SearchSettings):
-    """Section 4.1 of the paper."""
+    """DA2S; defaults: the paper, section 4.1."""
 
     method: str = setting("da2s", "search method")
     epochs: int = setting(50, "epochs; one epoch sees each half of the training images once")
@@ -131,7 +131,7 @@ class Da2sSettings(SearchSettings):
     lr: float = setting(0.25, "learning rate of SGD on the weights, at the start (section 4.1)")
     lr_min: float = setting(0.0, "and at the end of its cosine")
     alpha_decay: float = setting(1e-3, "L2 on alpha and beta")
-    edges: str = setting("8/14", "edges to keep: 8/14, 6/14, 5/14, 4/14, 3/14, or groups of nodes: 2+3:1,4:1,5:1")
+    edges: str = setting("8/14", "edges to keep: 8/14 to 3/14, or groups of nodes: 2+3:1,4:1,5:1")
     lambda_c: Control = setting("linear", "control function of both losses (Table 2)")
     lambda_1: Control = setting("log_delayed", "of the operations' loss (Table 3)")
     lambda_2: Control = setting("const", "of the edges' loss (Table 3)")

@@ -67,7 +67,7 @@ def draw_edges(seed: int, step: Step, num_edges: int, draw: str) -> dict[str, in
 
 @dataclass(frozen=True)
 class EdasSettings(SearchSettings):
-    """Section 4.1 of the paper."""
+    """EDAS; defaults: the paper, section 4.1."""
 
     method: str = setting("edas", "search method")
     epochs: int = setting(25, "epochs (section 4.1); one epoch sees each half of the training images once")

@@ -58,7 +58,7 @@ from nas_zoo.parallel import (
 )
 from nas_zoo.schedule import cosine
 from nas_zoo.search.discretize import DERIVATIONS, derived_network, gap_table, measure_gap
-from nas_zoo.search.method import SearchSettings, Step, find_method
+from nas_zoo.search.method import METHODS, SearchSettings, Step, find_method
 from nas_zoo.search.supernet import Mixing, Supernet
 from nas_zoo.settings import (
     Parser,
@@ -72,6 +72,7 @@ from nas_zoo.settings import (
 )
 
 CHECKPOINT_KIND = "search"
+CONFIGS = Path(__file__).parent / "configs"
 CHECKPOINT_SECONDS = 600.0
 COLLAPSE_WARNING = "warning: half of the normal cell or more is skip connections (collapse)"
 #: What a resumed run may change: where things lie and how long it may take, never what is computed.
@@ -579,14 +580,15 @@ def search(settings: SearchSettings, resume: dict[str, Any] | None = None, start
 def config_path(name: str) -> Path:
     """A YAML file, or the name of one of the configurations that come with the project."""
     path = Path(name)
-    shipped = Path(__file__).parent / "configs"
-    if path.suffix not in (".yaml", ".yml") and not path.exists():
-        candidate = shipped / f"{name}.yaml"
-        if candidate.exists():
-            return candidate
-        known = ", ".join(sorted(p.stem for p in shipped.glob("*.yaml")))
-        raise ValueError(f"config {name!r}: neither a YAML file nor one of {known}")
-    return path
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        return path
+    if name not in shipped_configs():
+        raise ValueError(f"config {name!r}: neither a YAML file nor one of {', '.join(shipped_configs())}")
+    return CONFIGS / f"{name}.yaml"
+
+
+def shipped_configs() -> list[str]:
+    return sorted(file.stem for file in CONFIGS.glob("*.yaml"))
 
 
 def make_parser(settings_class: type[SearchSettings]) -> argparse.ArgumentParser:
@@ -595,10 +597,15 @@ def make_parser(settings_class: type[SearchSettings]) -> argparse.ArgumentParser
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", help="YAML file of settings, or a shipped one: edas_c10, edas_small ...")
+    shipped = ", ".join(shipped_configs())
+    parser.add_argument("--config", help=f"YAML file of settings, or a shipped one: {shipped}")
     parser.add_argument("--resume", nargs="?", const="", metavar="CHECKPOINT",
                         help="continue the run in --out, or from this checkpoint")  # fmt: skip
     add_flags(parser, settings_class)
+    parser.epilog = (
+        f"These are the flags of --method {settings_class.method}. Methods: {', '.join(METHODS)};\n"
+        "each has some flags of its own and its paper's defaults: nas-zoo search --method da2s --help"
+    )
     return parser
 
 

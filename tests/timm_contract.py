@@ -6,9 +6,9 @@ timm publishes these tests in its source archive only, not in the wheel that is 
     python tests/timm_contract.py --source timm-1.0.31     # a folder it has been unpacked to: no network needed
     python tests/timm_contract.py -- -k backward -x        # what follows -- goes to pytest
 
-    python tests/timm_contract.py --results benchmarks/timm_contract.jsonl    # an hour; may be stopped and gone on with
+    python tests/timm_contract.py --results benchmarks/timm_contract.jsonl    # 1.5 hours, in pieces if need be
 
-11 tests a model (timm 1.0.31), 20 to 60 s for all of them on one core; benchmarks/timm_contract.jsonl holds how they
+11 tests a model (timm 1.0.31), about 40 s for all of them on one core; benchmarks/timm_contract.jsonl holds how they
 ended last. With --results a line of JSON is written when the last test of a model has run, and models that have passed
 already with the same code (see ``digest``) are left out; no test is then cut off by timm's time limits, which a busy
 machine breaks. Exit status: that of pytest; also 1 when timm has another set of tests than known here, so that none
