@@ -88,6 +88,10 @@ def run(command: list[str]) -> None:
     subprocess.run([sys.executable, "-m", *command], check=True)
 
 
+def resumed(folder: Path) -> list[str]:
+    return ["--resume"] if (folder / "log.jsonl").exists() else []
+
+
 def search(name: str, case: Case, scale: Scale, out: Path, data: list[str]) -> Path:
     folder = out / "search" / name
     last = last_epoch(folder)
@@ -96,7 +100,7 @@ def search(name: str, case: Case, scale: Scale, out: Path, data: list[str]) -> P
         flags = [flag.format(warmup=round(scale.epochs * 10 / 25)) for flag in case.flags]
         if case.alpha_way:
             flags += ["--alpha-lr", f"{case.alpha_way / (steps * case.active):.4g}"]
-        run(["nas_zoo.search.run", "--method", case.method, *data, "--resume", "--out", str(folder),
+        run(["nas_zoo.search.run", "--method", case.method, *data, *resumed(folder), "--out", str(folder),
              "--seed", str(case.seed), "--epochs", str(scale.epochs), "--batch-size", str(scale.batch_size),
              "--num-cells", str(scale.num_cells), "--init-channels", str(scale.init_channels),
              "--image-size", str(scale.image_size), "--train-limit", str(scale.train_limit),
@@ -108,7 +112,7 @@ def retrain(name: str, cells: Path, scale: Scale, out: Path, data: list[str]) ->
     folder = out / "train" / name
     if not (folder / "result.json").exists():
         run(["nas_zoo.train", "--recipe", "quick", "--model", "cell_net_cifar", "--genotype", str(cells), *data,
-             "--resume", "--out", str(folder), "--init-channels", str(scale.train_channels), "--num-cells",
+             *resumed(folder), "--out", str(folder), "--init-channels", str(scale.train_channels), "--num-cells",
              str(scale.num_cells), "--image-size", str(scale.image_size), "--train-limit", str(scale.train_images),
              "--epochs", str(scale.train_epochs), "--warmup-epochs", "0", "--eval-every", "0"])  # fmt: skip
     return folder

@@ -370,9 +370,14 @@ def main(argv: Iterable[str] | None = None) -> int:
     add_flags(parser, CheckSettings)
     namespace = parser.parse_args(None if argv is None else list(argv))
     try:
-        settings = settings_from(CheckSettings, given_flags(namespace))
+        settings = settings_from(CheckSettings, given := given_flags(namespace))
         model = named_model(namespace.model, settings)
         plain = settings.images is None and settings.data is None and settings.json is None
+        if "atol" in given and (not plain or _is_other_form(namespace.file)):
+            raise ValueError(
+                "--atol: for a float32 file without --images, --data and --json; with them, and for float16 and int8, "
+                "what is accepted follows from the size of the logits (the figures say how much that is)"
+            )
         if plain and not _is_other_form(namespace.file):
             print(check_onnx(namespace.file, model, batches=settings.batches, atol=settings.atol))
         else:

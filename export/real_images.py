@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from nas_zoo.data import NAMES, open_source
+from nas_zoo.data import NAMES, TEST_FOLDERS, open_source
 from nas_zoo.export.runtime import ImageLike
 from nas_zoo.images import list_folder
 
@@ -41,9 +41,9 @@ def real_images(
 
     Args:
         place: digits, cifar10, cifar100 or a tar, of which the images of `split` are taken; or a folder, of which all
-            images are taken, at any depth. A folder's images have labels where the folder that each lies in has the
-            name of one of `classes`.
-        split: None for all images of a tar that is not split itself: that of a test set.
+            images are taken, at any depth, or those of `split` where it has train/ beside test/ or val/. A folder's
+            images have labels where the folder that each lies in has the name of one of `classes`.
+        split: None for all images of a tar or folder that is not split itself, and the test images of one that is.
         classes: Of the file, in the order of its logits; None where it does not say.
         num_classes, in_chans, image_size: Of the file.
 
@@ -55,7 +55,8 @@ def real_images(
         names = list_folder(folder).files.names
         if not names:
             raise ValueError(f"{place!r}: no images in this folder")
-        chosen = [names[i] for i in _evenly(len(names), limit)]
+        wanted = _of_split(names, split or "test")
+        chosen = [wanted[i] for i in _evenly(len(wanted), limit)]
         parents = [PurePosixPath(name).parent.name for name in chosen]
         known = {word: i for i, word in enumerate(classes or ())}
         labels = [known[word] for word in parents] if all(word in known for word in parents) else None
@@ -74,6 +75,16 @@ def real_images(
         raise ValueError(f"{place}: {len(source.classes)} classes, the model has {num_classes}")
     rows = _evenly(len(source), limit)
     return RealImages(f"{Path(source.name).name} ({split})", [source.image(int(i)) for i in rows], source.labels[rows])
+
+
+def _of_split(names: Sequence[str], split: str) -> list[str]:
+    """The files in the folders of a split where there are such for both, else all files."""
+    parts: dict[str, list[str]] = {"train": [], "test": []}
+    for name in names:
+        first = PurePosixPath(name).parts[0]
+        if first == "train" or first in TEST_FOLDERS:
+            parts["train" if first == "train" else "test"].append(name)
+    return parts[split] if all(parts.values()) else list(names)
 
 
 def _evenly(count: int, limit: int | None) -> np.ndarray:

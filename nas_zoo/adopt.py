@@ -196,6 +196,7 @@ def result_of_run(
     about = dataset or _dataset(settings["data"])
     top1s = tuple(round(100 * one.result["top1"], 4) for one in runs)
     counts = count(network.to("meta"), tuple(cfg["input_size"]))
+    begun = run.log[0]  # with what the run was made when it began; the result file of an older one has its end
     return Result(
         model=model or run.config["architecture"],
         tag=tag,
@@ -227,12 +228,12 @@ def result_of_run(
         settings=json.dumps(_changed_settings(run), sort_keys=True),
         epochs=int(settings["epochs"]),
         seconds=float(result["seconds"]),
-        device=result["device"],
-        device_name=result["device_name"],
-        threads=int(result["threads"]),
-        processes=int(result["processes"]),
-        versions=" ".join(f"{name}={version}" for name, version in result["versions"].items()),
-        commit=result.get("commit") or "",
+        device=begun["device"],
+        device_name=begun["device_name"],
+        threads=int(begun["threads"]),
+        processes=int(begun["processes"]),
+        versions=" ".join(f"{name}={version}" for name, version in begun["versions"].items()),
+        commit=begun.get("commit") or "",
         date=datetime.fromtimestamp((run.folder / "result.json").stat().st_mtime, UTC).date().isoformat(),
         params=counts.params,
         macs=counts.macs,
@@ -443,7 +444,9 @@ def _write(
     write_weights(results.reference_path(row, place), reference, {"model": row.name})
     (folder / f"{row.name}.log.jsonl").write_text(published_log(run.log), encoding="utf-8")
     # Last, since it is the row that publishes the files.
-    results.write_results([*(other for other in rows if other.name != row.name), row], place / "results.csv")
+    results.write_results(results.with_row(rows, row), place / "results.csv")
+    if row.hub_id:
+        results.weights_path(dataclasses.replace(row, weights=f"{row.name}.safetensors"), place).unlink(missing_ok=True)
 
 
 def compare_with_reference(model: nn.Module, path: Path | str) -> tuple[float, float]:

@@ -39,12 +39,14 @@ __all__ = [
     "Reason",
     "RunLog",
     "StopRequest",
+    "check_finite",
     "load_checkpoint",
     "peak_memory_gb",
     "previous_path",
     "published",
     "published_log",
     "run_facts",
+    "run_to_resume",
     "save_checkpoint",
     "write_json",
     "write_weights",
@@ -365,7 +367,7 @@ class RunLog:
 
         log = RunLog(folder, writes=accelerator.is_main_process)
         log.start(to_dict(settings), run_facts(device), seed=settings.seed)      # a new run
-        log.truncate_to(state["log_lines"])                                       # a resumed one
+        log.take_up(state["log_lines"], state["settings"], changeable=("out",))   # a resumed one
         log.append({"epoch": 3, "loss": 0.7, "seconds": 12.0})
         save_checkpoint(..., {"log_lines": log.num_lines, ...})
 
@@ -408,17 +410,30 @@ class RunLog:
         """Complete lines in log.jsonl, the first one included; 0 if there is no file."""
         return len(_line_ends(self.path))
 
-    def truncate_to(self, num_lines: int) -> None:
-        """Keeps the first num_lines lines: what was logged after the checkpoint is going to be logged again."""
+    def take_up(self, num_lines: int, settings: Mapping[str, Any], *, changeable: Iterable[str] = ()) -> None:
+        """Keeps the first num_lines lines: what was logged after the checkpoint is going to be logged again.
+
+        ValueError, and nothing is cut, where the log is not that of the checkpoint's run: too short, or of other
+        `settings` (those that are `changeable` aside).
+        """
         if not self.writes:
             return
         ends = _line_ends(self.path)
-        if not 0 <= num_lines <= len(ends):
-            raise ValueError(f"{self.path} has {len(ends)} lines, the checkpoint was made after {num_lines}")
-        if self.path.exists():
-            with open(self.path, "rb+") as file:
-                file.truncate(ends[num_lines - 1] if num_lines else 0)
-                os.fsync(file.fileno())
+        if not 1 <= num_lines <= len(ends):
+            raise ValueError(
+                f"{self.path} has {len(ends)} lines, the checkpoint was made after {num_lines}; a run goes on where "
+                "its log.jsonl lies"
+            )
+        logged = self.read(self.path)[0].get("settings", {})
+        for name in sorted(logged.keys() & settings.keys() - set(changeable)):
+            if logged[name] != settings[name]:
+                raise ValueError(
+                    f"{self.path} is the log of another run: {name} is {logged[name]!r} there, in the checkpoint "
+                    f"{settings[name]!r}"
+                )
+        with open(self.path, "rb+") as file:
+            file.truncate(ends[num_lines - 1])
+            os.fsync(file.fileno())
 
     @staticmethod
     def read(path: Path | str) -> list[dict[str, Any]]:
@@ -440,6 +455,39 @@ class RunLog:
                 raise ValueError(f"log {path}, line {number}: is no JSON object")
             records.append(record)
         return records
+
+
+def run_to_resume(out: Path, resume: str | None, kind: str) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """What there is to go on with: the run's settings and the contents of its checkpoint, each None where it has none.
+
+    Args:
+        out: Folder of the run.
+        resume: None: a new run is wanted; "": that of the folder is to go on; else the checkpoint to go on from.
+        kind: Of checkpoint.
+
+    A run that was killed before its first checkpoint has settings in its log, and begins again with them.
+
+    Raises:
+        ValueError: A new run where one is already, nothing to resume, a checkpoint that cannot be read.
+    """
+    log, checkpoint = out / "log.jsonl", Path(resume or out / "checkpoint.pt")
+    if resume is None:
+        if log.exists():
+            raise ValueError(f"out={out}: holds a run; --resume continues it, another --out starts one")
+        return None, None
+    if resume or checkpoint.exists():
+        state = load_checkpoint(checkpoint, kind)
+        return state["settings"], state
+    if not log.exists():
+        raise ValueError(f"out={out}: nothing to resume, it holds neither checkpoint.pt nor log.jsonl")
+    return next((line["settings"] for line in RunLog.read(log)), None), None
+
+
+def check_finite(tensors: Iterable[Tensor], where: str) -> None:
+    """FloatingPointError where a tensor holds NaN or infinity, so that no such state becomes the last checkpoint."""
+    floating = [tensor.detach() for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
+    if floating and not torch.stack(torch._foreach_norm(floating)).isfinite().all():
+        raise FloatingPointError(f"weights that are not finite {where}; the last checkpoint is kept")
 
 
 def _line_ends(path: Path) -> list[int]:

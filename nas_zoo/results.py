@@ -262,6 +262,13 @@ def find_result(name: str) -> Result | None:
 # ------------------------------------------------------------------------------------------------------- the weights
 
 
+def with_row(rows: Sequence[Result], row: Result) -> list[Result]:
+    """The rows with this one: in the place of the one of its name, since a model's first is the default; else last."""
+    if any(other.name == row.name for other in rows):
+        return [row if other.name == row.name else other for other in rows]
+    return [*rows, row]
+
+
 def weights_path(row: Result, package: Path | None = None) -> Path:
     """Where the weights of a row lie that come with the package."""
     return (package or PACKAGE) / "weights" / row.weights

@@ -49,9 +49,10 @@ from nas_zoo.batches import Augment, Batches, default_augment, epoch_order, rand
 from nas_zoo.checkpoint import (
     RunLog,
     StopRequest,
-    load_checkpoint,
+    check_finite,
     peak_memory_gb,
     run_facts,
+    run_to_resume,
     save_checkpoint,
     write_json,
     write_weights,
@@ -542,7 +543,7 @@ class Training:
         decay = min(settings.ema_decay, longest)
         self.ema = ModelEmaV3(self.model, decay, use_warmup=True) if settings.ema_decay else None
         self.epoch, self.step, self.seconds = 0, 0, 0.0
-        self.sums = torch.zeros(3, dtype=torch.float64)  # loss, correct, images
+        self.sums = torch.zeros(3, dtype=torch.float64)  # loss, correct, images; of this process
         self.begin_counting()
 
     def _tap_shape(self, in_chans: int) -> tuple[int, int]:
@@ -555,7 +556,8 @@ class Training:
         """Of the model, without the auxiliary head."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
-    def state(self, log_lines: int) -> dict[str, Any]:
+    def state(self, log_lines: int, sums: Tensor) -> dict[str, Any]:
+        """`sums`: those of all processes. Without sync_bn the running statistics are those of the first process."""
         return {
             "settings": to_dict(self.settings),
             "model_args": self.model_args,
@@ -564,7 +566,7 @@ class Training:
             "step": self.step,
             "seconds": self.seconds,
             "log_lines": log_lines,
-            "sums": self.sums,
+            "sums": sums,
             "trained": self.trained.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
@@ -580,7 +582,7 @@ class Training:
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
-        self.sums = state["sums"].clone()
+        self.sums = state["sums"].clone() if self.accelerator.is_main_process else torch.zeros_like(state["sums"])
 
     def iterate(self, images: Tensor, labels: Tensor) -> None:
         """One step on this process's rows of a batch."""
@@ -625,10 +627,11 @@ class Training:
         """Adds the figures of the last iterations, which so far lie on the device, to the sums of the epoch.
 
         Raises:
-            FloatingPointError: Where the loss is not finite: the checkpoint before is kept.
+            FloatingPointError: Where the loss or a weight is not finite: the checkpoint before is kept.
         """
         if not self._pending:
             return
+        check_finite([*self.trained.parameters(), *self.trained.buffers()], f"in epoch {self.epoch + 1}")
         for loss, correct in torch.stack(self._pending).double().cpu():
             self.sums[0] += loss
             self.sums[1] += correct
@@ -640,6 +643,10 @@ class Training:
                 f"the loss is not finite in epoch {self.epoch + 1} (lr={settings.lr}, optimizer={settings.optimizer}, "
                 f"precision={settings.precision}); the last checkpoint is kept"
             )
+
+    def all_sums(self) -> Tensor:
+        """``sums`` of all processes together."""
+        return sum_over_processes(self.sums.to(self.accelerator.device)).cpu()
 
     def averaged(self) -> dict[str, nn.Module]:
         """The weights that are evaluated, the result's first: the moving average where there is one, and the last."""
@@ -653,12 +660,13 @@ class Training:
     def epoch_line(self) -> dict[str, Any]:
         """What the log says of the epoch that has just been trained."""
         settings, autocast = self.settings, self.autocast
-        sums = sum_over_processes(self.sums.to(self.accelerator.device, torch.float32)).double().cpu()
+        sums = self.all_sums()
         line: dict[str, Any] = {
             "kind": "epoch",
             "epoch": self.epoch + 1,
             "lr": settings.rate(self.epoch, self.steps - 1, self.steps),
-            "drop_path": settings.drop_path_rate(self.epoch),
+            # other models of timm have their own, which does not change
+            "drop_path": settings.drop_path_rate(self.epoch) if isinstance(self.model, CellNet) else None,
             "train": {"n": int(sums[2]), "loss": float(sums[0] / sums[2]), "top1": float(sums[1] / sums[2])},
         }
         weights = self.averaged()
@@ -728,14 +736,14 @@ def train(settings: TrainSettings, resume: dict[str, Any] | None = None, started
     run = Training(settings, accelerator, None if resume is None else resume["model_args"])
     if resume is not None:
         run.load(resume)
-    log = RunLog(out, writes=main)
+    log, facts = RunLog(out, writes=main), run_facts(accelerator.device)
     if resume is None:
         data = {"name": run.source.name, "train": run.train_batches.num_samples, "test": len(run.test_source),
                 "val": 0 if run.val_batches is None else run.val_batches.num_samples,
                 "classes": list(run.source.classes)}  # fmt: skip
         log.start(
             to_dict(settings),
-            run_facts(accelerator.device),
+            facts,
             overwrite=not checkpoint.exists(),  # killed before the first one: it begins again
             seed=settings.seed,
             data=data,
@@ -744,8 +752,8 @@ def train(settings: TrainSettings, resume: dict[str, Any] | None = None, started
             result_weights="last" if run.ema is None else "ema",
         )
     else:
-        log.truncate_to(resume["log_lines"])
-        log.event("resumed", epoch=run.epoch + 1, iteration=run.step)
+        log.take_up(resume["log_lines"], resume["settings"], changeable=CHANGEABLE)
+        log.event("resumed", epoch=run.epoch + 1, iteration=run.step, commit=facts["commit"])
     if main:
         if resume is None:
             print(describe(settings))
@@ -759,8 +767,9 @@ def train(settings: TrainSettings, resume: dict[str, Any] | None = None, started
 
     def save() -> None:
         run.settle()
+        sums = run.all_sums()
         if main:
-            save_checkpoint(checkpoint, run.state(log.num_lines), CHECKPOINT_KIND)
+            save_checkpoint(checkpoint, run.state(log.num_lines, sums), CHECKPOINT_KIND)
         accelerator.wait_for_everyone()
 
     with StopRequest(settings.time_budget, started=started) as stop:
@@ -813,8 +822,10 @@ def train(settings: TrainSettings, resume: dict[str, Any] | None = None, started
         source = dataclasses.replace(run.test_source, mean=run.source.mean, std=run.source.std)
         model = next(iter(run.averaged().values()))
         save_model(model, out, source, image_size=run.image_size, crop_pct=settings.crop_pct)
-        facts = run_facts(accelerator.device) | {"seconds": round(run.seconds, 3)}
-        write_json(out / "result.json", result | facts | {"settings": to_dict(settings)})
+        # what it was made with when it began; a resumed run's later commits are in events.jsonl
+        begun = {key: value for key, value in RunLog.read(out)[0].items() if key in facts}
+        result_file = result | begun | {"seconds": round(run.seconds, 3), "settings": to_dict(settings)}
+        write_json(out / "result.json", result_file)
         others = ", ".join(f"{name} weights {_percent(figures['top1'])}" for name, figures in result["others"].items())
         print(
             f"test ({result['n']} images of {run.test_source.name}, {result['weights']} weights): top-1 "
@@ -852,15 +863,7 @@ def parse(argv: list[str]) -> tuple[TrainSettings, dict[str, Any] | None]:
     namespace = make_parser().parse_args(argv)
     flags, config = given_flags(namespace), namespace.config
     settings = settings_of(flags, config)
-    path = Path(namespace.resume or settings.out / "checkpoint.pt")
-    saved, state = None, None
-    if namespace.resume is not None and (namespace.resume or path.exists()):
-        state = load_checkpoint(path, CHECKPOINT_KIND)
-        saved = state["settings"]
-    elif (settings.out / "log.jsonl").exists():
-        if namespace.resume is None:
-            raise ValueError(f"out={settings.out}: holds a run; --resume continues it, another --out starts one")
-        saved = next((line["settings"] for line in RunLog.read(settings.out)), None)
+    saved, state = run_to_resume(settings.out, namespace.resume, CHECKPOINT_KIND)
     if saved is not None:
         settings = resumed_settings(TrainSettings, saved, flags, config, changeable=CHANGEABLE)
     return settings, state

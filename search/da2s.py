@@ -111,7 +111,7 @@ def control(name: str, t: int, total: int, delay: int) -> float:
     if name == "exp":
         return 2.0 ** ((t - total) / 5)
     assert name == "step", name
-    return min(4 * t // total, 3) / 3
+    return 1.0 if t == total else 4 * (t - 1) // total / 3  # four epochs or more end at 1 by themselves
 
 
 def strengthened(alpha: torch.Tensor) -> torch.Tensor:
@@ -199,11 +199,11 @@ class Da2s(nn.Module):
         self.groups = read_configuration(settings.edges, space)
         generator = torch.Generator().manual_seed(settings.seed)
         start_E = torch.zeros(space.num_edges)
-        self.has_choice = [False] * space.num_edges  # in groups that do not keep all of their edges
+        self.has_choice = [False] * space.num_edges  # of nodes in groups that do not keep all of their edges
         for group, members in zip(self.groups, candidates(self.groups, space), strict=True):
             if group.keep < len(members):
-                for e in members:
-                    self.has_choice[e] = True
+                for e, (node, _) in enumerate(space.edges):
+                    self.has_choice[e] |= node in group.nodes
                 start_E[members] = group.keep / len(members) if settings.beta_start == "share" else 0.0
 
         def noise(*shape: int) -> torch.Tensor:

@@ -36,6 +36,7 @@ def measure(
     data_root: Path | None = None,
     images: int = 0,
     batches: int | None = None,
+    test_data: str | None = None,
 ) -> dict[str, Any]:
     """``discretize.measure_gap`` of the run in a folder, with "n" images, "method" and "epochs".
 
@@ -46,6 +47,7 @@ def measure(
         data_root: The same for cifar10 and cifar100.
         images: Held-out images; 0: all of them.
         batches: Training batches that statistics are re-estimated over; default: as in the run.
+        test_data: Where the images lie now that the run was given as test data (which leaves all of `data` to it).
 
     Raises:
         ValueError: For a folder without a run, other data, a configuration that no cell can have.
@@ -57,6 +59,7 @@ def measure(
     settings = settings_from(find_method(state["settings"]["method"])[0], state["settings"])
     changes: dict[str, Any] = {"eval_size": images}
     changes |= {"data": data} if data is not None else {}
+    changes |= {"test_data": test_data} if test_data is not None else {}
     changes |= {"data_root": data_root} if data_root is not None else {}
     changes |= {"gap_batches": batches} if batches is not None else {}
     settings = dataclasses.replace(settings, **changes)
@@ -76,6 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--edges", nargs="+", default=["found", *CONFIGURATIONS], metavar="EDGES",
                         help="configurations (default: found and 8/14 to 3/14)")  # fmt: skip
     parser.add_argument("--data", help="where the run's data set lies now (default: where it was)")
+    parser.add_argument("--test-data", help="the same for its --test-data")
     parser.add_argument("--data-root", type=Path, help="the same for cifar10 and cifar100")
     parser.add_argument("--images", type=int, default=0, help="held-out images (default: all)")
     parser.add_argument("--batches", type=int, help="batches to re-estimate statistics over (default: as in the run)")
@@ -84,7 +88,8 @@ def main(argv: list[str] | None = None) -> int:
                                                             "nas-zoo report")  # fmt: skip
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
     try:
-        gap = measure(options.run, options.edges, options.data, options.data_root, options.images, options.batches)
+        gap = measure(options.run, options.edges, options.data, options.data_root, options.images, options.batches,
+                      options.test_data)  # fmt: skip
         if options.save:
             write_json(options.run / GAP_FILE, gap)
     except (ValueError, OSError) as error:

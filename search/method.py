@@ -157,7 +157,7 @@ def find_method(name: str) -> tuple[type[SearchSettings], Callable[[Any], nn.Mod
     """
     import importlib
 
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise ValueError(f"unknown method {name!r}; accepted: {', '.join(METHODS)}")
     module_name, settings_name, method_name = METHODS[name]
     module = importlib.import_module(module_name)

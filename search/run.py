@@ -37,9 +37,10 @@ from nas_zoo.batches import Augment, Batches, default_augment
 from nas_zoo.checkpoint import (
     RunLog,
     StopRequest,
-    load_checkpoint,
+    check_finite,
     peak_memory_gb,
     run_facts,
+    run_to_resume,
     save_checkpoint,
     write_json,
     write_weights,
@@ -53,6 +54,7 @@ from nas_zoo.parallel import (
     average_gradients,
     average_tensors,
     convert_global_batch_norm,
+    max_over_processes,
     start_accelerator,
     sum_over_processes,
 )
@@ -76,7 +78,7 @@ CONFIGS = Path(__file__).parent / "configs"
 CHECKPOINT_SECONDS = 600.0
 COLLAPSE_WARNING = "warning: half of the normal cell or more is skip connections (collapse)"
 #: What a resumed run may change: where things lie and how long it may take, never what is computed.
-CHANGEABLE = ("data", "data_root", "out", "time_budget", "workers")
+CHANGEABLE = ("data", "test_data", "data_root", "out", "time_budget", "workers")
 
 
 class Iteration:
@@ -260,9 +262,11 @@ class Search:
         # Decay of the architecture parameters is each method's own affair, in its loss.
         self.alpha_optimizer = torch.optim.Adam(self.alphas, settings.alpha_lr, betas=settings.alpha_betas)
         self.epoch, self.step, self.seconds = 0, 0, 0.0
-        self.sums = torch.zeros(4, dtype=torch.float64)  # loss, correct, images of the weight steps; alpha loss
+        # loss, correct, images of the weight steps; loss, images of the architecture steps; of this process
+        self.sums = torch.zeros(5, dtype=torch.float64)
 
-    def state(self, log_lines: int) -> dict[str, Any]:
+    def state(self, log_lines: int, sums: torch.Tensor) -> dict[str, Any]:
+        """`sums`: those of all processes. Without sync_bn the running statistics are those of the first process."""
         return {
             "settings": to_dict(self.settings),
             "data": self.source.fingerprint,
@@ -270,7 +274,7 @@ class Search:
             "step": self.step,
             "seconds": self.seconds,
             "log_lines": log_lines,
-            "sums": self.sums,
+            "sums": sums,
             "supernet": self.supernet.state_dict(),
             "method": self.method.state_dict(),
             "weight_optimizer": self.weight_optimizer.state_dict(),
@@ -287,7 +291,10 @@ class Search:
         self.weight_optimizer.load_state_dict(state["weight_optimizer"])
         self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
-        self.sums = state["sums"].clone()
+        saved = state["sums"]
+        if len(saved) == 4:  # of before the last one was counted
+            saved = torch.cat([saved, saved[2:3]])
+        self.sums = saved.clone() if self.accelerator.is_main_process else torch.zeros_like(saved)
 
     def at(self, phase: Any, step: int | None = None) -> Step:
         index = self.epoch * self.steps + self.step if step is None else step
@@ -299,7 +306,7 @@ class Search:
         """One iteration: architecture step, then weight step."""
         autocast = self.autocast
 
-        alpha_value = torch.zeros((), device=self.accelerator.device)
+        alpha_value, alpha_images = torch.zeros((), device=self.accelerator.device), 0
         problem = Iteration(self.supernet, held_out, for_weights, self.weight_optimizer, autocast)
         alpha_loss = self.method.loss(problem, self.at("alpha"))
         if alpha_loss is not None and alpha_loss.requires_grad:
@@ -311,7 +318,7 @@ class Search:
             average_gradients(self.alphas)
             self.alpha_optimizer.step()
             self.alpha_optimizer.zero_grad(set_to_none=True)
-            alpha_value = alpha_loss.detach()
+            alpha_value, alpha_images = alpha_loss.detach(), len(held_out[1])
         # The backward pass has freed only what it went through; the rest of the graph dies with its last reference.
         del alpha_loss
 
@@ -329,34 +336,46 @@ class Search:
         self.weight_optimizer.zero_grad(set_to_none=True)
 
         correct = (logits.detach().argmax(1) == labels).sum()
-        self._pending.append(torch.stack([loss.detach() * len(labels), correct.float(), alpha_value * len(labels)]))
+        self._pending.append(torch.stack([loss.detach() * len(labels), correct.float(), alpha_value * alpha_images]))
         self._images += len(labels)
+        self._alpha_images += alpha_images
 
     _pending: list[torch.Tensor]
     _images: int
+    _alpha_images: int
 
     def begin_counting(self) -> None:
-        self._pending, self._images = [], 0
+        self._pending, self._images, self._alpha_images = [], 0, 0
 
     def settle(self) -> None:
         """Adds the figures of the last iterations, which so far lie on the device, to the sums of the epoch.
 
         Raises:
-            FloatingPointError: Where the loss is not finite: the checkpoint before is kept.
+            FloatingPointError: Where the loss or a weight is not finite: the checkpoint before is kept.
         """
         if not self._pending:
             return
+        check_finite([*self.weights, *self.alphas, *self.supernet.buffers()], f"in epoch {self.epoch + 1}")
         for loss, correct, alpha_loss in torch.stack(self._pending).double().cpu():
             self.sums[0] += loss
             self.sums[1] += correct
             self.sums[3] += alpha_loss
         self.sums[2] += self._images
+        self.sums[4] += self._alpha_images
         self.begin_counting()
         if not torch.isfinite(self.sums).all():
             raise FloatingPointError(
                 f"the loss is not finite in epoch {self.epoch + 1} (lr={self.settings.lr}, "
                 f"alpha_lr={self.settings.alpha_lr}, precision={self.settings.precision}); the last checkpoint is kept"
             )
+
+    def all_sums(self) -> torch.Tensor:
+        """``sums`` of all processes together."""
+        return sum_over_processes(self.sums.to(self.accelerator.device)).cpu()
+
+    def longest(self, since: float) -> float:
+        """Seconds since then, the same on every process."""
+        return float(max_over_processes(torch.tensor(time.monotonic() - since, device=self.accelerator.device)))
 
     def genotypes(self, rules: Iterable[str | None]) -> dict[str, Genotype | None]:
         """The cells by each rule, None being the method's own, under the name "found"; None where there is no such."""
@@ -395,7 +414,7 @@ class Search:
         derived: dict[str, float] = {}
         for row in gap["after"]:
             derived.setdefault(row["cells"], row["running"])
-        sums = sum_over_processes(self.sums.to(self.accelerator.device, torch.float32)).double().cpu()
+        sums = self.all_sums()
         logits, edge_logits = logits_of(self.method), logits_of(self.method, "beta")
         found = genotypes["found"]
         return {
@@ -403,7 +422,7 @@ class Search:
             "epoch": self.epoch + 1,
             "lr": cosine(settings.lr, settings.lr_min, self.epoch, settings.epochs),
             "train": {"n": int(sums[2]), "loss": float(sums[0] / sums[2]), "accuracy": float(sums[1] / sums[2])},
-            "alpha_loss": float(sums[3] / sums[2]),
+            "alpha_loss": float(sums[3] / sums[4]) if sums[4] else None,  # of the steps that moved alpha
             "held_out": {
                 "n": batches.num_samples,
                 "supernet": gap["before"]["running"],
@@ -438,8 +457,9 @@ def save_derived(run: Search, out: Path) -> None:
         write_weights(out / f"{name}.safetensors", network.state_dict(), {"genotype": genotype.to_json()})
 
 
-def provenance(settings: SearchSettings, line: Mapping[str, Any], source: ImageSource) -> dict[str, Any]:
-    facts = run_facts()
+def provenance(
+    settings: SearchSettings, line: Mapping[str, Any], source: ImageSource, facts: Mapping[str, Any]
+) -> dict[str, Any]:
     return {
         "method": settings.method,
         "data": source.name,
@@ -447,7 +467,7 @@ def provenance(settings: SearchSettings, line: Mapping[str, Any], source: ImageS
         "settings": {k: v for k, v in to_dict(settings).items() if k not in ("data", *CHANGEABLE)},
         "held_out_accuracy": line["held_out"],
         "by": "nas-zoo",
-        "facts": facts,
+        "facts": dict(facts),
     }
 
 
@@ -485,20 +505,22 @@ def search(settings: SearchSettings, resume: dict[str, Any] | None = None, start
     run = Search(settings, accelerator)
     if resume is not None:
         run.load(resume)
-    log = RunLog(out, writes=main)
+    log, facts = RunLog(out, writes=main), run_facts(accelerator.device)
     if resume is None:
         data = {"name": run.source.name, "images": len(run.source), "classes": list(run.source.classes)}
         log.start(
             to_dict(settings),
-            run_facts(accelerator.device),
+            facts,
             overwrite=not (out / "checkpoint.pt").exists(),  # killed before the first one: it begins again
             seed=settings.seed,
             data=data,
             steps_per_epoch=run.steps,
         )
     else:
-        log.truncate_to(resume["log_lines"])
-        log.event("resumed", epoch=run.epoch + 1, iteration=run.step)
+        log.take_up(resume["log_lines"], resume["settings"], changeable=CHANGEABLE)
+        log.event("resumed", epoch=run.epoch + 1, iteration=run.step, commit=facts["commit"])
+        if main:  # the run's own, of when it began
+            facts = {key: value for key, value in RunLog.read(out)[0].items() if key in facts}
     if main:
         resumed = f"resumed at epoch {run.epoch + 1}, iteration {run.step} of {run.steps}"
         print(describe(settings) if resume is None else resumed, flush=True)
@@ -506,8 +528,9 @@ def search(settings: SearchSettings, resume: dict[str, Any] | None = None, start
 
     def save() -> None:
         run.settle()
+        sums = run.all_sums()
         if main:
-            save_checkpoint(checkpoint, run.state(log.num_lines), CHECKPOINT_KIND)
+            save_checkpoint(checkpoint, run.state(log.num_lines, sums), CHECKPOINT_KIND)
         accelerator.wait_for_everyone()
 
     with StopRequest(settings.time_budget, started=started) as stop:
@@ -534,18 +557,19 @@ def search(settings: SearchSettings, resume: dict[str, Any] | None = None, start
                 if run.step % 50 == 0:
                     run.settle()
                     bar.set_postfix(loss=f"{run.sums[0] / run.sums[2]:.3f}")
-                now = time.monotonic()
+                # asked of the others now and then: with one process a clock is free
+                due = (run.step % 50 == 0 or accelerator.num_processes == 1) and run.longest(
+                    last_save
+                ) > CHECKPOINT_SECONDS
                 reason = stop.agree(accelerator)
-                if reason is not None and run.step < run.steps:
-                    run.seconds += now - mark
-                    bar.close()
-                    save()
-                    log.event("stopped", reason=reason, epoch=run.epoch + 1, iteration=run.step)
-                    return reason
-                if now - last_save > CHECKPOINT_SECONDS and accelerator.num_processes == 1:
-                    run.seconds += now - mark
+                if run.step < run.steps and (due or reason is not None):
+                    run.seconds += time.monotonic() - mark
                     save()
                     mark = last_save = time.monotonic()
+                    if reason is not None:
+                        bar.close()
+                        log.event("stopped", reason=reason, epoch=run.epoch + 1, iteration=run.step)
+                        return reason
                 if run.step == run.steps:
                     break
             bar.close()
@@ -559,7 +583,9 @@ def search(settings: SearchSettings, resume: dict[str, Any] | None = None, start
                 if line["collapsed"]:
                     print(COLLAPSE_WARNING, file=sys.stderr)
                 if line["histogram"] is not None:
-                    write_genotype(out / "genotype.json", run.method.genotype(), provenance(settings, line, run.source))
+                    write_genotype(
+                        out / "genotype.json", run.method.genotype(), provenance(settings, line, run.source, facts)
+                    )
             run.epoch, run.step = run.epoch + 1, 0
             save()
             reason = stop.agree(accelerator)
@@ -618,23 +644,17 @@ def parse(argv: list[str]) -> tuple[SearchSettings, dict[str, Any] | None]:
     first.add_argument("--out", type=Path)
     known = first.parse_known_args(argv)[0]
     config = None if known.config is None else config_path(known.config)
-    method = known.method or ("edas" if config is None else read_config(config).get("method", "edas"))
-    state = None
-    if known.resume is not None:
-        out = known.out or (None if config is None else read_config(config).get("out")) or SearchSettings.out
-        path = Path(known.resume or Path(out) / "checkpoint.pt")
-        if known.resume or path.exists():
-            state = load_checkpoint(path, CHECKPOINT_KIND)
-            method = state["settings"]["method"] if known.method is None and config is None else method
-    settings_class = find_method(method)[0]
-    parser = make_parser(settings_class)
-    flags = given_flags(parser.parse_args(argv))
-    settings = settings_from(settings_class, flags, config)
-    if state is None:
-        if (settings.out / "log.jsonl").exists() and known.resume is None:
-            raise ValueError(f"out={settings.out}: holds a run; --resume continues it, another --out starts one")
-        return settings, None
-    return resumed_settings(settings_class, state["settings"], flags, config, changeable=CHANGEABLE), state
+    in_file = {} if config is None else read_config(config)
+    method = known.method or in_file.get("method")
+    if {"-h", "--help"} & set(argv):
+        make_parser(find_method(method or "edas")[0]).parse_args(argv)
+    out = known.out or Path(str(in_file.get("out") or SearchSettings.out))
+    saved, state = run_to_resume(out, known.resume, CHECKPOINT_KIND)
+    settings_class = find_method(method or ("edas" if saved is None else saved["method"]))[0]
+    flags = given_flags(make_parser(settings_class).parse_args(argv))
+    if saved is None:
+        return settings_from(settings_class, flags, config), None
+    return resumed_settings(settings_class, saved, flags, config, changeable=CHANGEABLE), state
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,12 +6,13 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from nas_zoo.checkpoint import load_checkpoint
 from nas_zoo.genotype import KINDS
 from nas_zoo.search.da2s import Da2sSettings
 from nas_zoo.search.darts import DartsSettings
 from nas_zoo.search.edas import EdasSettings
 from nas_zoo.search.method import SearchSettings
-from nas_zoo.search.run import Search, search
+from nas_zoo.search.run import CHECKPOINT_KIND, Search, search
 
 COMMON = {"data": "digits", "num_cells": 3, "init_channels": 4, "batch_size": 32, "epochs": 1}
 #: Searches whose end is compared, and after how many iterations.
@@ -50,5 +51,11 @@ if __name__ == "__main__":
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2
     torch.save(states, folder / f"rank{accelerator.process_index}.pt")
+    Accelerator.end_training = lambda self: None  # type: ignore[method-assign]  # it would part the processes
     settings = {**COMMON, "train_limit": 128, "out": folder / "run"}
     search(EdasSettings(**settings))  # type: ignore[arg-type]
+
+    pieces = EdasSettings(**{**settings, "out": folder / "pieces", "time_budget": 1e-4})  # type: ignore[arg-type]
+    state = None
+    while search(pieces, state) is not None:
+        state = load_checkpoint(pieces.out / "checkpoint.pt", CHECKPOINT_KIND)

@@ -23,12 +23,14 @@ from nas_zoo import checkpoint
 from nas_zoo.checkpoint import (
     RunLog,
     StopRequest,
+    check_finite,
     load_checkpoint,
     peak_memory_gb,
     previous_path,
     published,
     published_log,
     run_facts,
+    run_to_resume,
     save_checkpoint,
 )
 
@@ -480,7 +482,7 @@ def test_a_resumed_log_equals_the_one_that_never_stopped(tmp_path):
     with open(stopped.path, "ab") as file:
         file.write(b'{"half')
     stopped.event("resumed", line=3)
-    stopped.truncate_to(3)  # the checkpoint was made after epoch 1
+    stopped.take_up(3, {"epochs": 4})  # the checkpoint was made after epoch 1
     assert stopped.num_lines == 3
     for epoch in (2, 3):
         stopped.append({"epoch": epoch})
@@ -489,7 +491,45 @@ def test_a_resumed_log_equals_the_one_that_never_stopped(tmp_path):
     assert (event["kind"], event["line"]) == ("resumed", 3)
     assert event["time"].endswith("+00:00")
     with pytest.raises(ValueError, match="has 5 lines, the checkpoint was made after 9"):
-        stopped.truncate_to(9)
+        stopped.take_up(9, {"epochs": 4})
+
+
+def test_the_log_of_another_run_is_not_cut(tmp_path):
+    log = RunLog(tmp_path)
+    log.start({"epochs": 4, "out": "here"}, {"device": "cpu"})
+    log.append({"epoch": 0})
+    before = log.path.read_bytes()
+    with pytest.raises(ValueError, match="log of another run: epochs is 4 there, in the checkpoint 5"):
+        log.take_up(1, {"epochs": 5, "out": "here"}, changeable=("out",))
+    assert log.path.read_bytes() == before
+    log.take_up(1, {"epochs": 4, "out": "there", "of a later version": 1}, changeable=("out",))
+    assert log.num_lines == 1
+    with pytest.raises(ValueError, match=r"has 0 lines.*where its log\.jsonl lies"):
+        RunLog(tmp_path / "elsewhere").take_up(1, {})
+
+
+def test_what_there_is_to_resume(tmp_path):
+    assert run_to_resume(tmp_path, None, "search") == (None, None)
+    with pytest.raises(ValueError, match="nothing to resume"):
+        run_to_resume(tmp_path, "", "search")
+    RunLog(tmp_path).start({"epochs": 4}, {})
+    assert run_to_resume(tmp_path, "", "search") == ({"epochs": 4}, None)
+    with pytest.raises(ValueError, match="holds a run"):
+        run_to_resume(tmp_path, None, "search")
+    save_checkpoint(tmp_path / "checkpoint.pt", {"settings": {"epochs": 5}}, "search")
+    assert run_to_resume(tmp_path, "", "search") == ({"epochs": 5}, {"settings": {"epochs": 5}})
+    (tmp_path / "log.jsonl").write_bytes(b'{"half')  # killed while it began
+    (tmp_path / "checkpoint.pt").unlink()
+    assert run_to_resume(tmp_path, "", "search") == (None, None)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_noticed(bad):
+    tensors = [torch.ones(3), torch.ones(2, 2, dtype=torch.bfloat16), torch.zeros(0), torch.tensor(7)]
+    check_finite(tensors, "in epoch 3")
+    tensors[0][1] = bad
+    with pytest.raises(FloatingPointError, match="not finite in epoch 3; the last checkpoint is kept"):
+        check_finite(tensors, "in epoch 3")
 
 
 def test_a_bad_line_in_the_middle_is_told(tmp_path):
@@ -509,7 +549,7 @@ def test_only_the_main_process_writes(tmp_path):
     log.start({}, {})
     log.append({"epoch": 0})
     log.event("stopped")
-    log.truncate_to(7)
+    log.take_up(7, {})
     assert not (tmp_path / "run").exists()
 
 

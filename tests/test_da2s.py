@@ -123,7 +123,7 @@ def test_control_functions_at_the_first_the_middle_and_the_last_epoch(name, firs
 
 def test_step_switches_by_quarters():
     values = [control("step", t, 48, 0) for t in range(1, 49)]
-    assert values == pytest.approx([0.0] * 11 + [1 / 3] * 12 + [2 / 3] * 12 + [1.0] * 13)
+    assert values == pytest.approx([0.0] * 12 + [1 / 3] * 12 + [2 / 3] * 12 + [1.0] * 12)
 
 
 @pytest.mark.parametrize("name", ["const", "linear", "log", "exp", "step"])
@@ -325,3 +325,14 @@ def test_the_losses_alone_push_the_supernet_to_its_configuration():
                 assert float(top[: groups[node]].sum()) > 0.9, (edges, node, top)
                 assert float(top[groups[node] - 1]) > 0.3, (edges, node, top)
                 start += node
+
+
+def test_an_edge_that_no_choice_can_keep_loses_its_weight_too():
+    """3/14 leaves node 2 or 3 without input, so the edge between them goes in any case."""
+    method = Da2s(Da2sReleasedSettings(edges="3/14"))
+    hopeless = method.space.edges.index((3, 2))
+    assert method.has_choice[hopeless]
+    with torch.no_grad():
+        method.beta["normal"][hopeless] = -9.0
+    assert method.edge_weights("normal")[hopeless] < 1e-3
+    assert not Da2s(Da2sReleasedSettings(edges="8/14")).has_choice[0]  # node 2 keeps both

@@ -218,6 +218,8 @@ def test_the_check_program_takes_every_form_and_real_images(
     assert check_main([str(delivered / "model_fp16.onnx"), str(run)]) == 0
     assert "16 images of noise" in capsys.readouterr().out
     assert check_main([str(delivered / "model.onnx"), str(run), f"--images={photos}", "--data=digits"]) == 2
+    assert check_main([str(delivered / "model.onnx"), str(run), f"--images={photos}", "--atol=1e-12"]) == 2
+    assert "--atol: for a float32 file without --images" in capsys.readouterr().err
 
 
 def test_a_repository_for_triton_holds_the_last_form(

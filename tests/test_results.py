@@ -384,6 +384,23 @@ def test_seeds_have_to_be_of_the_same_settings(runs, tmp_path):
 # --------------------------------------------------------------------------------------------------------- the table
 
 
+def test_a_replaced_row_keeps_its_place(runs):
+    first, second = (result_of_run(runs[1], model="tiny_c10", tag=tag) for tag in ("a", "b"))
+    again = dataclasses.replace(first, date="2030-01-01")
+    assert results.with_row([first, second], again) == [again, second]
+    assert results.with_row([first], second) == [first, second]
+
+
+def test_the_row_tells_with_what_a_run_was_begun(runs, tmp_path):
+    """Not with what it was ended: a resumed run's last process may be of another version."""
+    folder = tmp_path / "run"
+    shutil.copytree(runs[1], folder)
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(result | {"commit": "later", "threads": 99}))
+    row = result_of_run(folder, model="tiny_c10", tag="a")
+    assert (row.commit, row.threads) == (result["commit"] or "", result["threads"])
+
+
 def test_rows_survive_the_table(runs, tmp_path):
     row = result_of_run(runs[1], also=[runs[2]])
     odd = dataclasses.replace(row, tag="odd", dataset='a "quoted", title', label_names=("a b", "c,d", *"efghijkl"))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 from nas_zoo.checkpoint import RunLog, load_checkpoint
 from nas_zoo.genotype import Genotype, load_genotype
 from nas_zoo.network import CellNet
+from nas_zoo.search.gap import measure
 from nas_zoo.search.run import cosine, main, mean_entropy, parse
 from tests.run_two_processes import SEARCHES, iterate  # type: ignore[import-not-found]
 
@@ -223,8 +225,80 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(whole, t
     out = tmp_path / "run"
     out.mkdir()
     (out / "log.jsonl").write_bytes((whole / "log.jsonl").read_bytes()[:3000])  # half a line at the end
-    assert run_small(out, "--resume") == 0
+    assert main(["--resume", "--out", str(out)]) == 0  # its settings stand in its log
     assert_same_run(whole, out)
+
+
+def test_the_method_of_a_run_that_goes_on_is_its_own(tmp_path, capsys):
+    config, out = tmp_path / "small.yaml", tmp_path / "run"
+    config.write_text("num_cells: 2\ninit_channels: 4\nbatch_size: 32\ntrain_limit: 128\nepochs: 1\nmethod: random\n")
+    assert main(["--config", str(config), "--method", "da2s", "--out", str(out), "--time-budget", "0.0001"]) == 0
+    config.write_text(config.read_text().replace("method: random\n", ""))
+    assert main(["--config", str(config), "--resume", "--out", str(out)]) == 0
+    assert RunLog.read(out)[0]["settings"]["method"] == "da2s"
+    assert len(RunLog.read(out)) == 2
+    assert main(["--resume", "--out", str(tmp_path / "typo")]) == 2
+    assert "nothing to resume" in capsys.readouterr().err
+    assert not (tmp_path / "typo").exists()
+    config.write_text("method: [edas]\n")
+    assert main(["--config", str(config), "--out", str(tmp_path / "other")]) == 2
+    assert "unknown method ['edas']" in capsys.readouterr().err
+
+
+def test_a_checkpoint_does_not_take_over_the_folder_of_another_run(whole, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run_small(out, "--seed", "1") == 0
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    assert main(["--resume", str(whole / "checkpoint.previous.pt"), "--out", str(out)]) == 2
+    assert "log of another run: seed is 1 there, in the checkpoint 0" in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+
+
+def test_weights_that_are_not_finite_do_not_become_the_checkpoint(tmp_path, monkeypatch, capsys):
+    out, step = tmp_path / "run", torch.optim.SGD.step
+
+    def spoil(optimizer, *args, **kwargs):
+        step(optimizer, *args, **kwargs)
+        spoil.steps += 1
+        if spoil.steps == 6:  # the last one of the second epoch: no loss after it would tell
+            optimizer.param_groups[0]["params"][0].data[0] = float("nan")
+
+    spoil.steps = 0  # type: ignore[attr-defined]
+    monkeypatch.setattr(torch.optim.SGD, "step", spoil)
+    assert run_small(out) == 2
+    assert "weights that are not finite in epoch 2" in capsys.readouterr().err
+    state = load_checkpoint(out / "checkpoint.pt", "search")
+    assert state["epoch"] == 1
+    assert all(t.isfinite().all() for t in state["supernet"].values() if t.is_floating_point())
+    assert len(epochs_of(out)) == 1
+
+
+def test_the_loss_of_the_architecture_steps_is_that_of_those_there_were(tmp_path):
+    """Of an edge in a cell kind that does not exist there is none: two cells here, both reduction cells."""
+    assert main([*SMALL, "--num-cells", "2", "--out", str(tmp_path / "edas")]) == 0
+    losses = [line["alpha_loss"] for line in epochs_of(tmp_path / "edas")]
+    assert all(loss is None or loss > 1.5 for loss in losses)  # about log 10 at the start
+    assert main([*SMALL, "--method", "random", "--out", str(tmp_path / "random")]) == 0
+    assert [line["alpha_loss"] for line in epochs_of(tmp_path / "random")] == [None, None]
+
+
+def test_data_that_has_moved_is_given_anew(tmp_path):
+    from tests.weights import write_images  # type: ignore[import-not-found]
+
+    images = write_images(tmp_path / "images")
+    small = ["--num-cells", "2", "--init-channels", "4", "--batch-size", "8", "--image-size", "8", "--epochs", "1"]
+    data, test = tmp_path / "a", tmp_path / "b"
+    shutil.copytree(images, data)
+    shutil.copytree(images, test)
+    out = tmp_path / "run"
+    given = ["--data", str(data), "--test-data", str(test)]
+    assert main([*small, *given, "--out", str(out), "--time-budget", "0.0001"]) == 0
+    data.rename(tmp_path / "c")
+    test.rename(tmp_path / "d")
+    moved = ["--data", str(tmp_path / "c"), "--test-data", str(tmp_path / "d")]
+    assert main(["--resume", "--out", str(out), *moved]) == 0
+    assert "test_data" not in json.loads((out / "genotype.json").read_text())["provenance"]["settings"]
+    assert measure(out, ["found"], data=moved[1], test_data=moved[3])["n"] > 0
 
 
 def test_a_resumed_run_may_not_change_what_is_computed(whole, capsys):
@@ -280,6 +354,8 @@ def test_two_processes_draw_alike_end_alike_and_do_what_one_process_does(tmp_pat
     # and the whole loop, log and checkpoint, ran in both
     assert len(RunLog.read(tmp_path / "run")) == 2
     assert load_checkpoint(tmp_path / "run" / "checkpoint.pt", "search")["epoch"] == 1
+    # in pieces it is the same run, with the same figures in its log
+    assert_same_run(tmp_path / "run", tmp_path / "pieces")
 
 
 def test_processes_that_do_not_know_of_each_other_are_stopped(tmp_path, monkeypatch, capsys):

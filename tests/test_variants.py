@@ -35,6 +35,7 @@ from nas_zoo.export.variants import (
     with_preprocessing,
 )
 from nas_zoo.export.verify import TOLERANCES, AccuracyLost, Disagrees, Tolerance, summary, verify
+from tests.weights import write_images  # type: ignore[import-not-found]
 
 LABELS = ["ant", "bee", "cow", "dog", "elk"]
 SIDE = 16
@@ -405,6 +406,15 @@ def test_a_folder_has_labels_where_its_folders_are_the_classes(tmp_path: Path) -
     assert found.labels is not None
     assert found.labels.tolist() == [0, 1, 1, 4]
     assert len(real_images(str(tmp_path), classes=LABELS, limit=2)) == 2
+
+
+def test_of_a_split_folder_calibration_gets_no_test_images(tmp_path):
+    images = write_images(tmp_path / "images", per_class=2)
+    for split, folder in (("train", "train"), ("test", "test"), (None, "test")):
+        found = real_images(str(images), split=split)
+        assert {Path(str(image)).relative_to(images).parts[0] for image in found.images} == {folder}
+        assert len(found) == 20
+    assert len(real_images(str(images / "train"), split="test")) == 20  # not split: all of them
     assert real_images(str(tmp_path), classes=["cat", "dog"]).labels is None
     assert real_images(str(tmp_path)).labels is None
     (tmp_path / "empty").mkdir()
