@@ -30,6 +30,7 @@ from nas_zoo.genotype import Genotype, genotype_record
 from nas_zoo.network import DATA, MODELS
 from nas_zoo.results import Result
 from nas_zoo.settings import Parser
+from nas_zoo.train import RECIPES
 
 __all__ = ["card_data", "card_text", "main", "write_card"]
 
@@ -238,11 +239,10 @@ def _recipe(row: Result) -> str:
 
 
 def _training(row: Result) -> str:
-    return (
-        f"Trained by `nas-zoo train` from random weights for {row.epochs} epochs."
-        if "init_weights" not in row.changed_settings
-        else f"Trained by `nas-zoo train` for {row.epochs} epochs, beginning with a search's own weights."
-    )
+    begun = "from random weights" if "init_weights" not in row.changed_settings else "from a search's own weights"
+    decay = row.changed_settings.get("ema_decay", RECIPES.get(row.recipe, {}).get("ema_decay", 0.0))
+    kept = "the moving average of those of all steps" if decay else "those of the last step"
+    return f"Trained by `nas-zoo train` {begun} for {row.epochs} epochs; the weights are {kept}."
 
 
 def _hardware(row: Result) -> str:

@@ -17,6 +17,11 @@ in each kind); architecture and weight step of an iteration share it; alpha star
 warm-up inverts on every second iteration ("alternately", section 3.2; section 4.1 says "every iteration":
 ``invert="every"``) and -alpha then also chooses the clamped operations; gradients of the weights are clipped at 5 as in
 DARTS, images are cropped and flipped as there.
+
+Derivation: section 4.2 adopts DARTS' and describes it as "pruning all operations other than the top-1 operation for
+each edge", without a word on how many edges a node keeps. ``derive="darts"`` keeps DARTS' two, for cells like
+everybody's; ``derive="argmax"`` takes the words as they stand and is the network that was trained: the claim that
+nothing is lost in pruning, and Figure 3, hold for it alone (docs/searches.md).
 """
 
 import random
