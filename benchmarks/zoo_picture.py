@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nas_zoo.catalog import model_rows
+from nas_zoo.catalog import is_small, model_rows
 from nas_zoo.network import DATA, MODELS
 
 #: Cells that people look for; they get a label wherever they stand.
@@ -33,7 +33,7 @@ def find_points(data: str) -> list[Point]:
     whether the accuracy is of the same network."""
     names = [
         name for name, model in MODELS.items()
-        if model["data"] == data and not name.startswith("cell_net_") and not {"init_channels", "num_cells"} & {*model}
+        if model["data"] == data and not name.startswith("cell_net_") and not is_small(name)
     ]  # fmt: skip
     return [
         {

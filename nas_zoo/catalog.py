@@ -17,7 +17,7 @@ from nas_zoo.genotype import Genotype, genotype_record, list_records
 from nas_zoo.network import DATA, MODELS
 from nas_zoo.results import find_result
 
-__all__ = ["cell_rows", "in_csv", "model_rows", "paper_figures"]
+__all__ = ["cell_rows", "in_csv", "is_small", "model_rows", "paper_figures"]
 
 Row = dict[str, Any]
 
@@ -43,6 +43,11 @@ def paper_figures(cell: str, data: str) -> Row:
     return empty | {ours: reported.get(theirs) for ours, theirs in keys.items()}
 
 
+def is_small(name: str) -> bool:
+    """Whether a model is a small form of our own making, of another size than in any paper: edas_c10_s."""
+    return name.endswith("_s")
+
+
 def model_rows(names: Sequence[str]) -> list[Row]:
     """A row for each of these models, at its own size: settings, our counts, the paper's figures, where it is from."""
     import timm
@@ -58,7 +63,7 @@ def model_rows(names: Sequence[str]) -> list[Row]:
         counts = work_out(genotype, data.layout, channels, cells, cfg.num_classes, cfg.input_size)
         provenance = record.get("provenance", {})
         figures = paper_figures(model["cell"], model["data"])
-        if figures["paper_err"] is not None and (channels, cells) != (data.init_channels, data.num_cells):
+        if figures["paper_err"] is not None and is_small(name):
             size = f"C={data.init_channels}, {data.num_cells} cells"
             figures["paper_network"] = ", ".join(filter(None, (size, figures["paper_network"])))
         ours = find_result(name)

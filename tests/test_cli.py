@@ -57,6 +57,12 @@ def test_list_gives_csv_with_the_papers_figures_marked(capsys):
     assert (row["paper_err"], row["paper_params_m"], row["paper_madds_m"]) == ("26.7", "4.7", "574")
     assert rows["darts_v2_c10"]["macs"] == "528359040"
     assert rows["darts_v2_c10"]["paper_madds_m"] == ""
+    # whose figures they are, where it is not this network's
+    assert rows["darts_v2_c10"]["paper_network"] == ""
+    assert rows["darts_v2_c10_s"]["paper_network"] == "C=36, 20 cells"
+    assert rows["relativenas_in1k"]["paper_network"] == ""  # C=46 is its paper's
+    assert "817M multiply-adds" in rows["nsganet_c10"]["paper_network"]
+    assert rows["edas_c10_s"]["paper_network"] == ""  # no paper's figure, nothing to say of it
     assert rows["relativenas_in1k"]["init_channels"] == "46"
     expected = json.loads((Path(__file__).parent / "expected" / "models.json").read_text())
     for name, row in rows.items():
@@ -68,8 +74,8 @@ def test_list_gives_csv_with_the_papers_figures_marked(capsys):
 def test_list_shows_cells_that_cannot_be_built_and_why(capsys):
     assert main(["list", "--cells", "--csv"]) == 0
     rows = {row["name"]: row for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
-    assert len(rows) == 470  # 469 published ones and edas_c10
-    assert sum(row["builds"] == "True" for row in rows.values()) == 437
+    assert len(rows) == 471  # 469 published ones, edas_c10 and da2s_c10
+    assert sum(row["builds"] == "True" for row in rows.values()) == 438
     assert rows["setn"]["cannot_build"].endswith("conv_3x1_1x3")
     assert rows["darts_v2"]["paper_c10_err"] == "2.76"
     assert "3.169M" in rows["darts_v1"]["conflicts"]

@@ -88,6 +88,8 @@ def test_a_point_has_the_papers_accuracy_and_our_count():
     assert points["darts_v2_c10"]["madds"] == pytest.approx(528.36, abs=0.01)
     assert "edas_c10" not in points  # no paper reports a figure of our own cells
     assert "darts_v2_c10_s" not in points  # the paper's figure is of another size
+    assert points["darts_v2_c10"]["same_network"]
+    assert not points["nsganet_c10"]["same_network"]  # the paper's widens, ours does not
 
 
 def test_the_front_is_what_nothing_surpasses():
