@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nas_zoo.checkpoint import RunLog
+from nas_zoo.checkpoint import RunLog, published
 from nas_zoo.genotype import KINDS, OPERATIONS, Genotype
 
 __all__ = ["GAP_FILE", "Run", "dig", "read_run", "read_runs"]
@@ -245,7 +245,8 @@ def read_run(folder: Path, label: str | None = None, place: int = 0) -> Run:
         raise ValueError(f"{path}: does not begin with the line that tells a run's settings")
     if "method" not in settings:
         raise ValueError(f"{path}: is the log of another program, not of a search (no method in its settings)")
-    run = Run(label or folder.resolve().name, lines[0], [], place=place)
+    # a page is made to be shown: no folders of the machine
+    run = Run(label or folder.resolve().name, published(lines[0]), [], place=place)
     for number, line in enumerate(lines, 1):
         if line.get("kind") == "epoch":
             _check_epoch(line, run.epochs[0] if run.epochs else line, f"{path}, line {number}")

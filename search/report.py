@@ -203,12 +203,15 @@ def _accuracy(run: Run) -> str:
     y_range, ticks = _accuracy_axis(s.values for s in [*series, *again])
     common: dict[str, Any] = {"y_range": y_range, "y_ticks": ticks, "scale": 100, "epochs": run.planned}
     common["references"] = _chance([run])
-    n = run.last["held_out"].get("n")
+    sizes = [line["held_out"].get("n") for line in run.epochs]
+    words = f"n = {sizes[-1]:,}" if sizes[-1] else ""
+    if sizes[-1] and sizes[0] and sizes[0] != sizes[-1]:  # another set of images: the curve's last step is not training
+        words += f" in the last epoch, {sizes[0]:,} before"
     shown = [
         _figure(
             "Held-out accuracy, %",
             figures.lines(f"Held-out accuracy of {run.label} in percent", series, **common),
-            f"n = {n:,}" if n else "",
+            words,
         )
     ]
     if any(v is not None for s in again for v in s.values):

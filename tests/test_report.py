@@ -107,6 +107,24 @@ def test_the_page_of_a_run_holds_its_figures_and_texts(folders):
         assert f"{100 * line['train']['accuracy']:.1f} {100 * line['held_out']['supernet']:.1f}" in numbers
 
 
+def test_a_last_epoch_that_is_measured_on_other_images_is_told(folders, tmp_path):
+    def change(lines):
+        lines[-1]["held_out"]["n"] = 8000
+
+    page = page_of(changed(folders["da2s"], tmp_path / "run", change))
+    before = RunLog.read(folders["da2s"])[1]["held_out"]["n"]
+    assert f"n = 8,000 in the last epoch, {before} before" in page.words
+
+
+def test_folders_of_the_machine_are_not_shown(folders, tmp_path):
+    def change(lines):
+        lines[0]["data"]["name"] = lines[0]["settings"]["data"] = "/home/me/images.tar"
+
+    page = page_of(changed(folders["da2s"], tmp_path / "run", change))
+    assert "on images.tar" in page.words
+    assert "/home/me" not in page.words
+
+
 def test_the_genotypes_to_copy_are_those_of_the_log(folders):
     page = page_of(folders["da2s"])
     last = RunLog.read(folders["da2s"])[-1]
