@@ -446,7 +446,7 @@ def _write(
     # Last, since it is the row that publishes the files.
     results.write_results(results.with_row(rows, row), place / "results.csv")
     if row.hub_id:
-        results.weights_path(dataclasses.replace(row, weights=f"{row.name}.safetensors"), place).unlink(missing_ok=True)
+        (folder / f"{row.name}.safetensors").unlink(missing_ok=True)  # of the row that was replaced
 
 
 def compare_with_reference(model: nn.Module, path: Path | str) -> tuple[float, float]:

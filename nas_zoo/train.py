@@ -631,7 +631,6 @@ class Training:
         """
         if not self._pending:
             return
-        check_finite([*self.trained.parameters(), *self.trained.buffers()], f"in epoch {self.epoch + 1}")
         for loss, correct in torch.stack(self._pending).double().cpu():
             self.sums[0] += loss
             self.sums[1] += correct
@@ -643,6 +642,7 @@ class Training:
                 f"the loss is not finite in epoch {self.epoch + 1} (lr={settings.lr}, optimizer={settings.optimizer}, "
                 f"precision={settings.precision}); the last checkpoint is kept"
             )
+        check_finite([*self.trained.parameters(), *self.trained.buffers()], f"in epoch {self.epoch + 1}")
 
     def all_sums(self) -> Tensor:
         """``sums`` of all processes together."""

@@ -355,7 +355,6 @@ class Search:
         """
         if not self._pending:
             return
-        check_finite([*self.weights, *self.alphas, *self.supernet.buffers()], f"in epoch {self.epoch + 1}")
         for loss, correct, alpha_loss in torch.stack(self._pending).double().cpu():
             self.sums[0] += loss
             self.sums[1] += correct
@@ -368,6 +367,7 @@ class Search:
                 f"the loss is not finite in epoch {self.epoch + 1} (lr={self.settings.lr}, "
                 f"alpha_lr={self.settings.alpha_lr}, precision={self.settings.precision}); the last checkpoint is kept"
             )
+        check_finite([*self.weights, *self.alphas, *self.supernet.buffers()], f"in epoch {self.epoch + 1}")
 
     def all_sums(self) -> torch.Tensor:
         """``sums`` of all processes together."""

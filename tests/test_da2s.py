@@ -108,7 +108,7 @@ def test_the_second_term_lifts_one_beta_and_the_clamp_stops_it_at_one():
         ("linear", 0.0, 24 / 49, 1.0),
         ("log", 0.0, math.log(25) / math.log(50), 1.0),
         ("exp", 2 ** (-49 / 5), 2**-5, 1.0),
-        ("step", 0.0, 2 / 3, 1.0),
+        ("step", 0.0, 1 / 3, 1.0),  # the 25th of 50 is the last of the second quarter
     ],
 )
 def test_control_functions_at_the_first_the_middle_and_the_last_epoch(name, first, middle, last):

@@ -452,8 +452,8 @@ def test_a_search_s_own_weights_are_where_training_starts(derived, tmp_path):
     images = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.allclose(run.model.eval()(images), network.eval()(images), atol=1e-6)
-    again = Training(settings, start_accelerator(), run.state(0)["model_args"])
-    again.load(run.state(0))
+    again = Training(settings, start_accelerator(), run.state(0, run.sums)["model_args"])
+    again.load(run.state(0, run.sums))
     assert all(torch.equal(a, b) for a, b in zip(run.model.parameters(), again.model.parameters(), strict=True))
 
 
