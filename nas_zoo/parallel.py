@@ -11,6 +11,7 @@ import ctypes
 import functools
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -32,10 +33,12 @@ __all__ = [
     "average_tensors",
     "convert_global_batch_norm",
     "keep_freed_memory",
+    "longest_since",
     "max_over_processes",
     "rank",
     "start_accelerator",
     "sum_over_processes",
+    "total_over_processes",
     "world_size",
 ]
 
@@ -55,6 +58,19 @@ def rank() -> int:
 def sum_over_processes(values: Tensor) -> Tensor:
     """The sum of `values` over all processes, same shape; what an evaluation's counts need."""
     return _all_reduced(values, "sum")
+
+
+def total_over_processes(values: Tensor, device: torch.device) -> Tensor:
+    """The sum over all processes of float64 figures on the CPU, sent by way of `device`.
+
+    One process moves nothing: not every device (MPS) has float64.
+    """
+    return values if world_size() == 1 else sum_over_processes(values.to(device)).cpu()
+
+
+def longest_since(start: float, device: torch.device) -> float:
+    """Seconds since time.monotonic() was `start`, the longest of all processes."""
+    return float(max_over_processes(torch.tensor(time.monotonic() - start, device=device)))
 
 
 def max_over_processes(values: Tensor) -> Tensor:

@@ -67,9 +67,9 @@ from nas_zoo.parallel import (
     average_buffers,
     average_gradients,
     convert_global_batch_norm,
-    max_over_processes,
+    longest_since,
     start_accelerator,
-    sum_over_processes,
+    total_over_processes,
 )
 from nas_zoo.schedule import learning_rate
 from nas_zoo.settings import (
@@ -646,7 +646,7 @@ class Training:
 
     def all_sums(self) -> Tensor:
         """``sums`` of all processes together."""
-        return sum_over_processes(self.sums.to(self.accelerator.device)).cpu()
+        return total_over_processes(self.sums, self.accelerator.device)
 
     def averaged(self) -> dict[str, nn.Module]:
         """The weights that are evaluated, the result's first: the moving average where there is one, and the last."""
@@ -791,8 +791,7 @@ def train(settings: TrainSettings, resume: dict[str, Any] | None = None, started
                 if run.step % 50 == 0:
                     run.settle()
                     bar.set_postfix(loss=f"{run.sums[0] / run.sums[2]:.3f}")
-                    waited = torch.tensor(time.monotonic() - last_save, device=accelerator.device)
-                    due = float(max_over_processes(waited)) > CHECKPOINT_SECONDS
+                    due = longest_since(last_save, accelerator.device) > CHECKPOINT_SECONDS
                 reason = stop.agree(accelerator)
                 if run.step < run.steps and (due or reason is not None):
                     run.seconds += time.monotonic() - mark

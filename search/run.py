@@ -54,9 +54,9 @@ from nas_zoo.parallel import (
     average_gradients,
     average_tensors,
     convert_global_batch_norm,
-    max_over_processes,
+    longest_since,
     start_accelerator,
-    sum_over_processes,
+    total_over_processes,
 )
 from nas_zoo.schedule import cosine
 from nas_zoo.search.discretize import DERIVATIONS, derived_network, gap_table, measure_gap
@@ -371,11 +371,7 @@ class Search:
 
     def all_sums(self) -> torch.Tensor:
         """``sums`` of all processes together."""
-        return sum_over_processes(self.sums.to(self.accelerator.device)).cpu()
-
-    def longest(self, since: float) -> float:
-        """Seconds since then, the same on every process."""
-        return float(max_over_processes(torch.tensor(time.monotonic() - since, device=self.accelerator.device)))
+        return total_over_processes(self.sums, self.accelerator.device)
 
     def genotypes(self, rules: Iterable[str | None]) -> dict[str, Genotype | None]:
         """The cells by each rule, None being the method's own, under the name "found"; None where there is no such."""
@@ -558,9 +554,8 @@ def search(settings: SearchSettings, resume: dict[str, Any] | None = None, start
                     run.settle()
                     bar.set_postfix(loss=f"{run.sums[0] / run.sums[2]:.3f}")
                 # asked of the others now and then: with one process a clock is free
-                due = (run.step % 50 == 0 or accelerator.num_processes == 1) and run.longest(
-                    last_save
-                ) > CHECKPOINT_SECONDS
+                asked = run.step % 50 == 0 or accelerator.num_processes == 1
+                due = asked and longest_since(last_save, accelerator.device) > CHECKPOINT_SECONDS
                 reason = stop.agree(accelerator)
                 if run.step < run.steps and (due or reason is not None):
                     run.seconds += time.monotonic() - mark
