@@ -150,7 +150,7 @@ def measure_all(options: argparse.Namespace) -> dict[str, Any]:
         if options.data is None:
             images, x = "noise", torch.randn(options.images, *size, generator=torch.Generator().manual_seed(0))
         else:
-            found = real_images(options.data, in_chans=size[0], image_size=size[1], limit=options.images)
+            found = real_images(options.data, in_chans=size[0], limit=options.images)
             reader = OnnxClassifier(files["float32"])
             images, x = found.name, torch.from_numpy(np.stack([reader.preprocess(image) for image in found.images]))
         print(f"parity on {len(x)} images ({images})", file=sys.stderr, flush=True)

@@ -353,7 +353,7 @@ def _check_on_images(file: Path, model: nn.Module, settings: CheckSettings) -> N
         classifier = OnnxClassifier(file)
         size = classifier.input_size or (3, None, None)
         images = real_images(
-            place, classes=classifier.labels, num_classes=classifier.num_classes, in_chans=size[0], image_size=size[1],
+            place, classes=classifier.labels, num_classes=classifier.num_classes, in_chans=size[0],
             limit=settings.check_images,
         )  # fmt: skip
     figures = verify(file, model, images, batches=settings.batches)

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from nas_zoo.data import NAMES, TEST_FOLDERS, open_source
 from nas_zoo.export.runtime import ImageLike
-from nas_zoo.images import list_folder
+from nas_zoo.images import ImageFiles, list_folder, open_picture
 
 __all__ = ["RealImages", "real_images"]
 
 
 @dataclass(frozen=True, eq=False)
 class RealImages:
-    """Images as OnnxClassifier.preprocess takes them, and their classes (int64) or None."""
+    """Images in their own size, as OnnxClassifier.predict takes them, and their classes (int64) or None."""
 
     name: str  # of the data set or the folder
     images: Sequence[ImageLike]
@@ -27,6 +29,24 @@ class RealImages:
         return len(self.images)
 
 
+class _Pictures(Sequence[Image.Image]):
+    """The pictures of a tar in their own size, opened one by one: resized and cropped by whoever classifies them."""
+
+    def __init__(self, files: ImageFiles) -> None:
+        self._files = files
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return _Pictures(self._files.subset(range(len(self))[i]))
+        i = range(len(self))[i]
+        picture = open_picture(self._files.read(i))
+        picture.filename = self._files.names[i]  # type: ignore[attr-defined]  # for errors
+        return picture
+
+
 def real_images(
     place: str,
     *,
@@ -34,7 +54,6 @@ def real_images(
     classes: Sequence[str] | None = None,
     num_classes: int | None = None,
     in_chans: int = 3,
-    image_size: int | None = None,
     limit: int | None = None,
 ) -> RealImages:
     """At most `limit` images, taken evenly from all of them.
@@ -45,7 +64,7 @@ def real_images(
             images have labels where the folder that each lies in has the name of one of `classes`.
         split: None for all images of a tar or folder that is not split itself, and the test images of one that is.
         classes: Of the file, in the order of its logits; None where it does not say.
-        num_classes, in_chans, image_size: Of the file.
+        num_classes, in_chans: Of the file.
 
     Raises:
         ValueError: Nothing there, no images in it, or a data set of other classes.
@@ -64,8 +83,7 @@ def real_images(
         return RealImages(folder.name or "folder", [folder / name for name in chosen], array)
     test_data = place if split is None and place not in NAMES else None
     split = split or "test"
-    size = None if place in NAMES else image_size
-    source = open_source(place, split, test_data=test_data, in_chans=in_chans, image_size=size)
+    source = open_source(place, split, test_data=test_data, in_chans=in_chans, stream=True)
     if classes is not None and tuple(classes) != source.classes:
         raise ValueError(
             f"{place}: its classes ({', '.join(source.classes[:3])} ...) are not those of the model "
@@ -74,7 +92,10 @@ def real_images(
     if num_classes is not None and num_classes != len(source.classes):
         raise ValueError(f"{place}: {len(source.classes)} classes, the model has {num_classes}")
     rows = _evenly(len(source), limit)
-    return RealImages(f"{Path(source.name).name} ({split})", [source.image(int(i)) for i in rows], source.labels[rows])
+    images: Sequence[ImageLike] = (
+        [source.image(int(i)) for i in rows] if source.files is None else _Pictures(source.files.subset(rows))
+    )
+    return RealImages(f"{Path(source.name).name} ({split})", images, source.labels[rows])
 
 
 def _of_split(names: Sequence[str], split: str) -> list[str]:

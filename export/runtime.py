@@ -658,7 +658,7 @@ def _decode(
         raise ValueError(f"{where}: the model takes {channels} channels; only uint8 arrays {(height, width, channels)}")
     try:
         if picture is None:
-            picture = pictures._open_picture(_file_bytes(image))
+            picture = pictures.open_picture(_file_bytes(image))
         elif picture.width * picture.height > pictures.MAX_PIXELS:
             raise ValueError(f"{picture.width} x {picture.height} pixels, more than {pictures.MAX_PIXELS}")
         if not picture.width or not picture.height:

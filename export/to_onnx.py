@@ -366,7 +366,7 @@ _OF_IMAGES = ("labels", "mean", "std", "input_size", "crop_pct")
 
 
 def images_of(model: nn.Module, **given: Any) -> tuple[dict[str, str], dict[str, Any]]:
-    """The file's metadata, and what ``real_images`` has to know of the model: classes, channels and size.
+    """The file's metadata, and what ``real_images`` has to know of the model: classes and channels.
 
     `given` is what ``export_onnx`` takes of labels, mean, std, input_size and crop_pct.
     """
@@ -376,7 +376,6 @@ def images_of(model: nn.Module, **given: Any) -> tuple[dict[str, str], dict[str,
         "classes": json.loads(metadata["labels"]) if "labels" in metadata else None,
         "num_classes": getattr(model, "num_classes", None),
         "in_chans": size[0],
-        "image_size": size[1],
     }
 
 

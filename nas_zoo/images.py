@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-__all__ = ["FileTree", "ImageFiles", "ImageSource", "decode_all", "fit", "list_folder", "list_tar"]
+__all__ = ["FileTree", "ImageFiles", "ImageSource", "decode_all", "fit", "list_folder", "list_tar", "open_picture"]
 
 logger = logging.getLogger("nas_zoo")
 
@@ -106,7 +106,7 @@ class ImageFiles:
         """
         data = self.read(i)
         try:
-            picture = _open_picture(data)
+            picture = open_picture(data)
             picture.load()
             return _to_array(fit(_to_mode(picture, in_chans), image_size, crop_pct=crop_pct, part=part), in_chans)
         except _DECODE_ERRORS as error:
@@ -117,8 +117,8 @@ class ImageFiles:
         try:
             if self.spans is None and self.blobs is None:
                 with open(self.place / self.names[i], "rb") as stream:  # the header only, not the whole photograph
-                    return _open_picture(stream).size
-            return _open_picture(self.read(i)).size
+                    return open_picture(stream).size
+            return open_picture(self.read(i)).size
         except _DECODE_ERRORS as error:
             raise self._corrupt(i, error) from error
 
@@ -253,7 +253,8 @@ def fit(picture: Image.Image, image_size: int, *, crop_pct: float = 1.0, part: P
     return picture
 
 
-def _open_picture(data: bytes | io.BufferedReader) -> Image.Image:
+def open_picture(data: bytes | io.BufferedReader) -> Image.Image:
+    """The picture, its header read; OSError for what is none, ValueError for one of more than MAX_PIXELS."""
     picture = Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=FORMATS)
     if picture.width * picture.height > MAX_PIXELS:
         raise ValueError(f"{picture.width} x {picture.height} pixels, more than {MAX_PIXELS} (a decompression bomb?)")

@@ -14,6 +14,8 @@ import torch
 from onnx import numpy_helper
 from PIL import Image
 
+from nas_zoo.data import open_source
+from nas_zoo.evaluate import evaluate_model
 from nas_zoo.export.check_onnx import (
     CheckError,
     FixedBatch,
@@ -428,11 +430,53 @@ def test_of_a_tar_the_test_images_are_a_part_or_all(tmp_path: Path) -> None:
         photograph(i).resize((16, 16)).save(tmp_path / "tree" / LABELS[i % 2] / f"{i}.png")
     with tarfile.open(tmp_path / "some.tar", "w") as tar:
         tar.add(tmp_path / "tree", "tree")
-    part, whole = (real_images(str(tmp_path / "some.tar"), split=split, image_size=16) for split in ("test", None))
+    part, whole = (real_images(str(tmp_path / "some.tar"), split=split) for split in ("test", None))
     assert (len(part), len(whole)) == (4, 20)
     assert whole.name == "some.tar (test)"  # it stands in published files, which name no folders
     assert whole.labels is not None
     assert np.bincount(whole.labels).tolist() == [10, 10]
+
+
+def test_of_a_tar_every_form_sees_what_the_model_is_evaluated_on(
+    base: onnx.ModelProto, exported: Path, model: Any, tmp_path: Path
+) -> None:
+    """In their own size: images cut to the file's size would be cut again by one with its preprocessing inside."""
+    for i in range(60):
+        (tmp_path / "tree" / LABELS[i % 5]).mkdir(parents=True, exist_ok=True)
+        photograph(i, 30 + i % 2, 41).save(tmp_path / "tree" / LABELS[i % 5] / f"{i}.png")
+    with tarfile.open(tmp_path / "some.tar", "w") as tar:
+        tar.add(tmp_path / "tree", "tree")
+    found = real_images(str(tmp_path / "some.tar"), split=None, classes=LABELS, limit=30)
+    source = open_source(
+        tmp_path / "some.tar", "test", test_data=tmp_path / "some.tar", image_size=SIDE, crop_pct=0.875
+    )
+    rows = np.linspace(0, 59, 30).round().astype(int)
+    outside = OnnxClassifier(exported)
+    for i, picture in zip(rows, found.images, strict=True):
+        wanted = ((source.image(i) / 255 - MEAN) / STD).transpose(2, 0, 1)
+        np.testing.assert_allclose(outside.preprocess(picture), wanted, atol=1e-6)
+    inside = OnnxClassifier(saved(tmp_path, with_preprocessing(base)))
+    for a, b in zip(outside.predict(found.images), inside.predict(found.images), strict=True):
+        assert a.indices == b.indices
+        # The part of a pixel by which Pillow and ONNX Runtime round otherwise.
+        np.testing.assert_allclose(a.probabilities, b.probabilities, atol=0.05)
+    figures = verify(exported, model, found)
+    evaluated = evaluate_model(model, source.subset(rows), mean=tuple(MEAN), std=tuple(STD))
+    assert figures["top1"]["pytorch"] == pytest.approx(evaluated["top1"])
+
+
+def test_a_corrupt_picture_of_a_tar_is_named(exported: Path, tmp_path: Path) -> None:
+    for i in range(10):
+        (tmp_path / "tree" / LABELS[i % 2]).mkdir(parents=True, exist_ok=True)
+        photograph(i).save(tmp_path / "tree" / LABELS[i % 2] / f"{i}.jpg")
+    whole = (tmp_path / "tree" / "bee" / "3.jpg").read_bytes()
+    (tmp_path / "tree" / "bee" / "3.jpg").write_bytes(whole[:-100])
+    with tarfile.open(tmp_path / "some.tar", "w") as tar:
+        tar.add(tmp_path / "tree", "tree")
+    found = real_images(str(tmp_path / "some.tar"), split=None)
+    with pytest.raises(ValueError, match=r"tree/bee/3\.jpg.*truncated"):
+        OnnxClassifier(exported).predict(found.images)
+    assert len(found.images[:3]) == 3
 
 
 def test_a_data_set_by_name_must_have_the_classes_of_the_model() -> None:
