@@ -275,9 +275,48 @@ def _place(columns: list[list[_Item]]) -> None:
             ):
                 item.y = float(y)
     items = list(itertools.chain.from_iterable(columns))
+    _gather(columns, items)
     top = min(item.y - item.height / 2 for item in items)
     for item in items:
         item.y -= top
+
+
+def _gather(columns: list[list[_Item]], items: list[_Item]) -> None:
+    """Moves what no line joins with the output to the height of the rest, as near as the order of the columns allows.
+
+    Nothing has pulled the two together, so that an input which no edge reads may have drifted far away.
+    """
+    rest = _joined(next(item for item in items if item.kind == "output"))
+    middle = np.mean([item.y for item in rest.values()])
+    seen = set(rest)
+    for item in items:
+        if id(item) in seen:
+            continue
+        island = _joined(item)
+        seen |= set(island)
+        least, most = -np.inf, np.inf
+        for column in columns:
+            for a, b in itertools.pairwise(column):
+                free = b.y - a.y - (a.height + b.height) / 2 - _ROW
+                if id(a) in island and id(b) not in island:
+                    most = min(most, free)
+                elif id(b) in island and id(a) not in island:
+                    least = max(least, -free)
+        shift = float(np.clip(middle - np.mean([one.y for one in island.values()]), least, most))
+        for one in island.values():
+            one.y += shift
+
+
+def _joined(item: _Item) -> dict[int, _Item]:
+    """All items that lines join with this one, itself among them, by their id."""
+    found, todo = {id(item): item}, [item]
+    while todo:
+        one = todo.pop()
+        for near in (*one.before, *one.after):
+            if id(near) not in found:
+                found[id(near)] = near
+                todo.append(near)
+    return found
 
 
 def _increasing(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

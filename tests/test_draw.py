@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas_zoo.export.draw import _columns, _crossings, _increasing, _lay_out, draw_genotype
-from nas_zoo.genotype import KINDS, OPERATIONS, Genotype, as_genotype, list_genotypes, load_genotype
+from nas_zoo.export.draw import _columns, _crossings, _increasing, _joined, _lay_out, draw_genotype
+from nas_zoo.genotype import KINDS, OPERATIONS, Cell, Genotype, as_genotype, list_genotypes, load_genotype
 from nas_zoo.palette import OPERATION_COLORS
 
 EVERY_EDGE = [[[OPERATIONS[(i + j) % 9], j] for j in range(i + 2)] for i in range(4)]
@@ -78,6 +78,16 @@ def test_what_does_not_reach_the_output_is_marked() -> None:
     unused = [item.text for item in items if not item.used]
     assert sorted(unused) == ["$c_{k-1}$", "3", "4", "sep_conv_5x5"]
     assert [line.items[-1].text for line in lines if not line.used] == ["4"]
+
+
+@pytest.mark.parametrize("cell", [load_genotype("da2s_e4_c10").reduce, FEW.reduce], ids=["an input", "and a node"])
+def test_what_no_line_joins_with_the_output_lies_by_the_rest(cell: Cell) -> None:
+    items, _ = _lay_out(cell)
+    rest = _joined(next(item for item in items if item.kind == "output"))
+    others = [item for item in items if id(item) not in rest]
+    assert others
+    top, bottom = min(item.y for item in rest.values()), max(item.y for item in rest.values())
+    assert all(top - 0.7 < item.y < bottom + 0.7 for item in others)
 
 
 def test_least_squares_in_order_by_hand() -> None:
