@@ -528,6 +528,7 @@ def test_flags_win_over_the_file_the_file_over_the_recipe(tmp_path):
     [
         (["--recipe", "slow"], "recipe"),
         (["--lr", "0"], "lr=0.0"),
+        (["--crop-area-min", "0"], "crop_area_min=0.0"),
         (["--optimizer", "sdg"], "optimizer='sdg'"),
         (["--model", "no_such_net"], "model='no_such_net'"),
         (["--model", "resnet18", "--aux-weight", "0"], "resnet18"),
@@ -564,6 +565,16 @@ def test_a_folder_with_a_run_is_not_written_over_and_not_resumed_otherwise(whole
     assert main(["--resume", "--out", str(whole), "--lr", "0.7"]) == 2
     assert "lr=0.7: the run to be resumed has 0.025" in capsys.readouterr().err
     assert (whole / "log.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(("recipe", "least"), [("quick", 0.35), ("imagenet", 0.08)])
+def test_of_photographs_random_crops_show_at_least_what_is_asked_for(recipe, least):
+    flags = ["--recipe", recipe, "--aux-weight", "0", "--batch-size", "32", "--train-limit", "64"]
+    assert tiny_training(*flags, "--image-size", "96").train_batches.augment.crop_area == (least, 1.0)
+    asked = tiny_training(*flags, "--image-size", "96", "--crop-area-min", "0.5").train_batches.augment
+    assert asked.random_resized_crop
+    assert asked.crop_area == (0.5, 1.0)
+    assert not tiny_training(*flags, "--image-size", "32").train_batches.augment.random_resized_crop
 
 
 def test_other_timm_models_can_be_trained_without_the_auxiliary_head(tmp_path):
