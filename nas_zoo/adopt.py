@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_zoo import results
+from nas_zoo.batches import PHOTOGRAPH_PIXELS
 from nas_zoo.checkpoint import RunLog, published, published_log, write_weights
 from nas_zoo.count import count
 from nas_zoo.data import open_source
@@ -40,7 +41,7 @@ from nas_zoo.load import load_model, read_state_dict
 from nas_zoo.network import MODELS, CellNet
 from nas_zoo.results import DTYPES, Result
 from nas_zoo.settings import Parser, to_dict
-from nas_zoo.train import describe_mismatch, settings_of
+from nas_zoo.train import TrainSettings, describe_mismatch, settings_of
 
 __all__ = ["Dataset", "adopt", "main", "reference_images", "result_of_run", "with_dtype"]
 
@@ -109,7 +110,11 @@ class Run:
     def comparable(self) -> dict[str, Any]:
         """What runs that differ by their seed alone have in common."""
         free = {"seed", "out", "data", "test_data", "data_root", "workers", "time_budget", "test_curve"}
-        return {key: value for key, value in self.settings.items() if key not in free} | {
+        if self.config["pretrained_cfg"]["input_size"][1] < PHOTOGRAPH_PIXELS:
+            free.add("crop_area_min")  # small images have padded crops
+        # A setting that an older run has no word of had then what is now the default of its class.
+        settings = to_dict(TrainSettings()) | self.settings
+        return {key: value for key, value in settings.items() if key not in free} | {
             "genotype": self.result["genotype"],
             "images": self.log[0]["data"]["train"],
             "test images": self.result["n"],

@@ -20,6 +20,7 @@ from nas_zoo.checkpoint import RunLog, published_log
 from nas_zoo.genotype import Genotype, genotype_record
 from nas_zoo.network import MODELS
 from nas_zoo.results import Result, in_table, package_results, read_results
+from nas_zoo.train import TrainSettings
 from tests.weights import copy_package, python, shell, train_tiny, write_images
 
 
@@ -365,20 +366,41 @@ def test_other_images_than_the_runs_are_noticed(runs, tmp_path):
     assert read_results(package / "nas_zoo" / "results.csv") == ()
 
 
+def copy_run(run, to, **settings):
+    """A run's folder but for its checkpoints, with other settings in its result."""
+    to.mkdir()
+    for path in run.iterdir():
+        if path.suffix in (".json", ".jsonl", ".safetensors"):
+            (to / path.name).write_bytes(path.read_bytes())
+    result = json.loads((to / "result.json").read_text())
+    result["settings"] |= settings
+    (to / "result.json").write_text(json.dumps(result))
+    return to
+
+
 def test_seeds_have_to_be_of_the_same_settings(runs, tmp_path):
     _, first, _ = runs
     with pytest.raises(ValueError, match="runs of different seeds"):
         result_of_run(first, also=[first])
-    other = tmp_path / "other"
-    other.mkdir()
-    for path in first.iterdir():
-        if path.suffix in (".json", ".jsonl", ".safetensors"):
-            (other / path.name).write_bytes(path.read_bytes())
-    changed = json.loads((other / "result.json").read_text())
-    changed["settings"] |= {"lr": 0.2, "seed": 5}
-    (other / "result.json").write_text(json.dumps(changed))
     with pytest.raises(ValueError, match=r"lr=0\.2.*0\.05.*seed alone"):
-        result_of_run(first, also=[other])
+        result_of_run(first, also=[copy_run(first, tmp_path / "other", seed=5, lr=0.2)])
+
+
+def test_an_older_run_is_compared_by_what_it_did(runs, tmp_path):
+    """A setting that came later stood at its default, and one that small images do not use makes no difference."""
+    _, first, _ = runs
+    older = copy_run(first, tmp_path / "older", seed=5)
+    result = json.loads((older / "result.json").read_text())
+    assert result["settings"].pop("crop_area_min") != TrainSettings.crop_area_min  # recipe quick's, of 16 pixels here
+    assert result["settings"].pop("crop_pct") == TrainSettings.crop_pct
+    (older / "result.json").write_text(json.dumps(result))
+    assert result_of_run(first, also=[older]).seeds == (0, 5)
+    for run in (first, older):  # photographs
+        config = json.loads((run / "config.json").read_text())
+        config["pretrained_cfg"]["input_size"] = [3, 96, 96]
+        (copy_run(run, tmp_path / f"{run.name}_96") / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"crop_area_min=0\.08.*0\.35"):
+        result_of_run(tmp_path / f"{first.name}_96", also=[tmp_path / "older_96"])
 
 
 # --------------------------------------------------------------------------------------------------------- the table
