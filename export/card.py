@@ -140,7 +140,7 @@ def _words(checkpoint: Checkpoint, repo: str | None, onnx: bool) -> dict[str, st
         "height": str(row.input_size[1]),
         "mean": _numbers(row.mean),
         "std": _numbers(row.std),
-        "classes": ", ".join(row.label_names[:20]) + (f" and {row.num_classes - 20} more" * (row.num_classes > 20)),
+        "classes": _classes(row),
         "training": _training(row),
         "recipe": _recipe(row),
         "epochs": str(row.epochs),
@@ -168,6 +168,13 @@ def _words(checkpoint: Checkpoint, repo: str | None, onnx: bool) -> dict[str, st
 
 def _numbers(values: tuple[float, ...]) -> str:
     return ", ".join(f"{value:.4f}" for value in values)
+
+
+def _classes(row: Result) -> str:
+    meant = row.label_descriptions
+    # the first of a synset's names says enough
+    named = [f"{name} ({meant[name].split(',')[0]})" if name in meant else name for name in row.label_names[:20]]
+    return ", ".join(named) + (f" and {row.num_classes - 20} more" * (row.num_classes > 20))
 
 
 def _duration(seconds: float) -> str:

@@ -12,6 +12,7 @@ from nas_zoo import results
 from nas_zoo.adopt import read_run, reference_tensors, result_of_run
 from nas_zoo.checkpoint import published_log
 from nas_zoo.load import load_model
+from nas_zoo.network import find_result
 from nas_zoo.results import Result
 
 __all__ = ["Checkpoint", "open_checkpoint"]
@@ -28,8 +29,8 @@ class Checkpoint:
 
     @property
     def title(self) -> str:
-        """A name for people and folders: the model's, with its tag where it is not the model's first."""
-        first = results.find_result(self.row.model)
+        """A name for people and folders: the model's, with its tag where that is not the model's default."""
+        first = find_result(self.row.model)
         return self.row.model if self.folder is not None or first == self.row else self.row.name
 
     def model(self) -> Any:
@@ -61,7 +62,7 @@ def open_checkpoint(name: str, *, license: str = "apache-2.0") -> Checkpoint:
     if folder.is_dir():
         row = result_of_run(folder, license=license)
         return Checkpoint(row, folder / row.weights, published_log(read_run(folder).log), folder)
-    found = results.find_result(name)
+    found = find_result(name)
     if found is None:
         load_model(name)  # says what is wrong with the name
         raise ValueError(f"model {name!r}: a published checkpoint or the folder of a run is accepted")

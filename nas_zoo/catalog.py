@@ -1,6 +1,8 @@
 """Tables of what the package holds: models with their counts beside their papers' figures, and cells.
 
 `top1` and its neighbours are ours, of the weights that come with a model (``nas_zoo.results``), and empty without any.
+`pretrained` says whether the model's name alone has weights; where it has not and there is a `tag`, they are of other
+classes than the model's and are had as NAME.TAG.
 Columns that begin with `paper_` hold what a cell's paper reports; nothing in them was measured here. They belong to the
 paper's own training and way of counting, which for multiply-adds often is not ours (see
 `nas_zoo.count.CONVENTION`), and renderings of NASNet, AmoebaNet, PNASNet and ENAS stand in a network that is not their
@@ -14,8 +16,8 @@ from typing import Any
 
 from nas_zoo.count import work_out
 from nas_zoo.genotype import Genotype, genotype_record, list_records
-from nas_zoo.network import DATA, MODELS
-from nas_zoo.results import find_result
+from nas_zoo.network import DATA, MODELS, find_result
+from nas_zoo.results import package_results
 
 __all__ = ["cell_rows", "in_csv", "is_small", "model_rows", "paper_figures"]
 
@@ -66,7 +68,7 @@ def model_rows(names: Sequence[str]) -> list[Row]:
         if figures["paper_err"] is not None and is_small(name):
             size = f"C={data.init_channels}, {data.num_cells} cells"
             figures["paper_network"] = ", ".join(filter(None, (size, figures["paper_network"])))
-        ours = find_result(name)
+        ours = find_result(name) or next((row for row in package_results() if row.model == name), None)
         rows.append(
             {
                 "name": name,

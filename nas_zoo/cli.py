@@ -28,12 +28,13 @@ PROGRAMS = {
 }
 
 
-def _models() -> list[str]:
+def _models(tags: bool = False) -> list[str]:
     import timm
 
     import nas_zoo  # noqa: F401  # registers
 
-    return timm.list_models(module="network")
+    names = timm.list_models(module="network")
+    return sorted({*names, *timm.list_models(module="network", include_tags=True)}) if tags else names
 
 
 def list_(options: argparse.Namespace) -> int:
@@ -56,7 +57,7 @@ def list_(options: argparse.Namespace) -> int:
              "params": f"{row['params'] / 1e6:.2f}M", "macs": f"{row['macs'] / 1e6:.1f}M",
              "paper: error %": row["paper_err"], "paper: params M": row["paper_params_m"],
              "paper: network": row["paper_network"],
-             "ours: top-1 %": None if row["top1"] is None else f"{row['top1']:.2f} ({row['top1_dataset']})"}
+             "ours: top-1 %": _our_figure(row)}
             for row in rows
         ]  # fmt: skip
     if options.json:
@@ -66,6 +67,13 @@ def list_(options: argparse.Namespace) -> int:
     else:
         print(_table(shown))
     return 0
+
+
+def _our_figure(row: dict[str, Any]) -> str | None:
+    if row["top1"] is None:
+        return None
+    name = "" if row["pretrained"] else f": {row['name']}.{row['tag']}"
+    return f"{row['top1']:.2f} ({row['top1_dataset']}{name})"
 
 
 _PAPER_ERRORS = {
@@ -99,7 +107,7 @@ def info(options: argparse.Namespace) -> int:
     from nas_zoo.network import MODELS
 
     name = options.model
-    if name not in _models():
+    if name not in _models(tags=True):
         import difflib
 
         near = difflib.get_close_matches(name, _models(), n=3)
@@ -112,7 +120,8 @@ def info(options: argparse.Namespace) -> int:
     size = options.input_size
     input_size = cfg["input_size"] if size is None else (cfg["input_size"][0], size, size)
     counts, stages = count(model, input_size), count_stages(model, input_size)
-    cell, data = MODELS[name]["cell"], MODELS[name]["data"]
+    own = MODELS[name.split(".")[0]]
+    cell, data = own["cell"], own["data"]
     # The paper's figures are of its own cells only.
     paper = paper_figures(cell, data) if model.genotype == load_genotype(cell) else {}
     facts = {
@@ -152,7 +161,7 @@ def info(options: argparse.Namespace) -> int:
         "activations": f"{counts.activations / 1e6:,.2f}M",
         "input_size": "x".join(map(str, counts.input_size)),
         "features": features,
-        "pretrained": "yes" if facts["pretrained"] else f"no (nas-zoo train --model {name})",
+        "pretrained": "yes" if facts["pretrained"] else f"no ({_where_weights_are(name)})",
     }
     shown.pop("stages")
     width = max(map(len, shown))
@@ -165,6 +174,14 @@ def info(options: argparse.Namespace) -> int:
     print(f"\n{_table(table)}")
     print(f"\n{model.genotype.to_json(2)}", end="")
     return 0
+
+
+def _where_weights_are(name: str) -> str:
+    """Of a model whose name alone has none: by which tags there are some, or how to make them."""
+    from nas_zoo.results import package_results
+
+    tagged = [f"{row.dataset}: {row.name}" for row in package_results() if row.model == name]
+    return ", ".join(tagged) or f"nas-zoo train --model {name}"
 
 
 def predict(options: argparse.Namespace) -> int:
@@ -267,7 +284,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--csv", action="store_true", help="all columns; those that begin with paper_ are the papers' figures"
     )
     sub = command("info", info, "parameters, multiply-adds, features and cells of a model")
-    sub.add_argument("model", help="a name of `nas-zoo list`")
+    sub.add_argument("model", help="a name of `nas-zoo list`, with or without a tag")
     sub.add_argument("--genotype", help="other cells: a name of `nas-zoo list --cells`, a file, a search's folder")
     sub.add_argument("--init-channels", type=int, help="channels of a node in the first cells (default: the model's)")
     sub.add_argument("--num-cells", type=int, help="cells in all (default: the model's)")

@@ -19,7 +19,7 @@ def load_model(model: str, weights: Path | str | None = None, **kwargs: Any) -> 
 
     Args:
         model: A folder with config.json and model.safetensors (as training leaves it), ``hf-hub:ORG/NAME``,
-            ``local-dir:FOLDER`` or the name of a registered model.
+            ``local-dir:FOLDER`` or the name of a registered model, with or without a tag.
         weights: File of a state dict (safetensors, or torch's without code); needed where the model has none.
         kwargs: Of ``timm.create_model``, such as genotype, init_channels, num_cells, num_classes, in_chans.
 
@@ -41,9 +41,11 @@ def load_model(model: str, weights: Path | str | None = None, **kwargs: Any) -> 
                 raise ValueError(f"model {model!r}: no such folder, and no name of a model (see `nas-zoo list`)")
             cfg = timm.get_pretrained_cfg(model) if known else None
             if weights is None and cfg is not None and not cfg.has_weights:
+                tagged = [one for one in timm.list_models(f"{model}*", pretrained=True) if one.split(".")[0] == model]
+                these = f"; it has weights as {', '.join(tagged)}" if tagged else ""
                 raise ValueError(
                     f"model {model!r} comes without weights: train it (`nas-zoo train --model {model}`) and name the "
-                    "run's folder, or give a weights file"
+                    f"run's folder, or give a weights file{these}"
                 )
     try:
         made: nn.Module = timm.create_model(name, pretrained=weights is None, **kwargs)

@@ -29,7 +29,7 @@ from nas_zoo.genotype import Genotype, as_genotype
 from nas_zoo.layout import CellSpec, Plan, find_live, plan_network
 from nas_zoo.ops import FactorizedReduce, PointwiseNorm, build_op, reads_relu
 
-__all__ = ["CIFAR10_CLASSES", "CellNet"]
+__all__ = ["CIFAR10_CLASSES", "CellNet", "find_result"]
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # Of the training images.
@@ -415,13 +415,16 @@ def _place_of_weights(variant: str, genotype: Genotype, kwargs: dict[str, Any]) 
     if cfg.source in ("hf-hub", "local-dir") or cfg.state_dict:  # hf-hub:ORG/NAME and the like
         return {}
     if not cfg.has_weights:
-        having = [name for name in MODELS if results.find_result(name)]
+        other = [f"{row.name} ({row.dataset})" for row in results.package_results() if row.model == variant]
+        having = [name for name in MODELS if find_result(name)]
         raise ValueError(
-            f"{variant} has no trained weights: make them with `nas-zoo train --model {variant} --out FOLDER` and "
+            f"{variant} has no trained weights{f' of its {cfg.num_classes} classes' if other else ''}: make them with "
+            f"`nas-zoo train --model {variant} --out FOLDER` and "
             f"timm.create_model('local-dir:FOLDER', pretrained=True)"
+            f"{'; it has them as ' + ', '.join(other) if other else ''}"
             f"{'; with weights come ' + ', '.join(having) if having else ''}"
         )
-    row = results.find_result(f"{variant}.{cfg.tag}")
+    row = find_result(f"{variant}.{cfg.tag}")
     own_place = isinstance(given, str | None) and not any(overlay.get(key) for key in ("file", "url", "hf_hub_id"))
     if row is None or not own_place:
         return {}
@@ -484,18 +487,34 @@ MODELS = _read_models()
 
 
 def _all_cfgs() -> dict[str, Any]:
-    """timm's configurations by model, or by model.tag where there are weights; the first tag is the default."""
+    """timm's configurations by model, or by model.tag where there are weights.
+
+    A model's default is the first tag of its own number of classes. Weights of another are had by their tag alone: what
+    MODEL means, and how many parameters it has, must not change with somebody's weights.
+    """
     cfgs: dict[str, Any] = {}
     for name, model in MODELS.items():
+        data = DATA[model["data"]]
         more = {"label_names": None} if name.startswith("cell_net_") else {}
         rows = [row for row in results.package_results() if row.model == name]
-        cfgs |= {row.name: _cfg(DATA[model["data"]], **row.cfg()) for row in rows}
+        rows.sort(key=lambda row: row.num_classes != data.num_classes)
+        cfgs |= {row.name: _cfg(data, **row.cfg()) for row in rows}
         if not rows:
-            cfgs[name] = _cfg(DATA[model["data"]], **more)
+            cfgs[name] = _cfg(data, **more)
+        elif rows[0].num_classes != data.num_classes:
+            cfgs[f"{name}.*"] = _cfg(data, **more)  # timm: the default, without a tag
     return cfgs
 
 
 default_cfgs = generate_default_cfgs(_all_cfgs())
+
+
+def find_result(name: str) -> results.Result | None:
+    """The published row of MODEL.TAG, or that of MODEL: the weights that ``pretrained=True`` takes; None without."""
+    model, _, tag = name.partition(".")
+    if not tag and model in default_cfgs:
+        tag = default_cfgs[model].tags[0]
+    return next((row for row in results.package_results() if row.name == f"{model}.{tag}"), None)
 
 
 def _make_entrypoint(name: str, cell: str, data: str, **differing: Any) -> Callable[..., CellNet]:

@@ -27,7 +27,6 @@ __all__ = [
     "PACKAGE",
     "Result",
     "fetch_weights",
-    "find_result",
     "in_table",
     "network_errors",
     "package_results",
@@ -48,6 +47,7 @@ HUB_FILE = "model.safetensors"
 _NAME = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_WORDNET_ID = re.compile(r"n\d{8}")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
@@ -146,6 +146,17 @@ class Result:
         """What the run changed in the recipe."""
         return dict(json.loads(self.settings))
 
+    @property
+    def label_descriptions(self) -> dict[str, str]:
+        """What WordNet ids among the class names mean: {"n01440764": "tench, Tinca tinca"}; of other names nothing."""
+        if not any(_WORDNET_ID.fullmatch(name) for name in self.label_names):
+            return {}
+        from timm.data import ImageNetInfo
+
+        info = ImageNetInfo()
+        known = set(info.label_names())
+        return {name: info.label_name_to_description(name) for name in self.label_names if name in known}
+
     def cfg(self, package: Path | None = None) -> dict[str, Any]:
         """What these weights change in a timm configuration: their place, and the images that they were trained on."""
         place: dict[str, Any] = (
@@ -161,6 +172,7 @@ class Result:
             "interpolation": self.interpolation,
             "crop_pct": self.crop_pct,
             "label_names": self.label_names,
+            "label_descriptions": self.label_descriptions or None,
             "license": self.license,
             "description": f"{self.dataset}, {self.epochs} epochs: {self.top1:.2f} % of {self.test_images} images",
         }
@@ -252,11 +264,6 @@ def _from_text(name: str, text: str, place: str) -> Any:
 def package_results() -> tuple[Result, ...]:
     """The rows of the installed package."""
     return read_results(PACKAGE / "results.csv")
-
-
-def find_result(name: str) -> Result | None:
-    """The row of MODEL.TAG in the installed package, or the first of MODEL, which `pretrained=True` takes."""
-    return next((row for row in package_results() if name in (row.name, row.model)), None)
 
 
 # ------------------------------------------------------------------------------------------------------- the weights

@@ -97,6 +97,15 @@ def test_a_cards_figures_are_the_rows(run):
     assert "nothing is known of the spread" in card_text(checkpoint)
 
 
+def test_wordnet_ids_are_told_in_words(run):
+    names = ("n01440764", "n03888257", "n99999999", *"cdefghi")
+    checkpoint = with_row(run, label_names=names)
+    assert "Classes: n01440764 (tench), n03888257 (parachute), n99999999, c, d" in card_text(checkpoint)
+    told = {"n01440764": "tench, Tinca tinca", "n03888257": "parachute, chute"}
+    assert checkpoint.row.cfg()["label_descriptions"] == told
+    assert open_checkpoint(str(run)).row.cfg()["label_descriptions"] is None  # cats and dogs mean what they say
+
+
 def test_a_wrong_figure_in_a_card_is_noticed(run):
     checkpoint = open_checkpoint(str(run))
     text = card_text(checkpoint)

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from nas_zoo import results
+from nas_zoo import network, results
 from nas_zoo.adopt import main as adopt_main
 from nas_zoo.adopt import read_run, reference_images, result_of_run
 from nas_zoo.checkpoint import RunLog, published_log
@@ -96,7 +96,7 @@ def test_no_file_of_the_package_lies_about_in_weights_and_all_are_40_mb_at_most(
 
 @pytest.mark.parametrize("name", [row.name for row in package_results()])
 def test_a_published_model_gives_its_reference_logits(name):
-    row = results.find_result(name)
+    row = network.find_result(name)
     assert row is not None
     if not row.weights:
         pytest.skip(f"{name} lies on the Hub")
@@ -150,7 +150,7 @@ socket.create_connection = socket.getaddrinfo = socket.socket.connect = refuse
 import sys, torch, timm, nas_zoo
 from pathlib import Path
 from safetensors.torch import load_file
-from nas_zoo import results
+from nas_zoo import network, results
 from nas_zoo.load import load_model
 assert Path(nas_zoo.__file__).parent == Path.cwd() / "nas_zoo", nas_zoo.__file__
 run = sys.argv[1]
@@ -196,7 +196,7 @@ assert "edas_in1k has no trained weights" in text and "nas-zoo train --model eda
 text = told("tiny_c10", init_channels=8)
 assert "init_channels=8" in text and "with 4" in text
 assert "genotype" in told("tiny_c10", genotype="edas_c10")
-path = results.fetch_weights(results.find_result("tiny_c10"))
+path = results.fetch_weights(network.find_result("tiny_c10"))
 data = bytearray(path.read_bytes()); data[-1] ^= 1
 path.chmod(0o644); path.write_bytes(data)
 assert "SHA-256" in told("tiny_c10")
@@ -217,14 +217,14 @@ def test_a_published_model_loads_by_name_without_a_network(published, runs, tmp_
 DOCTOR = """
 import sys
 from safetensors.torch import load_file, save_file
-from nas_zoo import results
+from nas_zoo import network, results
 from nas_zoo.doctor import examine
 def found():
     (one,) = [finding for finding in examine(models=True) if finding.what == "weights of tiny_c10.blobs_e4"]
     return one.state, one.detail
 state, detail = found()
 assert state == "ok" and "logits agree" in detail, detail
-path = results.reference_path(results.find_result("tiny_c10"))
+path = results.reference_path(network.find_result("tiny_c10"))
 tensors = load_file(path)
 tensors["logits"][1, 2] += 0.01
 save_file(tensors, path)
@@ -265,6 +265,55 @@ def test_list_and_info_say_that_there_are_weights(published):
     assert rows["tiny_c10"]["top1"] == str(the_row(published).top1)
     assert rows["edas_in1k"]["pretrained"] == "False"
     assert rows["edas_in1k"]["top1"] == ""
+
+
+BY_TAG = """
+import timm, torch, nas_zoo
+from nas_zoo import network
+from nas_zoo.export.published import open_checkpoint
+from nas_zoo.load import load_model
+assert timm.list_models("tiny_c100*", pretrained=True) == ["tiny_c100.blobs_e4"]
+assert timm.create_model("tiny_c100").num_classes == 100 and timm.get_pretrained_cfg("tiny_c100").tag is None
+assert network.find_result("tiny_c100") is None and network.find_result("tiny_c10").tag == "blobs_e4"
+model = timm.create_model("tiny_c100.blobs_e4", pretrained=True).eval()
+assert model.num_classes == 10 and model.pretrained_cfg["label_names"][3] == "cat"
+x = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+assert torch.equal(model(x), timm.create_model("tiny_c10", pretrained=True).eval()(x))
+more = timm.create_model("tiny_c100.blobs_e4", pretrained=True, num_classes=100).eval()  # to be trained further
+assert torch.equal(more.forward_features(x), model.forward_features(x))
+for make in (lambda name: timm.create_model(name, pretrained=True), load_model, open_checkpoint):
+    try:
+        make("tiny_c100")
+        raise AssertionError("was made")
+    except ValueError as error:
+        assert "it has" in str(error) and "tiny_c100.blobs_e4" in str(error), error
+for name in ("tiny_c100.blobs_e4", "tiny_c10"):
+    assert open_checkpoint(name).title == name
+print("all of it")
+"""
+
+
+def test_weights_of_other_classes_are_had_by_their_tag_alone(published, runs, tmp_path):
+    """So that a model's name keeps its classes: edas_in1k stays a network of 1,000 whatever was trained with it."""
+    package = tmp_path / "own"
+    shutil.copytree(published, package)
+    models = json.loads((package / "nas_zoo" / "models.json").read_text())
+    models["tiny_c100"] = models["tiny_c10"] | {"data": "c100"}
+    (package / "nas_zoo" / "models.json").write_text(json.dumps(models))
+    done = shell(package, "adopt", runs[1], "--model", "tiny_c100", "--tag", "blobs_e4", "--dtype", "float16",
+                 "--dataset", "Colours")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "timm.create_model('tiny_c100.blobs_e4', pretrained=True)" in done.stdout
+    done = python(package, "-c", BY_TAG)
+    assert done.stdout.strip() == "all of it", done.stderr
+    (row,) = [
+        row for row in csv.DictReader(shell(package, "list", "--csv").stdout.splitlines()) if row["name"] == "tiny_c100"
+    ]
+    assert (row["pretrained"], row["num_classes"], row["tag"]) == ("False", "100", "blobs_e4")
+    assert "(Colours: tiny_c100.blobs_e4)" in shell(package, "list").stdout
+    assert "no (Colours: tiny_c100.blobs_e4)" in shell(package, "info", "tiny_c100").stdout
+    told = json.loads(shell(package, "info", "tiny_c100.blobs_e4", "--json").stdout)
+    assert (told["pretrained"], told["num_classes"]) == (True, 10)
 
 
 # ---------------------------------------------------------------------------------------------------------- mistakes
