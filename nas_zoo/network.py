@@ -457,11 +457,12 @@ DATA = {
 
 def _cfg(data: Data, **kwargs: Any) -> dict[str, Any]:
     cifar = data.layout == "cifar"
+    input_size = kwargs.get("input_size") or ((3, 32, 32) if cifar else (3, 224, 224))
     return {
         "url": "",
         "num_classes": data.num_classes,
-        "input_size": (3, 32, 32) if cifar else (3, 224, 224),
-        "pool_size": (8, 8) if cifar else (7, 7),
+        "input_size": input_size,
+        "pool_size": tuple(-(-side // (4 if cifar else 32)) for side in input_size[1:]),
         "crop_pct": 1.0 if cifar else 0.875,
         "interpolation": "bilinear" if cifar else "bicubic",
         "mean": data.mean,

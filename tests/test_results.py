@@ -277,6 +277,7 @@ assert timm.create_model("tiny_c100").num_classes == 100 and timm.get_pretrained
 assert network.find_result("tiny_c100") is None and network.find_result("tiny_c10").tag == "blobs_e4"
 model = timm.create_model("tiny_c100.blobs_e4", pretrained=True).eval()
 assert model.num_classes == 10 and model.pretrained_cfg["label_names"][3] == "cat"
+assert model.pretrained_cfg["input_size"] == (3, 16, 16) and model.pretrained_cfg["pool_size"] == (4, 4)
 x = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 assert torch.equal(model(x), timm.create_model("tiny_c10", pretrained=True).eval()(x))
 more = timm.create_model("tiny_c100.blobs_e4", pretrained=True, num_classes=100).eval()  # to be trained further

@@ -83,6 +83,14 @@ def facts(name: str, count_by: Callable[[Any, tuple[int, int, int]], Counts] = b
     }
 
 
+@pytest.mark.parametrize("name", ["edas_in1k", "da2s_in1k", "darts_v2_in1k"])
+def test_cells_compared_on_imagenet_keep_to_the_mobile_setting(name):
+    """Under 600M multiply-adds at 224 x 224 pixels and 1,000 classes (DA2S, section 4.1)."""
+    model = timm.create_model(name, device="meta")
+    assert model.num_classes == 1000
+    assert count(model, (3, 224, 224)).macs < 600e6
+
+
 def test_the_models_are_those_that_are_pinned():
     assert list(json.loads(EXPECTED.read_text())) == MODELS
 
