@@ -110,7 +110,8 @@ class OnnxClassifier:
         tf32: Whether CUDA may round the factors of a product to 10 bits, as PyTorch's convolutions do by default.
 
     All methods may be called from several threads. `provider` is the one in use, `metadata` the texts of the file,
-    `dtype` that of its weights; `takes_images` says that its preprocessing is inside.
+    `dtype` that of its weights; `takes_images` says that its preprocessing is inside. `label_descriptions` tells what
+    labels mean that are no words, such as WordNet ids: {"n01440764": "tench, Tinca tinca"}.
 
     Raises:
         ProviderError: The provider does not work here.
@@ -342,6 +343,10 @@ class OnnxClassifier:
             if self.num_classes is not None and len(names) != self.num_classes:
                 raise ValueError(f"{self.path.name}: {len(names)} labels for {self.num_classes} classes")
         self.labels: tuple[str, ...] | None = None if names is None else tuple(names)
+        meant = self._told("label_descriptions", None) or {}
+        if not isinstance(meant, dict) or not all(isinstance(words, str) for words in meant.values()):
+            raise ValueError(f"{self.path.name}: label_descriptions={meant!r}: an object of texts is accepted")
+        self.label_descriptions: dict[str, str] = meant
 
     def _told(self, key: str, given: Any) -> Any:
         """What the caller gave, else what the file says (JSON), else None."""

@@ -58,7 +58,9 @@ LARGEST = 4096
 
 session = onnxruntime.InferenceSession(str(HERE / "$model_file"), providers=["CPUExecutionProvider"])
 (takes,), (gives,) = session.get_inputs(), session.get_outputs()
-labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
+facts = session.get_modelmeta().custom_metadata_map
+labels, meant = json.loads(facts["labels"]), json.loads(facts.get("label_descriptions", "{}"))
+classes = [f"{meant[label]} ({label})" if label in meant else label for label in labels]
 
 
 def classify(image: Image.Image | None) -> dict[str, float]:
@@ -69,7 +71,7 @@ def classify(image: Image.Image | None) -> dict[str, float]:
     image.thumbnail((LARGEST, LARGEST))
     pixels = np.asarray(image.convert("$mode"), np.uint8).reshape(1, image.height, image.width, takes.shape[3])
     (probabilities,) = session.run([gives.name], {takes.name: pixels})
-    return {label: float(p) for label, p in zip(labels, probabilities[0], strict=True)}
+    return {name: float(p) for name, p in zip(classes, probabilities[0], strict=True)}
 
 
 def build():

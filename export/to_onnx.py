@@ -265,6 +265,9 @@ def _metadata(
     names = _labels(model, cfg, labels)
     if names is not None:
         values["labels"] = names
+        meant = cfg.get("label_descriptions") or {}
+        if any(name in meant for name in names):  # WordNet ids in words
+            values["label_descriptions"] = {name: meant[name] for name in names if name in meant}
     genotype = getattr(model, "genotype", None)
     if isinstance(genotype, Genotype):
         values["genotype"] = genotype.to_json()

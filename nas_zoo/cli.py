@@ -196,22 +196,29 @@ def predict(options: argparse.Namespace) -> int:
         if path.is_dir():
             predictions = classifier.predict_folder(path, top_k=options.top_k)
             for file, prediction in predictions:
-                _print_prediction(file, prediction, options.json)
+                _print_prediction(file, prediction, classifier.label_descriptions, options.json)
             for file, reason in predictions.errors:
                 print(f"nas-zoo predict: {file}: {reason}", file=sys.stderr)
                 failed += 1
         else:
-            _print_prediction(path, classifier.predict([path], top_k=options.top_k)[0], options.json)
+            (prediction,) = classifier.predict([path], top_k=options.top_k)
+            _print_prediction(path, prediction, classifier.label_descriptions, options.json)
     return 2 if failed else 0
 
 
-def _print_prediction(path: Path, prediction: Any, as_json: bool) -> None:
+def _print_prediction(path: Path, prediction: Any, meant: dict[str, str], as_json: bool) -> None:
     pairs = list(zip(prediction.labels, prediction.probabilities, strict=True))
     if as_json:
-        top = [{"label": label, "probability": round(float(p), 6)} for label, p in pairs]
+        top = [
+            {"label": label}
+            | ({"description": meant[label]} if label in meant else {})
+            | {"probability": round(float(p), 6)}
+            for label, p in pairs
+        ]
         print(json.dumps({"image": str(path), "top": top}))
     else:
-        print(f"{path}  " + "  ".join(f"{label} {100 * p:.1f}%" for label, p in pairs))
+        names = {label: f"{label} ({meant[label].split(',')[0]})" if label in meant else label for label, _ in pairs}
+        print(f"{path}  " + "  ".join(f"{names[label]} {100 * p:.1f}%" for label, p in pairs))
 
 
 def draw(options: argparse.Namespace) -> int:

@@ -180,6 +180,18 @@ def test_metadata_say_what_the_file_is_and_how_to_feed_it(exported: Path, model:
     assert metadata["nas_zoo_version"] == nas_zoo.__version__
 
 
+def test_metadata_tell_what_wordnet_ids_mean(model: Any, tmp_path: Path) -> None:
+    twin = copy.deepcopy(model)
+    names = ("n01440764", *"bcdef")
+    twin.pretrained_cfg = twin.pretrained_cfg | {
+        "label_names": names, "label_descriptions": {"n01440764": "tench, Tinca tinca", "other": "of no class"}
+    }  # fmt: skip
+    path = export_onnx(twin, tmp_path / "m.onnx", input_size=SIDE)
+    metadata = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    assert json.loads(metadata["labels"]) == list(names)
+    assert json.loads(metadata["label_descriptions"]) == {"n01440764": "tench, Tinca tinca"}
+
+
 def test_weights_sha256_tells_weights_apart_and_not_their_layout(model: Any) -> None:
     twin = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
     assert weights_sha256(twin) == weights_sha256(model)

@@ -21,6 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from nas_zoo import images as pictures
+from nas_zoo.cli import main as nas_zoo_main
 from nas_zoo.export import runtime
 from nas_zoo.export.runtime import OnnxClassifier, Prediction, ProviderError, provider_problems
 from nas_zoo.export.to_onnx import export_onnx
@@ -398,6 +399,24 @@ def test_a_foreign_file_says_what_is_missing_and_takes_it_as_arguments(tmp_path:
     assert prediction.labels == ["c"]
 
 
+def test_wordnet_ids_are_told_in_words_by_the_file_and_the_program(tmp_path: Path, capsys: Any) -> None:
+    names = ["n01440764", "cat", "n03425413"]
+    meant = {"n01440764": "tench, Tinca tinca", "n03425413": "gas pump, gasoline pump"}
+    how = {"mean": "[0.0]", "std": "[1.0]", "labels": json.dumps(names), "label_descriptions": json.dumps(meant)}
+    path = foreign(tmp_path / "f.onnx", **how)
+    assert OnnxClassifier(path).label_descriptions == meant
+    assert OnnxClassifier(foreign(tmp_path / "bare.onnx")).label_descriptions == {}
+    photograph().convert("L").save(tmp_path / "a.png")
+    assert nas_zoo_main(["predict", str(path), str(tmp_path / "a.png"), "--provider=cpu"]) == 0
+    told = capsys.readouterr().out
+    assert "n03425413 (gas pump) " in told
+    assert "  cat " in told
+    assert nas_zoo_main(["predict", str(path), str(tmp_path / "a.png"), "--provider=cpu", "--json"]) == 0
+    first, second, _ = json.loads(capsys.readouterr().out)["top"]
+    assert (first["label"], first["description"]) == ("n03425413", "gas pump, gasoline pump")
+    assert "description" not in second
+
+
 def test_a_file_for_single_images_runs_them_one_by_one(tmp_path: Path) -> None:
     classifier = OnnxClassifier(foreign(tmp_path / "f.onnx", batch=1))
     assert classifier.batch_size == 1
@@ -418,6 +437,8 @@ def test_a_file_for_single_images_runs_them_one_by_one(tmp_path: Path) -> None:
         ({"input_size": "4"}, "input_size=4"),
         ({"labels": '["a"]'}, "1 labels for 3 classes"),
         ({"labels": '"abc"'}, "a list of names"),
+        ({"label_descriptions": '["a"]'}, "an object of texts"),
+        ({"label_descriptions": '{"a": 1}'}, "an object of texts"),
         ({"crop_pct": "2"}, "crop_pct=2"),
         ({"interpolation": "magic"}, "interpolation='magic'"),
     ],
