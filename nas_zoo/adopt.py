@@ -81,7 +81,9 @@ DATASETS = {
         "digits (scikit-learn)", "1,797 grey images of 8x8 pixels, a fifth of them held out as test split"
     ),
     "imagenette224-train*": Dataset(
-        "Imagenette", "10 classes of ImageNet; trained on the first 600 images of each", "frgfm/imagenette"
+        "Imagenette",
+        "10 classes of ImageNet; trained on the first 600 images of each, tested on all validation images",
+        "frgfm/imagenette",
     ),
 }
 
