@@ -151,11 +151,8 @@ class Result:
         """What WordNet ids among the class names mean: {"n01440764": "tench, Tinca tinca"}; of other names nothing."""
         if not any(_WORDNET_ID.fullmatch(name) for name in self.label_names):
             return {}
-        from timm.data import ImageNetInfo
-
-        info = ImageNetInfo()
-        known = set(info.label_names())
-        return {name: info.label_name_to_description(name) for name in self.label_names if name in known}
+        known = _imagenet_descriptions()
+        return {name: known[name] for name in self.label_names if name in known}
 
     def cfg(self, package: Path | None = None) -> dict[str, Any]:
         """What these weights change in a timm configuration: their place, and the images that they were trained on."""
@@ -176,6 +173,14 @@ class Result:
             "license": self.license,
             "description": f"{self.dataset}, {self.epochs} epochs: {self.top1:.2f} % of {self.test_images} images",
         }
+
+
+@functools.cache  # timm reads a list of 22,000 synsets, and each import of the package asks for every row
+def _imagenet_descriptions() -> dict[str, str]:
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
+    return {name: info.label_name_to_description(name) for name in info.label_names()}
 
 
 # --------------------------------------------------------------------------------------------------------- the table
