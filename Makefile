@@ -6,7 +6,7 @@ READY := $(VENV)/nas-zoo-is-installed
 # Tests run in so many processes, a test file in one of them.
 JOBS ?= 2
 
-.PHONY: demo test test-fast lint timm-contract clean help
+.PHONY: demo test test-fast test-avx2 lint timm-contract clean help
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -26,6 +26,12 @@ test: $(READY)  ## the whole test suite
 
 test-fast: $(READY)  ## without the tests that take more than ten seconds each
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m 'not slow'
+
+# Files whose operations have kernels of their own in the CPU library.
+KERNELS := tests/test_cpu_kernels.py tests/test_ops.py tests/test_mixed_sum.py tests/test_supernet.py tests/test_pc_darts.py
+
+test-avx2: $(READY)  ## the tests of operations and supernet on the kernels of CPUs without AVX-512
+	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(KERNELS)
 
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -192,6 +192,8 @@ def _to_bytes(model: nn.Module, example: torch.Tensor, opset: int, metadata: Map
     import onnx_ir
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
+    from nas_zoo.export.strides import merge_strides
+
     program = torch.onnx.export(
         model,
         (example,),
@@ -206,6 +208,7 @@ def _to_bytes(model: nn.Module, example: torch.Tensor, opset: int, metadata: Map
     assert program is not None
     # Every node carries the stack trace of the Python line it comes from, with the folders of this machine.
     ClearMetadataAndDocStringPass()(program.model)
+    merge_strides(program.model)
     program.model.ir_version = IR_VERSION
     program.model.metadata_props.clear()
     program.model.metadata_props.update(sorted(metadata.items()))

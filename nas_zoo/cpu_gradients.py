@@ -22,7 +22,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["DepthwiseConv", "concatenate", "may_run_by_hand"]
+__all__ = ["DepthwiseConv", "concatenate", "may_run_by_hand", "strided_pointwise"]
 
 
 def _is_eager(x: Tensor) -> bool:
@@ -43,6 +43,22 @@ def may_run_by_hand(x: Tensor) -> bool:
         and x.is_contiguous(memory_format=torch.channels_last)
         and not torch.is_autocast_enabled("cpu")
     )
+
+
+def strided_pointwise(model: nn.Module) -> list[str]:
+    """Names of the convolutions that must not see channels_last on a CPU: 1x1, strided, of few input channels.
+
+    oneDNN writes past its memory in their weight gradient (uxlfoundation/oneDNN issue 6035): below a block of its
+    kernels, which is 8 channels under AVX2 and 16 under AVX-512. No network of this package has one; timm's others may.
+    """
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and max(module.stride) > 1
+        and module.in_channels // module.groups < 16
+    ]
 
 
 # Concatenation --------------------------------------------------------------------------------------------------------

@@ -61,22 +61,25 @@ class PointwiseNorm(nn.Module):
 class FactorizedReduce(nn.Module):
     """Halves the resolution of an activated input: (N, C_in, H, W) -> (N, C_out, ceil(H / 2), ceil(W / 2)).
 
-    Two 1x1 convolutions of stride 2, the second one shifted by a pixel to the right and down, side by side. The
-    original takes ``x[:, :, 1:, 1:]`` for the second, which is one row short when the height is odd and then cannot be
-    concatenated; shifting by a crop at one side and a zero row at the other is the same for even sizes and works for
-    odd ones.
+    Two 1x1 convolutions side by side, of the pixels at even rows and columns and of those at odd ones. The original
+    takes a stride of 2 for that, of ``x`` and of ``x[:, :, 1:, 1:]``, whose second half is one row short when the
+    height is odd and then cannot be concatenated; here a zero row or column takes the missing one's place.
+
+    The pixels are taken out first because oneDNN writes past its memory in the weight gradient of a strided 1x1
+    convolution in channels_last with few input channels (uxlfoundation/oneDNN issue 6035).
     """
 
     def __init__(self, in_chs: int, out_chs: int, affine: bool = True, device=None, dtype=None) -> None:
         super().__init__()
         dd = {"device": device, "dtype": dtype}
-        self.conv1 = nn.Conv2d(in_chs, out_chs // 2, 1, stride=2, bias=False, **dd)
-        self.conv2 = nn.Conv2d(in_chs, out_chs - out_chs // 2, 1, stride=2, bias=False, **dd)
+        self.conv1 = nn.Conv2d(in_chs, out_chs // 2, 1, bias=False, **dd)
+        self.conv2 = nn.Conv2d(in_chs, out_chs - out_chs // 2, 1, bias=False, **dd)
         self.bn = nn.BatchNorm2d(out_chs, affine=affine, **dd)
 
     def forward(self, x: torch.Tensor, bare: bool = False) -> torch.Tensor:
-        shifted = F.pad(x, (-1, 1, -1, 1))
-        x = torch.cat([self.conv1(x), self.conv2(shifted)], dim=1)
+        even = x[:, :, ::2, ::2]
+        odd = F.pad(x[:, :, 1::2, 1::2], (0, x.shape[3] % 2, 0, x.shape[2] % 2))
+        x = torch.cat([self.conv1(even), self.conv2(odd)], dim=1)
         return x if bare else self.bn(x)
 
 

@@ -57,6 +57,7 @@ from nas_zoo.checkpoint import (
     write_json,
     write_weights,
 )
+from nas_zoo.cpu_gradients import strided_pointwise
 from nas_zoo.data import limited, open_source
 from nas_zoo.evaluate import evaluate, evaluate_model
 from nas_zoo.genotype import Genotype, as_genotype
@@ -482,6 +483,8 @@ class Training:
         if settings.flip is not None:
             augment = dataclasses.replace(augment, flip=settings.flip)
 
+        memory_format = torch.contiguous_format
+
         def batches(source: ImageSource, indices: np.ndarray | None, augment: Augment | None) -> Batches:
             return Batches(
                 source,
@@ -498,13 +501,8 @@ class Training:
                 mean=self.source.mean,
                 std=self.source.std,
                 workers=settings.workers,
-                memory_format=torch.channels_last if settings.channels_last else torch.contiguous_format,
+                memory_format=memory_format,
             )
-
-        self.train_batches = batches(self.source, np.sort(order[num_val:]), augment)
-        self.val_batches = batches(self.source, np.sort(order[:num_val]), None) if num_val else None
-        self.test_batches = batches(self.test_source, None, None)
-        self.steps = self.train_batches.steps_per_epoch
 
         begins = model_args is None
         if model_args is None:
@@ -514,6 +512,13 @@ class Training:
         self.model: Any = make_model(settings, self.num_classes, in_chans, self.model_args)
         if begins and settings.init_weights is not None:
             self.model.load_state_dict(read_weights(settings.init_weights)[0])
+        if settings.channels_last and not (device.type == "cpu" and strided_pointwise(self.model)):
+            memory_format = torch.channels_last
+        self.train_batches = batches(self.source, np.sort(order[num_val:]), augment)
+        self.val_batches = batches(self.source, np.sort(order[:num_val]), None) if num_val else None
+        self.test_batches = batches(self.test_source, None, None)
+        self.steps = self.train_batches.steps_per_epoch
+
         auxiliary = None
         if settings.aux_weight:
             if not isinstance(self.model, CellNet):
@@ -530,9 +535,7 @@ class Training:
         trained = Trained(self.model, auxiliary)
         if settings.sync_bn:
             trained = convert_global_batch_norm(trained)
-        if settings.channels_last:
-            trained = trained.to(memory_format=torch.channels_last)
-        self.trained = trained.to(device).train()
+        self.trained = trained.to(memory_format=memory_format).to(device).train()
         self.model = self.trained.model
         self.parameters = list(self.trained.parameters())
         self.network: Any = torch.compile(self.trained) if settings.compile else self.trained

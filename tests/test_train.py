@@ -588,3 +588,19 @@ def test_help_shows_examples_and_every_setting():
     text = make_parser().format_help()
     assert "accelerate launch -m nas_zoo.train" in text
     assert all(f"--{name.replace('_', '-')}" in text for name in TrainSettings.__dataclass_fields__)
+
+
+def test_a_foreign_model_that_would_corrupt_memory_in_channels_last_is_trained_without(tmp_path, monkeypatch):
+    from torch import nn
+
+    from nas_zoo import train
+
+    def make(settings, num_classes, in_chans, model_args):
+        pool_and_classify = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
+        return nn.Sequential(nn.Conv2d(in_chans, 4, 1, 2), *pool_and_classify)
+
+    monkeypatch.setattr(train, "make_model", make)
+    settings = train.settings_of({"recipe": "quick", "data": "digits", "out": tmp_path, "train_limit": 64})
+    training = train.Training(settings, train.start_accelerator())
+    assert settings.channels_last
+    assert training.train_batches.memory_format is torch.contiguous_format
