@@ -11,7 +11,6 @@ median of the rounds' ratios to the plain form.
 
     plain, plain channels_last        tests/plain_darts.py
     ours, ours channels_last          the registered model
-    optimized                         nas_zoo.optimize_for_inference of it
     onnx plain, onnx                  ONNX Runtime on the plain form's graph, and on the file that we export
 """
 
@@ -32,7 +31,6 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the reference among the tests
 
-from nas_zoo import optimize_for_inference
 from nas_zoo.checkpoint import run_facts
 from nas_zoo.export.runtime import OnnxClassifier
 from nas_zoo.export.to_onnx import export_onnx
@@ -80,13 +78,11 @@ def inference(
     last = x.to(memory_format=torch.channels_last)
     plain, ours = plain_copy(model), model
     plain_last, ours_last = (plain_copy(model).to(memory_format=torch.channels_last), channels_last_copy(model))
-    fast = optimize_for_inference(model)
     forms: dict[str, Callable[[], torch.Tensor]] = {
         "plain": lambda: plain(x),
         "plain channels_last": lambda: plain_last(last),
         "ours": lambda: ours(x),
         "ours channels_last": lambda: ours_last(last),
-        "optimized": lambda: fast(last),
     }
     for name, file in files.items():
         session = OnnxClassifier(file, provider="cpu", threads=torch.get_num_threads(), batch_size=batch)

@@ -1,6 +1,6 @@
 """Latency of the zoo's models on this machine, as a CSV that can be interrupted and gone on with.
 
-    python benchmarks/zoo_latency.py --models 'darts_v2_*' --runtime eager optimized onnx --threads 1
+    python benchmarks/zoo_latency.py --models 'darts_v2_*' --runtime eager onnx --threads 1
     python benchmarks/zoo_latency.py --csv benchmarks/zoo_latency.csv --threads 1 --batch 1     # all models
 
 One row a model, runtime and batch size, as `nas-zoo bench` measures it: median, first and last decile, images a second,
@@ -9,7 +9,6 @@ the same device, threads, versions and data type, are kept and not measured agai
 weights are random: they make no difference to the time.
 
     eager        the model in PyTorch, channels_last
-    optimized    nas_zoo.optimize_for_inference of it
     compile      torch.compile: a minute or more for every row on a CPU, hence only where asked for
     onnx         ONNX Runtime on the exported file
 """
@@ -25,11 +24,10 @@ import timm
 import torch
 from torch import nn
 
-from nas_zoo import optimize_for_inference
 from nas_zoo.export.bench import COLUMNS, bench_model, write_csv
 from nas_zoo.network import MODELS
 
-RUNTIMES = ("eager", "optimized", "compile", "onnx")
+RUNTIMES = ("eager", "compile", "onnx")
 #: What tells whether two rows are of the same measurement.
 KEY = ("model", "runtime", "dtype", "batch", "device", "device_name", "threads", "versions")
 
@@ -73,17 +71,15 @@ def measure_model(
     model: nn.Module, name: str, runtime: str, batches: list[int], options: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """A row for each batch size."""
-    network = optimize_for_inference(model) if runtime == "optimized" else model
-    rows = bench_model(
-        network,
+    return bench_model(
+        model,
         name=name,
         batches=batches,
-        runtimes=["eager" if runtime == "optimized" else runtime],
+        runtimes=[runtime],
         channels_last=runtime != "onnx",
         progress=say,
         **options,
     )
-    return [row | {"runtime": runtime} for row in rows]
 
 
 def say(text: str) -> None:
@@ -104,7 +100,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--csv", type=Path, default=Path("zoo_latency.csv"), help="read and gone on with if it exists")
     parser.add_argument("--models", nargs="+", default=["*"], metavar="GLOB", help="names of `nas-zoo list`")
-    parser.add_argument("--runtime", nargs="+", default=["eager", "optimized", "onnx"], choices=RUNTIMES)
+    parser.add_argument("--runtime", nargs="+", default=["eager", "onnx"], choices=RUNTIMES)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 64])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="float32", help="of all runtimes but onnx: float32, float16, bfloat16")

@@ -34,13 +34,13 @@ def test_rows_that_are_there_are_kept_and_only_the_others_are_measured(tmp_path,
     words = ["--csv", table, "--models", "edas_c10_s", *SHORT]
     assert run(zoo_latency, monkeypatch, *words, "--runtime", "eager") == 0
     first = table.read_text()
-    assert run(zoo_latency, monkeypatch, *words, "--runtime", "eager", "optimized") == 0
+    assert run(zoo_latency, monkeypatch, *words, "--runtime", "eager", "onnx") == 0
     assert table.read_text().startswith(first)
     assert "2 rows, 1 of them new" in capsys.readouterr().out
     rows = list(csv.DictReader(table.read_text().splitlines()))
     assert [(row["model"], row["runtime"], row["batch"], row["threads"]) for row in rows] == [
         ("edas_c10_s", "eager", "1", "1"),
-        ("edas_c10_s", "optimized", "1", "1"),
+        ("edas_c10_s", "onnx", "1", "1"),
     ]
     for row in rows:
         assert float(row["images_per_s"]) == pytest.approx(1000 / float(row["median_ms"]), rel=1e-3)
