@@ -28,7 +28,8 @@ test-fast: $(READY)  ## without the tests that take more than ten seconds each
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m 'not slow'
 
 # Files whose operations have kernels of their own in the CPU library.
-KERNELS := tests/test_cpu_kernels.py tests/test_ops.py tests/test_mixed_sum.py tests/test_supernet.py tests/test_pc_darts.py
+KERNELS := tests/models/test_cpu_kernels.py tests/models/test_operations.py \
+  tests/search/test_mixed_sum.py tests/search/test_supernet.py tests/search/test_pc_darts.py
 
 test-avx2: $(READY)  ## the tests of operations and supernet on the kernels of CPUs without AVX-512
 	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(KERNELS)
@@ -36,7 +37,7 @@ test-avx2: $(READY)  ## the tests of operations and supernet on the kernels of C
 lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy nas_zoo search export benchmarks
+	$(BIN)/mypy nas_zoo benchmarks
 
 timm-contract: $(READY)  ## timm's own model tests on our models (downloads timm's source distribution)
 	$(BIN)/python tests/timm_contract.py

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nas_zoo.checkpoint import run_facts
+from nas_zoo.runs.checkpoint import run_facts
 
 HELD_OUT = 5  # one of so many images of a class
 FORMS = ("original", "jpeg")
@@ -63,7 +63,7 @@ def run(*words: str) -> str:
 
 
 def top1(model: Path, data: Path, test: Path) -> float:
-    words = ("nas_zoo.evaluate", str(model), "--data", str(data), "--test-data", str(test))
+    words = ("nas_zoo.train.evaluation", str(model), "--data", str(data), "--test-data", str(test))
     return float(json.loads(run(*words).splitlines()[-1])["top1"])
 
 

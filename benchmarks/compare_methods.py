@@ -24,8 +24,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nas_zoo.checkpoint import RunLog, published, published_log
 from nas_zoo.genotype import as_genotype
+from nas_zoo.runs.checkpoint import RunLog, published, published_log
 
 ROOT = Path(__file__).resolve().parents[1]
 

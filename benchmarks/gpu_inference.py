@@ -6,7 +6,8 @@
 
 First parity: what each of them gives for the same images against float32 PyTorch on the CPU (largest difference of a
 logit, part of the images with the same class), with and without TF32; a difference beyond the tolerance ends with exit
-code 1, after everything has been measured. Then latency and images a second at each batch size (nas_zoo.export.bench).
+code 1, after everything has been measured. Then latency and images a second at each batch size
+(nas_zoo.export.runtime.bench).
 `--device cpu` goes the same way without a GPU and says nothing about one. A model without weights is given random ones
 and statistics as after a training.
 
@@ -37,13 +38,13 @@ import timm
 import torch
 from torch import nn
 
-from nas_zoo.checkpoint import run_facts, write_json
-from nas_zoo.export.bench import RUNTIMES, bench_model, write_csv
-from nas_zoo.export.real_images import real_images
-from nas_zoo.export.runtime import OnnxClassifier, provider_problems
-from nas_zoo.export.to_onnx import export_onnx, plain_copy
-from nas_zoo.export.variants import float16_variant, to_bytes
-from nas_zoo.load import load_model
+from nas_zoo.export.graph.real_images import real_images
+from nas_zoo.export.graph.to_onnx import export_onnx, plain_copy
+from nas_zoo.export.graph.variants import float16_variant, to_bytes
+from nas_zoo.export.runtime.bench import RUNTIMES, bench_model, write_csv
+from nas_zoo.export.runtime.classifier import OnnxClassifier, provider_problems
+from nas_zoo.models.load import load_model
+from nas_zoo.runs.checkpoint import run_facts, write_json
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 #: Largest accepted difference of a logit from float32 on the CPU, times the largest logit where that is above 1.

@@ -31,10 +31,10 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the reference among the tests
 
-from nas_zoo.checkpoint import run_facts
-from nas_zoo.export.runtime import OnnxClassifier
-from nas_zoo.export.to_onnx import export_onnx
-from nas_zoo.network import CellNet
+from nas_zoo.export.graph.to_onnx import export_onnx
+from nas_zoo.export.runtime.classifier import OnnxClassifier
+from nas_zoo.models.network import CellNet
+from nas_zoo.runs.checkpoint import run_facts
 from tests.plain_darts import plain_copy
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from nas_zoo import train
-from nas_zoo.checkpoint import RunLog, run_facts
+from nas_zoo.runs.checkpoint import RunLog, run_facts
 from nas_zoo.search import run
+from nas_zoo.train import run as train
 
 
 def call(main, words: list[str]) -> None:

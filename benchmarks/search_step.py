@@ -33,7 +33,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -41,11 +41,11 @@ from accelerate import Accelerator
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from nas_zoo.checkpoint import run_facts
-from nas_zoo.cpu_gradients import DepthwiseConv
 from nas_zoo.genotype import KINDS
-from nas_zoo.network import CellNet
-from nas_zoo.parallel import start_accelerator
+from nas_zoo.models.depthwise import DepthwiseConv
+from nas_zoo.models.network import CellNet
+from nas_zoo.runs.checkpoint import run_facts
+from nas_zoo.runs.distributed import start_accelerator
 from nas_zoo.search import supernet as supernet_module
 from nas_zoo.search.method import METHODS, SearchSettings, Step, find_method
 from nas_zoo.search.run import Search
@@ -101,7 +101,8 @@ class PlainNetwork(nn.Module):
         super().__init__()
         self.stem, self.classifier = supernet.stem, supernet.classifier
         self.cells = nn.ModuleList(
-            PlainCell(cell, mixing[spec.kind]) for spec, cell in zip(supernet.plan.cells, supernet.cells, strict=True)
+            PlainCell(cast(SearchCell, cell), mixing[spec.kind])
+            for spec, cell in zip(supernet.plan.cells, supernet.cells, strict=True)
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -324,7 +325,7 @@ def plain_run(settings: SearchSettings, accelerator: Accelerator, like: Search) 
 
     run = Search(settings, accelerator)
     plain = PlainSupernet(like.supernet).to(accelerator.device)
-    run.supernet = plain
+    run.supernet = cast(Supernet, plain)
     run.weights = list(plain.parameters())
     run.weight_optimizer = torch.optim.SGD(
         run.weights, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay

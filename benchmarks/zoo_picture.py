@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nas_zoo.catalog import is_small, model_rows
-from nas_zoo.network import DATA, MODELS
+from nas_zoo.models.network import DATA, MODELS
+from nas_zoo.models.table import is_small, model_rows
 
 #: Cells that people look for; they get a label wherever they stand.
 WELL_KNOWN = (

@@ -6,8 +6,8 @@ Importing this package registers the models with timm::
     model = timm.create_model("edas_c10")
 """
 
-from nas_zoo import network as _network
 from nas_zoo.genotype import Genotype, list_genotypes, load_genotype
+from nas_zoo.models import network as _network
 
 __all__ = ["Genotype", "list_genotypes", "load_genotype"]
 __version__ = "0.1.0"

@@ -15,16 +15,16 @@ from typing import Any
 PROGRAMS = {
     "search": ("nas_zoo.search.run", "find cells with EDAS and its relatives (the same as search/run.py)"),
     "gap": ("nas_zoo.search.gap", "what cutting a search's supernet down to so many edges costs"),
-    "report": ("nas_zoo.search.report", "one HTML page of a search, or of several side by side"),
-    "train": ("nas_zoo.train", "train a network: the papers' recipes or a quick one"),
-    "adopt": ("nas_zoo.adopt", "publish a finished training run into the package: weights, table, references"),
-    "evaluate": ("nas_zoo.evaluate", "accuracy of a trained model on a data set, as a JSON line"),
-    "export": ("nas_zoo.export.to_onnx", "write a model as a checked ONNX file"),
-    "check": ("nas_zoo.export.check_onnx", "compare an ONNX file with its model"),
-    "card": ("nas_zoo.export.card", "write the model card of a checkpoint from its row of results.csv"),
-    "publish": ("nas_zoo.export.to_hub", "send a checkpoint to the Hugging Face Hub, in one commit"),
-    "space": ("nas_zoo.export.space", "write a demo page as the folder of a Hugging Face Space"),
-    "bench": ("nas_zoo.export.bench", "time a model here: PyTorch, torch.compile, ONNX Runtime"),
+    "report": ("nas_zoo.search.report.page", "one HTML page of a search, or of several side by side"),
+    "train": ("nas_zoo.train.run", "train a network: the papers' recipes or a quick one"),
+    "adopt": ("nas_zoo.release.adopt", "publish a finished training run into the package: weights, table, references"),
+    "evaluate": ("nas_zoo.train.evaluation", "accuracy of a trained model on a data set, as a JSON line"),
+    "export": ("nas_zoo.export.graph.to_onnx", "write a model as a checked ONNX file"),
+    "check": ("nas_zoo.export.graph.check", "compare an ONNX file with its model"),
+    "card": ("nas_zoo.export.publish.card", "write the model card of a checkpoint from its row of results.csv"),
+    "publish": ("nas_zoo.export.publish.hub", "send a checkpoint to the Hugging Face Hub, in one commit"),
+    "space": ("nas_zoo.export.publish.space", "write a demo page as the folder of a Hugging Face Space"),
+    "bench": ("nas_zoo.export.runtime.bench", "time a model here: PyTorch, torch.compile, ONNX Runtime"),
 }
 
 
@@ -38,7 +38,7 @@ def _models(tags: bool = False) -> list[str]:
 
 
 def list_(options: argparse.Namespace) -> int:
-    from nas_zoo import catalog
+    from nas_zoo.models import table as catalog
 
     if options.cells:
         rows = catalog.cell_rows(options.tier)
@@ -101,10 +101,10 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
 def info(options: argparse.Namespace) -> int:
     import timm
 
-    from nas_zoo.catalog import paper_figures
-    from nas_zoo.count import CONVENTION, count, count_stages
     from nas_zoo.genotype import load_genotype
-    from nas_zoo.network import MODELS
+    from nas_zoo.models.count import CONVENTION, count, count_stages
+    from nas_zoo.models.network import MODELS
+    from nas_zoo.models.table import paper_figures
 
     name = options.model
     if name not in _models(tags=True):
@@ -178,14 +178,14 @@ def info(options: argparse.Namespace) -> int:
 
 def _where_weights_are(name: str) -> str:
     """Of a model whose name alone has none: by which tags there are some, or how to make them."""
-    from nas_zoo.results import package_results
+    from nas_zoo.models.results import package_results
 
     tagged = [f"{row.dataset}: {row.name}" for row in package_results() if row.model == name]
     return ", ".join(tagged) or f"nas-zoo train --model {name}"
 
 
 def predict(options: argparse.Namespace) -> int:
-    from nas_zoo.export.runtime import OnnxClassifier
+    from nas_zoo.export.runtime.classifier import OnnxClassifier
 
     classifier = OnnxClassifier(
         options.model, options.provider, options.threads, options.batch_size, device_id=options.device_id
@@ -222,7 +222,7 @@ def _print_prediction(path: Path, prediction: Any, meant: dict[str, str], as_jso
 
 
 def draw(options: argparse.Namespace) -> int:
-    from nas_zoo.export.draw import draw_genotype
+    from nas_zoo.export.cells.draw import draw_genotype
     from nas_zoo.genotype import load_genotype
 
     for output in options.output or [f"{Path(options.genotype).stem or 'cells'}.svg"]:
@@ -231,7 +231,7 @@ def draw(options: argparse.Namespace) -> int:
 
 
 def convert(options: argparse.Namespace) -> int:
-    from nas_zoo.convert import convert_checkpoint
+    from nas_zoo.models.convert import convert_checkpoint
 
     print(
         convert_checkpoint(
@@ -243,7 +243,7 @@ def convert(options: argparse.Namespace) -> int:
 
 
 def export_model(options: argparse.Namespace) -> int:
-    from nas_zoo.export.to_timm import export_model as export
+    from nas_zoo.export.cells.to_timm import export_model as export
 
     sizes = {key: getattr(options, key) for key in ("layout", "init_channels", "num_cells", "num_classes")}
     text = export(options.genotype, options.to, options.output, name=options.name, **sizes)
@@ -269,7 +269,7 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    from nas_zoo.settings import Parser
+    from nas_zoo.runs.settings import Parser
 
     words = "Architecture search, cell networks and their export. `nas-zoo COMMAND --help` tells more of each."
     parser = Parser(prog="nas-zoo", description=words)

@@ -63,15 +63,16 @@ def run_demo(out: Path, seed: int = 0, overwrite: bool = False) -> dict[str, Any
     import numpy as np
     import torch
 
-    from nas_zoo import load_genotype, train
-    from nas_zoo.checkpoint import RunLog
-    from nas_zoo.data import open_source
-    from nas_zoo.export.check_onnx import check_onnx
-    from nas_zoo.export.draw import draw_genotype
-    from nas_zoo.export.runtime import OnnxClassifier
-    from nas_zoo.export.to_onnx import export_onnx
-    from nas_zoo.load import load_model
+    from nas_zoo import load_genotype
+    from nas_zoo.data.named import open_source
+    from nas_zoo.export.cells.draw import draw_genotype
+    from nas_zoo.export.graph.check import check_onnx
+    from nas_zoo.export.graph.to_onnx import export_onnx
+    from nas_zoo.export.runtime.classifier import OnnxClassifier
+    from nas_zoo.models.load import load_model
+    from nas_zoo.runs.checkpoint import RunLog
     from nas_zoo.search import run
+    from nas_zoo.train import run as train
 
     # Tensors of 8 x 8 pixels gain nothing from a second thread, and lose much where another program has the core.
     torch.set_num_threads(1)

@@ -98,8 +98,8 @@ def _weights() -> list[Finding]:
     """Each published checkpoint against its hash and its reference tensors; one on the Hub only if it is cached."""
     import timm
 
-    from nas_zoo.adopt import compare_with_reference
-    from nas_zoo.results import fetch_weights, package_results, reference_path
+    from nas_zoo.models.results import fetch_weights, package_results, reference_path
+    from nas_zoo.release.adopt import compare_with_reference
 
     findings = []
     for row in package_results():
@@ -123,9 +123,9 @@ def _onnx() -> list[Finding]:
     """A small network exported, checked against PyTorch, and run on each provider that may work here."""
     import timm
 
-    from nas_zoo.export.check_onnx import check_onnx
-    from nas_zoo.export.runtime import OnnxClassifier, ProviderError, provider_problems
-    from nas_zoo.export.to_onnx import export_onnx
+    from nas_zoo.export.graph.check import check_onnx
+    from nas_zoo.export.graph.to_onnx import export_onnx
+    from nas_zoo.export.runtime.classifier import OnnxClassifier, ProviderError, provider_problems
 
     findings = []
     model = timm.create_model("cell_net_cifar", init_channels=4, num_cells=1)
@@ -147,7 +147,7 @@ def _onnx() -> list[Finding]:
 
 
 def _folders() -> list[Finding]:
-    from nas_zoo.data import cache_folder
+    from nas_zoo.data.named import cache_folder
 
     folder = cache_folder()
     parent = next(p for p in (folder, *folder.parents) if p.exists())

@@ -30,10 +30,10 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nas_zoo.genotype import KINDS, Cell, Edge, Genotype
-from nas_zoo.layout import find_live
-from nas_zoo.network import CellNet
-from nas_zoo.parallel import average_buffers, sum_over_processes
+from nas_zoo.genotype import KINDS, Cell, Edge, Genotype, Kind
+from nas_zoo.models.layout import find_live
+from nas_zoo.models.network import CellNet
+from nas_zoo.runs.distributed import average_buffers, sum_over_processes
 from nas_zoo.search.supernet import EdgeMixing, Mixing, SearchSpace, Supernet
 
 __all__ = [
@@ -170,9 +170,9 @@ def best_operations(scores_EO: torch.Tensor, space: SearchSpace) -> tuple[torch.
 
 
 def derive_darts(
-    scores: Mapping[str, torch.Tensor],
+    scores: Mapping[Kind, torch.Tensor],
     space: SearchSpace,
-    strength: Mapping[str, torch.Tensor] | None = None,
+    strength: Mapping[Kind, torch.Tensor] | None = None,
     edges_per_node: int = 2,
 ) -> Genotype:
     """DARTS, section 2.4: each node keeps its strongest edges, each with its best operation but 'none'.
@@ -193,10 +193,10 @@ def derive_darts(
 
 
 def derive_configuration(
-    scores: Mapping[str, torch.Tensor],
+    scores: Mapping[Kind, torch.Tensor],
     space: SearchSpace,
     groups: tuple[EdgeGroup, ...],
-    strength: Mapping[str, torch.Tensor] | None = None,
+    strength: Mapping[Kind, torch.Tensor] | None = None,
 ) -> Genotype:
     """Exactly the groups' numbers of edges, each with its best operation but 'none'.
 
@@ -224,7 +224,7 @@ def derive_configuration(
 
 
 def derive_argmax(
-    scores: Mapping[str, torch.Tensor], space: SearchSpace, strength: Mapping[str, torch.Tensor] | None = None
+    scores: Mapping[Kind, torch.Tensor], space: SearchSpace, strength: Mapping[Kind, torch.Tensor] | None = None
 ) -> Genotype:
     """Every edge keeps its strongest operation, 'none' drops the edge: EDAS's clamped network, exactly.
 
@@ -247,9 +247,9 @@ DERIVATIONS: dict[str, Callable[..., Genotype]] = {"darts": derive_darts, "argma
 
 def derive(
     rule: str,
-    scores: Mapping[str, torch.Tensor],
+    scores: Mapping[Kind, torch.Tensor],
     space: SearchSpace,
-    strength: Mapping[str, torch.Tensor] | None = None,
+    strength: Mapping[Kind, torch.Tensor] | None = None,
 ) -> Genotype:
     """The genotype by a rule of DERIVATIONS or by an edge configuration (``read_configuration``)."""
     if rule in DERIVATIONS:

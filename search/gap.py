@@ -18,13 +18,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nas_zoo.checkpoint import load_checkpoint, write_json
-from nas_zoo.parallel import start_accelerator
+from nas_zoo.runs.checkpoint import load_checkpoint, write_json
+from nas_zoo.runs.distributed import start_accelerator
+from nas_zoo.runs.settings import Parser, settings_from
 from nas_zoo.search.discretize import CONFIGURATIONS, gap_table
-from nas_zoo.search.history import GAP_FILE
 from nas_zoo.search.method import find_method
+from nas_zoo.search.report.history import GAP_FILE
 from nas_zoo.search.run import CHECKPOINT_KIND, Search
-from nas_zoo.settings import Parser, settings_from
 
 __all__ = ["main", "measure"]
 

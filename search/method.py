@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from nas_zoo.genotype import Genotype
+from nas_zoo.runs.settings import setting
 from nas_zoo.search.supernet import Mixing, SearchSpace
-from nas_zoo.settings import setting
 
 __all__ = ["METHODS", "Method", "Problem", "SearchSettings", "Step", "find_method"]
 
@@ -139,13 +139,13 @@ class SearchSettings:
 
 #: Name of each method -> (module, class of the settings, class of the method). Imported when it is chosen.
 METHODS: dict[str, tuple[str, str, str]] = {
-    "edas": ("nas_zoo.search.edas", "EdasSettings", "Edas"),
-    "alpha_max": ("nas_zoo.search.edas", "AlphaMaxSettings", "Edas"),
-    "da2s": ("nas_zoo.search.da2s", "Da2sSettings", "Da2s"),
-    "da2s_released": ("nas_zoo.search.da2s", "Da2sReleasedSettings", "Da2s"),
-    "darts": ("nas_zoo.search.darts", "DartsSettings", "Darts"),
-    "pc_darts": ("nas_zoo.search.pc_darts", "PcDartsSettings", "PcDarts"),
-    "random": ("nas_zoo.search.random_cells", "RandomSettings", "RandomCells"),
+    "edas": ("nas_zoo.search.methods.edas", "EdasSettings", "Edas"),
+    "alpha_max": ("nas_zoo.search.methods.edas", "AlphaMaxSettings", "Edas"),
+    "da2s": ("nas_zoo.search.methods.da2s", "Da2sSettings", "Da2s"),
+    "da2s_released": ("nas_zoo.search.methods.da2s", "Da2sReleasedSettings", "Da2s"),
+    "darts": ("nas_zoo.search.methods.darts", "DartsSettings", "Darts"),
+    "pc_darts": ("nas_zoo.search.methods.pc_darts", "PcDartsSettings", "PcDarts"),
+    "random": ("nas_zoo.search.methods.random_cells", "RandomSettings", "RandomCells"),
 }
 
 

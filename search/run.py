@@ -33,8 +33,11 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
-from nas_zoo.batches import Augment, Batches, default_augment
-from nas_zoo.checkpoint import (
+from nas_zoo.data.batches import Augment, Batches, default_augment
+from nas_zoo.data.named import limited, open_source, search_split
+from nas_zoo.data.pictures import ImageSource
+from nas_zoo.genotype import KINDS, Genotype
+from nas_zoo.runs.checkpoint import (
     RunLog,
     StopRequest,
     check_finite,
@@ -45,10 +48,7 @@ from nas_zoo.checkpoint import (
     write_json,
     write_weights,
 )
-from nas_zoo.data import limited, open_source, search_split
-from nas_zoo.genotype import KINDS, Genotype
-from nas_zoo.images import ImageSource
-from nas_zoo.parallel import (
+from nas_zoo.runs.distributed import (
     autocast_for,
     average_buffers,
     average_gradients,
@@ -58,11 +58,8 @@ from nas_zoo.parallel import (
     start_accelerator,
     total_over_processes,
 )
-from nas_zoo.schedule import cosine
-from nas_zoo.search.discretize import DERIVATIONS, derived_network, gap_table, measure_gap
-from nas_zoo.search.method import METHODS, SearchSettings, Step, find_method
-from nas_zoo.search.supernet import Mixing, Supernet
-from nas_zoo.settings import (
+from nas_zoo.runs.schedule import cosine
+from nas_zoo.runs.settings import (
     Parser,
     add_flags,
     describe,
@@ -72,6 +69,9 @@ from nas_zoo.settings import (
     settings_from,
     to_dict,
 )
+from nas_zoo.search.discretize import DERIVATIONS, derived_network, gap_table, measure_gap
+from nas_zoo.search.method import METHODS, SearchSettings, Step, find_method
+from nas_zoo.search.supernet import Mixing, Supernet
 
 CHECKPOINT_KIND = "search"
 CONFIGS = Path(__file__).parent / "configs"
@@ -239,7 +239,7 @@ class Search:
         self.steps = min(self.weight_batches.steps_per_epoch, self.alpha_batches.steps_per_epoch)
 
         torch.manual_seed(settings.seed)
-        method = find_method(settings.method)[1](settings)
+        method: Any = find_method(settings.method)[1](settings)
         supernet = Supernet(
             method.space,
             settings.init_channels,

@@ -21,11 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nas_zoo.cpu_gradients import concatenate, may_run_by_hand
 from nas_zoo.genotype import KINDS
-from nas_zoo.layout import CellSpec, plan_network
-from nas_zoo.network import StemBlock
-from nas_zoo.ops import (
+from nas_zoo.models.depthwise import concatenate, may_run_by_hand
+from nas_zoo.models.layout import CellSpec, plan_network
+from nas_zoo.models.network import StemBlock
+from nas_zoo.models.operations import (
     SEARCH_OPERATIONS,
     FactorizedReduce,
     NormalizedPool,
@@ -246,7 +246,7 @@ class Supernet(nn.Module):
         num_cells: Cells in all.
         num_classes: Width of the logits.
         in_chans: Channels of the images.
-        layout: "cifar" or "imagenet" (see ``nas_zoo.layout``).
+        layout: "cifar" or "imagenet" (see ``nas_zoo.models.layout``).
         partial_channels: K; the operations work on the first C/K channels of each state. 1: on all of them.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Networks with the modules and names of the original DARTS code, whose checkpoints nas_zoo.convert reads.
+"""Networks with the modules and names of the original DARTS code, whose checkpoints nas_zoo.models.convert reads.
 
 Written for the tests from the paper (https://arxiv.org/abs/1806.09055, appendix A) and from the names in checkpoints
 that people have (`cells.3._ops.5.op.1.weight`); PC-DARTS and P-DARTS write the same names. As there, each operation

@@ -3,7 +3,7 @@
 Written from the paper's description (https://arxiv.org/abs/1806.09055, section 3 and appendix A), as directly as can
 be: every operation is one nn.Sequential that begins with its own ReLU, every cell and every node is built and computed,
 whether something reads it or not, and nothing is shared or done in place. So it is slow, and independent of the tricks
-in nas_zoo.ops, nas_zoo.layout and nas_zoo.network: none of them is used here.
+in nas_zoo.models.operations, nas_zoo.models.layout and nas_zoo.models.network: none of them is used here.
 
 `plain_copy` gives a plain network the weights of a CellNet. What a CellNet leaves out keeps its random weights here:
 equal logits then show that it has no influence.
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from nas_zoo.genotype import Cell, Genotype
-from nas_zoo.network import Cell as BuiltCell
-from nas_zoo.network import CellNet, Node, SkippedCell
+from nas_zoo.models.network import Cell as BuiltCell
+from nas_zoo.models.network import CellNet, Node, SkippedCell
 from nas_zoo.search.supernet import Mixing, Supernet
 
 

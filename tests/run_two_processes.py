@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from nas_zoo.checkpoint import load_checkpoint
 from nas_zoo.genotype import KINDS
-from nas_zoo.search.da2s import Da2sSettings
-from nas_zoo.search.darts import DartsSettings
-from nas_zoo.search.edas import EdasSettings
+from nas_zoo.runs.checkpoint import load_checkpoint
 from nas_zoo.search.method import SearchSettings
+from nas_zoo.search.methods.da2s import Da2sSettings
+from nas_zoo.search.methods.darts import DartsSettings
+from nas_zoo.search.methods.edas import EdasSettings
 from nas_zoo.search.run import CHECKPOINT_KIND, Search, search
 
 COMMON = {"data": "digits", "num_cells": 3, "init_channels": 4, "batch_size": 32, "epochs": 1}

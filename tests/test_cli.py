@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from nas_zoo.cli import main
-from nas_zoo.count import count
-from nas_zoo.network import MODELS
+from nas_zoo.models.count import count
+from nas_zoo.models.network import MODELS
 
 COMMANDS = [
     "list", "info", "search", "gap", "report", "train", "adopt", "evaluate", "export", "check", "card", "publish",

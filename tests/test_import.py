@@ -12,7 +12,7 @@ import timm
 between = time.process_time()
 import nas_zoo
 end = time.process_time()
-heavy = ["nas_zoo.train", "nas_zoo.export.to_onnx", "nas_zoo.search.run", "nas_zoo.catalog",
+heavy = ["nas_zoo.train", "nas_zoo.export.graph.to_onnx", "nas_zoo.search.run", "nas_zoo.models.table",
          "matplotlib", "onnx", "onnxruntime", "accelerate", "sklearn", "huggingface_hub.hf_api"]
 before = json.loads(sys.argv[1])
 print(json.dumps([between - begin, end - between, [n for n in heavy if n in sys.modules and n not in before]]))

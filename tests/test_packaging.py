@@ -32,10 +32,13 @@ def test_the_wheel_holds_one_top_level_package_and_its_data(tmp_path):
         metadata = archive.read(next(n for n in names if n.endswith("METADATA"))).decode()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"nas_zoo"}
-    for needed in ("nas_zoo/search/run.py", "nas_zoo/search/configs/edas_c10.yaml", "nas_zoo/export/runtime.py",
-                   "nas_zoo/genotypes/darts_v2.json", "nas_zoo/genotypes/published.jsonl", "nas_zoo/models.json",
-                   "nas_zoo/results.csv", "nas_zoo/hub_cards/template.md",
-                   "nas_zoo/py.typed", "nas_zoo/search/report.css", "nas_zoo/search/report.js"):  # fmt: skip
+    for needed in ("nas_zoo/search/run.py", "nas_zoo/search/configs/edas_c10.yaml",
+                   "nas_zoo/export/runtime/classifier.py",
+                   "nas_zoo/genotype/cells/darts_v2.json", "nas_zoo/genotype/cells/published.jsonl",
+                   "nas_zoo/models/models.json",
+                   "nas_zoo/models/results.csv", "nas_zoo/hub_cards/template.md",
+                   "nas_zoo/py.typed", "nas_zoo/search/report/report.css",
+                   "nas_zoo/search/report/report.js"):  # fmt: skip
         assert needed in names
     assert "License-Expression: Apache-2.0" in metadata
     requires = [line for line in metadata.splitlines() if line.startswith("Requires-Dist: onnxruntime")]
@@ -67,8 +70,9 @@ def test_the_readme_opens_with_the_two_commands():
 @pytest.mark.parametrize("command", [c for c in commands_of(README, *DOCS) if re.search(r"nas-zoo|\.py|-m ", c)])
 def test_the_commands_of_the_pages_are_understood_as_written(command, tmp_path, monkeypatch, capsys):
     """Parsed by the program that would run them; what they would compute is tested elsewhere."""
-    from nas_zoo import cli, train
+    from nas_zoo import cli
     from nas_zoo.search import run
+    from nas_zoo.train import run as train
 
     monkeypatch.chdir(tmp_path)
     command = command.replace(" --resume", "")  # of runs that are not here

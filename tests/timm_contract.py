@@ -39,7 +39,7 @@ MODULE = "network"  # the module of nas_zoo that registers models, as timm.list_
 KNOWN_TESTS = 11
 PASSED = ("passed", "already")  # mark of a test that --results leaves out
 #: The code that these tests run; what is left out trains, searches, reads or writes.
-SOURCES = ("network", "ops", "layout", "genotype", "cpu_gradients")
+SOURCES = ("models/network", "models/operations", "models/layout", "genotype/genotype", "models/depthwise")
 
 
 def fetch(folder: Path) -> Path:
@@ -100,7 +100,7 @@ class Results:
 
     def digest(self, name: str) -> str:
         """Of all that decides a model's results: code, settings, cell, version of timm."""
-        settings = nas_zoo.network.MODELS[name.split(".")[0]]
+        settings = nas_zoo.models.network.MODELS[name.split(".")[0]]
         words = [self.code, settings, load_genotype(settings["cell"]).digest, timm.__version__]
         return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nas_zoo.parallel import start_accelerator
-from nas_zoo.train import Training, main, parse
+from nas_zoo.runs.distributed import start_accelerator
+from nas_zoo.train.run import Training, main, parse
 
 
 def iterate_in_float64(flags: list[str], steps: int) -> dict[str, Tensor]:

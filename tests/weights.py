@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nas_zoo.network import CIFAR10_CLASSES
-from nas_zoo.train import main as train
+from nas_zoo.models.network import CIFAR10_CLASSES
+from nas_zoo.train.run import main as train
 
 ROOT = Path(__file__).parents[1]
 #: Of the model that `copy_package` adds.
@@ -46,14 +46,11 @@ def copy_package(folder: Path) -> Path:
     Returns what PYTHONPATH needs: Python then finds the copy before the installed package.
     """
     place = folder / "nas_zoo"
-    shutil.copytree(ROOT / "nas_zoo", place, ignore=shutil.ignore_patterns("__pycache__", "weights"))
-    for room in ("search", "export", "hub_cards"):
-        if (ROOT / room).is_dir():
-            shutil.copytree(ROOT / room, place / room, ignore=shutil.ignore_patterns("__pycache__", "results"))
-    table = place / "results.csv"
+    shutil.copytree(ROOT / "nas_zoo", place, ignore=shutil.ignore_patterns("__pycache__", "weights", "results"))
+    table = place / "models" / "results.csv"
     table.write_text(table.read_text(encoding="utf-8").splitlines()[0] + "\n", encoding="utf-8")
-    models = json.loads((place / "models.json").read_text())
-    (place / "models.json").write_text(json.dumps(models | {"tiny_c10": TINY}))
+    models = json.loads((place / "models" / "models.json").read_text())
+    (place / "models" / "models.json").write_text(json.dumps(models | {"tiny_c10": TINY}))
     return folder
 
 

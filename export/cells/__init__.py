@@ -1,0 +1,1 @@
+"""Cells as pictures, text and code that stands alone."""

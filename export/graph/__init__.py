@@ -1,0 +1,1 @@
+"""ONNX files: written, brought into other forms, compared with the model they come from."""

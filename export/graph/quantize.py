@@ -1,0 +1,131 @@
+"""Makes an int8 file of an exported float32 one, its ranges calibrated on real images.
+
+    quantized = int8_variant(onnx.load("model.onnx"), pixels)  # scaled images, as OnnxClassifier.preprocess gives
+
+Static quantisation in the QDQ form (a QuantizeLinear and DequantizeLinear pair around each tensor), weights per
+channel: one scale for a whole depthwise convolution loses the network. On CPUs without VNNI, 8-bit products can
+saturate (`reduce_range`), and int8 need not be faster than float32 there: `nas-zoo bench` tells. ONNX Runtime's CUDA
+provider has no int8 convolutions, so on an NVIDIA GPU such a file is for TensorRT (`target="tensorrt"`). The same
+images give the same bytes on one machine; another kind of CPU may round the ranges otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from nas_zoo.export.graph.to_onnx import INPUT_NAME
+from nas_zoo.export.graph.variants import metadata_of, quiet, set_metadata
+
+__all__ = ["METHODS", "TARGETS", "int8_variant"]
+
+TARGETS = ("cpu", "tensorrt")
+METHODS = ("minmax", "percentile", "entropy")
+_BATCH = 16
+
+
+def int8_variant(
+    proto: onnx.ModelProto,
+    pixel_values: np.ndarray,
+    *,
+    target: str = "cpu",
+    method: str = "minmax",
+    reduce_range: bool = False,
+    keep_float: Sequence[str] = (),
+) -> onnx.ModelProto:
+    """The quantised graph; images and logits stay float32, names and metadata as they were.
+
+    Args:
+        proto: As ``export_onnx`` writes it.
+        pixel_values: Scaled images (N, C, H, W) float32 like those that the file will see; a hundred do, of all
+            classes. Where N is above 16, what is left over from batches of 16 is not used.
+        target: "cpu": activations uint8 with a zero point, weights int8. "tensorrt": both int8 and symmetric, biases
+            float32, which is what TensorRT reads (not run here: no GPU).
+        method: How an activation's range follows from the values seen: all of them ("minmax"), all but a few outliers
+            ("percentile"), or the range that keeps most information ("entropy").
+        reduce_range: Weights of 7 bits, for CPUs without VNNI.
+        keep_float: Names of nodes, or beginnings of them, that stay float32.
+
+    Raises:
+        ValueError: Anything above that is not accepted, or images that do not fit the file.
+    """
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    for what, value, accepted in (("target", target, TARGETS), ("method", method, METHODS)):
+        if value not in accepted:
+            raise ValueError(f"{what} {value!r}: accepted: {', '.join(accepted)}")
+    shape = [dim.dim_value for dim in proto.graph.input[0].type.tensor_type.shape.dim][1:]
+    if pixel_values.dtype != np.float32 or pixel_values.ndim != 4 or list(pixel_values.shape[1:]) != shape:
+        raise ValueError(
+            f"calibration images {pixel_values.dtype} {pixel_values.shape}: float32 (N, {', '.join(map(str, shape))})"
+        )
+    if not len(pixel_values):
+        raise ValueError("calibration: no images")
+    names = [node.name for node in proto.graph.node]
+    excluded = [name for name in names if any(name.startswith(start) for start in keep_float)]
+    if lost := [start for start in keep_float if not any(name.startswith(start) for name in names)]:
+        raise ValueError(f"keep_float {lost[0]!r}: no node of the graph is called so")
+    batch = min(_BATCH, len(pixel_values))
+    used = pixel_values[: len(pixel_values) // batch * batch]
+    known = onnx.shape_inference.infer_shapes(proto)
+    # the tool's own mark of a graph that was prepared; without it it asks for that in the log
+    set_metadata(known, {"onnx.quant.pre_process": "nas-zoo"})
+    options: dict[str, Any] = {}
+    if target == "tensorrt":
+        options = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        path = Path(folder) / "int8.onnx"
+        quantize_static(
+            known,
+            path,
+            _reader(used, batch),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=reduce_range,
+            activation_type=QuantType.QInt8 if target == "tensorrt" else QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method={
+                "minmax": CalibrationMethod.MinMax,
+                "percentile": CalibrationMethod.Percentile,
+                "entropy": CalibrationMethod.Entropy,
+            }[method],
+            nodes_to_exclude=excluded,
+            extra_options=options,
+        )
+        made = onnx.load(path)
+    domains = {node.domain for node in made.graph.node}
+    for entry in [entry for entry in made.opset_import if entry.domain not in domains]:
+        made.opset_import.remove(entry)
+    made.ir_version = proto.ir_version
+    made.producer_name, made.producer_version = proto.producer_name, proto.producer_version
+    calibration = {
+        "images": len(used),
+        "method": method,
+        "sha256": hashlib.sha256(np.ascontiguousarray(used).tobytes()).hexdigest(),
+    }
+    texts = {"dtype": "int8", "int8_target": target, "calibration": json.dumps(calibration)}
+    set_metadata(made, metadata_of(proto) | texts)
+    return made
+
+
+def _reader(pixel_values: np.ndarray, batch: int) -> Any:
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):
+        """Batches of one size, since the histograms of two methods are stacked."""
+
+        def __init__(self) -> None:
+            self._parts = iter(range(0, len(pixel_values), batch))
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            start = next(self._parts, None)
+            return None if start is None else {INPUT_NAME: pixel_values[start : start + batch]}
+
+    return Reader()

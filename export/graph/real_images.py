@@ -1,0 +1,114 @@
+"""Real images to calibrate and check an exported file on: a folder or a data set by name, with labels if it has any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from nas_zoo.data.named import NAMES, TEST_FOLDERS, open_source
+from nas_zoo.data.pictures import ImageFiles, list_folder, open_picture
+from nas_zoo.export.runtime.classifier import ImageLike
+
+__all__ = ["RealImages", "real_images"]
+
+
+@dataclass(frozen=True, eq=False)
+class RealImages:
+    """Images in their own size, as OnnxClassifier.predict takes them, and their classes (int64) or None."""
+
+    name: str  # of the data set or the folder
+    images: Sequence[ImageLike]
+    labels: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+class _Pictures(Sequence[Image.Image]):
+    """The pictures of a tar in their own size, opened one by one: resized and cropped by whoever classifies them."""
+
+    def __init__(self, files: ImageFiles) -> None:
+        self._files = files
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return _Pictures(self._files.subset(range(len(self))[i]))
+        i = range(len(self))[i]
+        picture = open_picture(self._files.read(i))
+        picture.filename = self._files.names[i]  # type: ignore[attr-defined]  # for errors
+        return picture
+
+
+def real_images(
+    place: str,
+    *,
+    split: str | None = "test",
+    classes: Sequence[str] | None = None,
+    num_classes: int | None = None,
+    in_chans: int = 3,
+    limit: int | None = None,
+) -> RealImages:
+    """At most `limit` images, taken evenly from all of them.
+
+    Args:
+        place: digits, cifar10, cifar100 or a tar, of which the images of `split` are taken; or a folder, of which all
+            images are taken, at any depth, or those of `split` where it has train/ beside test/ or val/. A folder's
+            images have labels where the folder that each lies in has the name of one of `classes`.
+        split: None for all images of a tar or folder that is not split itself, and the test images of one that is.
+        classes: Of the file, in the order of its logits; None where it does not say.
+        num_classes, in_chans: Of the file.
+
+    Raises:
+        ValueError: Nothing there, no images in it, or a data set of other classes.
+    """
+    folder = Path(place)
+    if place not in NAMES and folder.is_dir():
+        names = list_folder(folder).files.names
+        if not names:
+            raise ValueError(f"{place!r}: no images in this folder")
+        wanted = _of_split(names, split or "test")
+        chosen = [wanted[i] for i in _evenly(len(wanted), limit)]
+        parents = [PurePosixPath(name).parent.name for name in chosen]
+        known = {word: i for i, word in enumerate(classes or ())}
+        labels = [known[word] for word in parents] if all(word in known for word in parents) else None
+        array = None if labels is None else np.array(labels, np.int64)
+        return RealImages(folder.name or "folder", [folder / name for name in chosen], array)
+    test_data = place if split is None and place not in NAMES else None
+    split = split or "test"
+    source = open_source(place, split, test_data=test_data, in_chans=in_chans, stream=True)
+    if classes is not None and tuple(classes) != source.classes:
+        raise ValueError(
+            f"{place}: its classes ({', '.join(source.classes[:3])} ...) are not those of the model "
+            f"({', '.join(list(classes)[:3])} ...)"
+        )
+    if num_classes is not None and num_classes != len(source.classes):
+        raise ValueError(f"{place}: {len(source.classes)} classes, the model has {num_classes}")
+    rows = _evenly(len(source), limit)
+    images: Sequence[ImageLike] = (
+        [source.image(int(i)) for i in rows] if source.files is None else _Pictures(source.files.subset(rows))
+    )
+    return RealImages(f"{Path(source.name).name} ({split})", images, source.labels[rows])
+
+
+def _of_split(names: Sequence[str], split: str) -> list[str]:
+    """The files in the folders of a split where there are such for both, else all files."""
+    parts: dict[str, list[str]] = {"train": [], "test": []}
+    for name in names:
+        first = PurePosixPath(name).parts[0]
+        if first == "train" or first in TEST_FOLDERS:
+            parts["train" if first == "train" else "test"].append(name)
+    return parts[split] if all(parts.values()) else list(names)
+
+
+def _evenly(count: int, limit: int | None) -> np.ndarray:
+    if limit is None or limit >= count:
+        return np.arange(count)
+    return np.linspace(0, count - 1, limit).round().astype(np.int64)

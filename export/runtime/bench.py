@@ -1,0 +1,466 @@
+"""Times a model on this machine: PyTorch, torch.compile and ONNX Runtime, at several batch sizes.
+
+    nas-zoo bench edas_c10 --threads 1 --csv bench.csv
+    nas-zoo bench runs/digits --onnx digits.onnx digits_int8.onnx --runtime eager onnx --batch 1 8 64
+
+Latency only: a model without weights is timed with random ones. Every figure is of repeated calls after a warm-up, the
+median with the first and last decile beside it; two machines, or one that does other work meanwhile, do not compare.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import ctypes
+import gc
+import importlib.metadata
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from nas_zoo.export.graph.to_onnx import ModelSettings, export_onnx, write_atomically
+from nas_zoo.export.runtime.classifier import OnnxClassifier
+from nas_zoo.models.load import load_model
+from nas_zoo.models.table import in_csv
+from nas_zoo.runs.checkpoint import run_facts
+from nas_zoo.runs.settings import Parser, add_flags, given_flags, setting, settings_from
+
+__all__ = ["COLUMNS", "RUNTIMES", "BenchSettings", "Timing", "bench_model", "measure", "write_csv"]
+
+RUNTIMES = ("eager", "compile", "onnx")
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+#: of a row, in their order
+COLUMNS = (
+    "model", "runtime", "dtype", "batch", "median_ms", "p10_ms", "p90_ms", "images_per_s", "peak_memory_gb", "n",
+    "first_call_s", "device", "device_name", "threads", "versions",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds a call: median, first and last decile, of n calls."""
+
+    median_s: float
+    p10_s: float
+    p90_s: float
+    n: int
+
+
+def measure(
+    call: Callable[[], Any],
+    *,
+    warmup_s: float = 0.5,
+    min_s: float = 1.0,
+    repeats: int = 10,
+    synchronize: Callable[[], Any] | None = None,
+) -> Timing:
+    """The time of one call.
+
+    Args:
+        call: What is timed.
+        warmup_s: Calls that do not count go on for so long; there is one at least.
+        min_s: Calls that count go on for so long,
+        repeats: and until there are so many.
+        synchronize: Waits for the device, within what is timed and before it.
+    """
+    if repeats < 1 or not warmup_s >= 0 or not min_s >= 0:
+        raise ValueError(
+            f"warmup_s={warmup_s}, min_s={min_s}, repeats={repeats}: seconds from 0 and 1 or more are accepted"
+        )
+
+    def once() -> float:
+        begin = time.perf_counter()
+        call()
+        if synchronize is not None:
+            synchronize()
+        return time.perf_counter() - begin
+
+    if synchronize is not None:
+        synchronize()
+    start = time.perf_counter()
+    once()
+    while time.perf_counter() - start < warmup_s:
+        once()
+    times: list[float] = []
+    start = time.perf_counter()
+    while len(times) < repeats or time.perf_counter() - start < min_s:
+        times.append(once())
+    p10, median, p90 = np.quantile(times, (0.1, 0.5, 0.9))
+    return Timing(float(median), float(p10), float(p90), len(times))
+
+
+def bench_model(
+    model: nn.Module,
+    *,
+    name: str,
+    input_size: Sequence[int] | None = None,
+    batches: Sequence[int] = (1, 8, 64),
+    runtimes: Sequence[str] = RUNTIMES,
+    onnx_files: Sequence[Path] = (),
+    device: torch.device | str = "cpu",
+    dtype: str = "float32",
+    threads: int | None = None,
+    compile_mode: str | None = None,
+    channels_last: bool = False,
+    cuda_graphs: bool = False,
+    warmup_s: float = 0.5,
+    min_s: float = 1.0,
+    repeats: int = 10,
+    progress: Callable[[str], None] | None = None,
+) -> list[dict[str, Any]]:
+    """One row (see COLUMNS) a runtime and batch size, in their order; the model itself is left as it is.
+
+    Args:
+        name: Of the model, in the rows.
+        input_size: (C, H, W); that of ``model.pretrained_cfg`` if None.
+        runtimes: "eager", "compile" (compiles anew for each batch size, which takes a minute), "onnx".
+        onnx_files: Files to time as "onnx"; none: the model is exported (float32) for it. The dtype of such a row is
+            the file's.
+        device: "cpu" or "cuda"; ONNX Runtime then uses the provider of that name or it is an error.
+        dtype: Of eager and compile.
+        threads: Of a CPU; None for as many as torch has.
+        compile_mode: Of torch.compile, such as "reduce-overhead" (CUDA graphs) or "max-autotune".
+        channels_last: The memory format of model and images in eager and compile.
+        cuda_graphs: Of OnnxClassifier.
+        warmup_s, min_s, repeats: See ``measure``.
+        progress: Is told in words what is being timed.
+
+    peak_memory_gb, in 1e9 bytes, is what loading and running took beyond what the process held before, weights
+    included: device memory on a GPU, resident memory on a CPU (None where the system does not say). first_call_s is
+    the time until the first result, with loading and compiling. Input and output stay on the device.
+
+    Raises:
+        ValueError: For an unknown runtime or dtype, sizes below 1, or a runtime that does not work here.
+    """
+    place = torch.device(device)
+    for what, given, accepted in (("runtime", runtimes, RUNTIMES), ("dtype", (dtype,), tuple(DTYPES))):
+        for value in given:
+            if value not in accepted:
+                raise ValueError(f"{what} {value!r}: accepted: {', '.join(accepted)}")
+    if not batches or min(batches) < 1 or (threads is not None and threads < 1):
+        raise ValueError(f"batch {tuple(batches)}, threads {threads}: numbers from 1 are accepted")
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device 'cuda': torch sees no CUDA device; `nas-zoo doctor` says what is missing")
+    size = tuple(input_size or model.pretrained_cfg["input_size"])  # type: ignore[index]
+    say = progress or (lambda _: None)
+    rows: list[dict[str, Any]] = []
+    with _threads(threads) as used, tempfile.TemporaryDirectory() as folder:
+        facts = _facts(place, used)
+        files: list[Path | None] = [None]
+        if "onnx" in runtimes:
+            files = list(onnx_files) or [_exported(model, size, Path(folder), say)]
+        for runtime in runtimes:
+            for file in files if runtime == "onnx" else [None]:
+                for batch in batches:
+                    say(f"{name}: {runtime}{f' {file.name}' if file else ''}, batch {batch}")
+                    row = _one(
+                        model, runtime, file, batch, size, place, dtype, used, compile_mode, channels_last,
+                        cuda_graphs, {"warmup_s": warmup_s, "min_s": min_s, "repeats": repeats},
+                    )  # fmt: skip
+                    row |= {"model": name, "runtime": runtime, "batch": batch, **facts}
+                    rows.append({column: row[column] for column in COLUMNS})
+    return rows
+
+
+def write_csv(path: Path | str, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """The rows as a CSV file that appears whole or not at all."""
+    if Path(path).is_dir() or not Path(path).parent.is_dir():
+        raise ValueError(f"csv {str(path)!r}: the name of a file in an existing folder is accepted")
+    write_atomically(Path(path), in_csv([dict(row) for row in rows]).encode())
+    return Path(path)
+
+
+# One measurement ------------------------------------------------------------------------------------------------------
+
+
+def _one(
+    model: nn.Module,
+    runtime: str,
+    file: Path | None,
+    batch: int,
+    size: tuple[int, ...],
+    device: torch.device,
+    dtype: str,
+    threads: int,
+    compile_mode: str | None,
+    channels_last: bool,
+    cuda_graphs: bool,
+    effort: dict[str, Any],
+) -> dict[str, Any]:
+    memory = _Memory(device)
+    begin = time.perf_counter()
+    x = torch.randn(batch, *size, generator=torch.Generator().manual_seed(0)).to(device)
+    call: Callable[[], Any]
+    if file is not None:
+        classifier = OnnxClassifier(
+            file, provider=device.type, threads=threads, batch_size=batch, cuda_graphs=cuda_graphs
+        )
+        dtype = classifier.dtype
+        if classifier.takes_images:  # of the size that it works on, so that little is resized
+            x = torch.from_numpy(np.stack([classifier.prepare(image) for image in _pixels(x)])).to(device)
+        call = _onnx_call(classifier, x)
+    else:
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        network: Any = copy.deepcopy(model).eval().requires_grad_(False)
+        network = network.to(device, DTYPES[dtype], memory_format=layout)
+        x = x.to(DTYPES[dtype], memory_format=layout)
+        if runtime == "compile":
+            _needs_compiler(device)
+            torch.compiler.reset()  # else the ninth size is run uncompiled, with a warning
+            network = torch.compile(network, dynamic=False, mode=compile_mode)
+        call = _torch_call(network, x)
+    synchronize = torch.cuda.synchronize if device.type == "cuda" else None
+    try:
+        call()
+    except Exception as error:  # torch.compile fails in many ways, out of memory is one of torch's and one of ORT's
+        words = " ".join(str(error).split())[:300]
+        raise ValueError(f"{runtime} at batch {batch} in {dtype} does not run here: {words}") from error
+    if synchronize is not None:
+        synchronize()
+    first = time.perf_counter() - begin
+    timing = measure(call, synchronize=synchronize, **effort)
+    return {
+        "dtype": dtype,
+        "median_ms": _rounded(1e3 * timing.median_s),
+        "p10_ms": _rounded(1e3 * timing.p10_s),
+        "p90_ms": _rounded(1e3 * timing.p90_s),
+        "images_per_s": _rounded(batch / timing.median_s),
+        "n": timing.n,
+        "first_call_s": _rounded(first),
+        "peak_memory_gb": memory.taken_gb(),
+    }
+
+
+def _torch_call(network: Any, x: torch.Tensor) -> Callable[[], Any]:
+    def call() -> torch.Tensor:
+        with torch.inference_mode():
+            return network(x)
+
+    return call
+
+
+def _onnx_call(classifier: OnnxClassifier, x: torch.Tensor) -> Callable[[], Any]:
+    return lambda: classifier.run(x)
+
+
+def _pixels(x: torch.Tensor) -> list[np.ndarray]:
+    """uint8 images (H, W, C) that look like nothing."""
+    pixels = (x.cpu() * 40 + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    return list(pixels.numpy())
+
+
+def _exported(model: nn.Module, size: tuple[int, ...], folder: Path, say: Callable[[str], None]) -> Path:
+    say("exporting to ONNX")
+    # Mean and std of the file are not used here; a model made with another number of channels has none that fit.
+    return export_onnx(model, folder / "model.onnx", input_size=size, mean=[0.5] * size[0], std=[0.5] * size[0])
+
+
+def _needs_compiler(device: torch.device) -> None:
+    if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "cl"))):
+        raise ValueError("runtime 'compile': torch.compile on a CPU needs a C++ compiler; there is no g++ or clang++")
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[int]:
+    """Torch with so many threads, then as before; gives the number in use."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+def _facts(device: torch.device, threads: int) -> dict[str, Any]:
+    facts = run_facts(device)
+    # torch's own word, which tells for which CUDA it was built
+    versions = {"torch": torch.__version__} | {name: _version(name) for name in ("onnxruntime-gpu", "onnxruntime")}
+    if device.type == "cuda":
+        versions["cuda"] = torch.version.cuda
+        versions["cudnn"] = str(torch.backends.cudnn.version())
+    return {
+        "device": device.type,
+        "device_name": facts["device_name"],
+        "threads": threads,
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+class _Memory:
+    """Memory that is taken from here on, at its peak."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._before: int | None
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.init()
+            torch.cuda.empty_cache()
+            torch.cuda.synchronize(device)
+            # What is free after the run tells the peak, since neither allocator gives back what it has had.
+            self._before = self._used()
+        else:
+            self._before = self._resident("VmRSS") if self._reset() else None
+
+    def taken_gb(self) -> float | None:
+        after = self._used() if self._device.type == "cuda" else self._resident("VmHWM")
+        if self._before is None or after is None:
+            return None
+        return round(max(0, after - self._before) / 1e9, 4)
+
+    def _used(self) -> int:
+        free, total = torch.cuda.mem_get_info(self._device)
+        return total - free
+
+    @staticmethod
+    def _reset() -> bool:
+        """Linux forgets the process's peak when it is asked to; other systems have no such thing."""
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)  # so that memory of an earlier run is not used again unseen
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            return False
+        return True
+
+    @staticmethod
+    def _resident(key: str) -> int | None:
+        try:
+            lines = Path("/proc/self/status").read_text().splitlines()
+        except OSError:
+            return None
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), None)
+
+
+# Program --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BenchSettings(ModelSettings):
+    """The model and how it is timed"""
+
+    onnx: tuple[Path, ...] = setting((), "ONNX files of it to time; none: it is exported for that")
+    runtime: tuple[str, ...] | None = setting(None, "of eager, compile, onnx; none: all that work here")
+    batch: tuple[int, ...] = setting((1, 8, 64), "batch sizes")
+    device: str = setting("auto", "cpu, cuda, or auto: the GPU if there is one")
+    dtype: str = setting("float32", "of eager and compile: float32, float16 or bfloat16")
+    threads: int | None = setting(None, "threads of a CPU; none: one a core")
+    input_size: int | None = setting(None, "side of an image", unit="pixels")
+    compile_mode: str | None = setting(None, "of torch.compile: reduce-overhead, max-autotune")
+    channels_last: bool = setting(False, "memory format of model and images in eager and compile")
+    cuda_graphs: bool = setting(False, "replay of recorded launches in ONNX Runtime, on CUDA")
+    warmup_s: float = setting(0.5, "calls before the timing go on for so long", unit="s")
+    min_s: float = setting(1.0, "timed calls go on for so long", unit="s")
+    repeats: int = setting(10, "timed calls at least")
+    csv: Path | None = setting(None, "file to write the table to")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The program: 0 when everything that was asked for is timed, 2 for a mistake of the user's."""
+    parser = Parser(prog="nas-zoo bench", description=__doc__)
+    parser.add_argument("model", help="name of `nas-zoo list`, folder of a trained model, or hf-hub:ORG/NAME")
+    add_flags(parser, BenchSettings)
+    namespace = parser.parse_args(None if argv is None else list(argv))
+    try:
+        settings = settings_from(BenchSettings, given_flags(namespace))
+        rows = _bench(namespace.model, settings)
+        if settings.csv is not None:
+            write_csv(settings.csv, rows)
+    except (ValueError, OSError) as error:
+        print(f"nas-zoo bench: {error}", file=sys.stderr)
+        return 2
+    print(_table(rows))
+    return 0
+
+
+def _bench(name: str, settings: BenchSettings) -> list[dict[str, Any]]:
+    if settings.csv is not None and (settings.csv.is_dir() or not settings.csv.parent.is_dir()):
+        raise ValueError(f"csv {str(settings.csv)!r}: the name of a file in an existing folder is accepted")
+    for file in settings.onnx:
+        if not file.is_file():
+            raise ValueError(f"onnx {str(file)!r}: no such file")
+    device = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"device {device!r}: accepted: cpu, cuda, auto")
+    model = _model(name, settings)
+    channels, *sides = model.pretrained_cfg["input_size"]  # type: ignore[index]
+    side = settings.input_size
+    size = (getattr(model, "in_chans", channels), *((side, side) if side else sides))
+    rows: list[dict[str, Any]] = []
+    for runtime in settings.runtime or RUNTIMES:
+        try:
+            rows += bench_model(
+                model,
+                name=Path(name).name if Path(name).is_dir() else name,
+                input_size=size,
+                batches=settings.batch,
+                runtimes=[runtime],
+                onnx_files=settings.onnx,
+                device=device,
+                dtype=settings.dtype,
+                threads=settings.threads,
+                compile_mode=settings.compile_mode,
+                channels_last=settings.channels_last,
+                cuda_graphs=settings.cuda_graphs,
+                warmup_s=settings.warmup_s,
+                min_s=settings.min_s,
+                repeats=settings.repeats,
+                progress=lambda words: print(words, file=sys.stderr, flush=True),
+            )
+        except ValueError as error:
+            # Of the runtimes that nobody named, one that does not work here is no reason to end.
+            if settings.runtime is not None or runtime != "compile":
+                raise
+            print(f"left out: {error}", file=sys.stderr)
+    return rows
+
+
+def _model(name: str, settings: BenchSettings) -> nn.Module:
+    """With its weights where it has some, else with random ones, which take as long."""
+    import timm
+
+    names = ("genotype", "init_channels", "num_cells", "num_classes", "in_chans")
+    kwargs = {key: getattr(settings, key) for key in names if getattr(settings, key) is not None}
+    plain = settings.weights is None and timm.is_model(name.split(".")[0]) and not Path(name).is_dir()
+    if plain:
+        try:
+            made: nn.Module = timm.create_model(name, **kwargs)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"model {name!r}: {str(error).splitlines()[0]}") from error
+        return made.eval()
+    return load_model(name, settings.weights, **kwargs)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    shown = ("runtime", "dtype", "batch", "median_ms", "p10_ms", "p90_ms", "images_per_s", "peak_memory_gb", "n")
+    cells = [shown, *(tuple("" if row[c] is None else str(row[c]) for c in shown) for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(shown))]
+    first = rows[0]
+    head = f"{first['model']} on {first['device_name']} ({first['threads']} threads, {first['versions']})"
+    return "\n".join(
+        [head, *("  ".join(text.rjust(w) for text, w in zip(line, widths, strict=True)) for line in cells)]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

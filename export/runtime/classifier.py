@@ -1,0 +1,840 @@
+"""Classifies images with an exported ONNX file: ONNX Runtime on CPU, CUDA or TensorRT, needing no model code.
+
+    classifier = OnnxClassifier("edas_c10.onnx", provider="auto")
+    classifier.predict(["cat.png"], top_k=3)[0].labels
+
+All files of ``nas-zoo export`` work alike: float32, float16, int8, and those with their preprocessing inside.
+ONNX Runtime replaces a provider that does not load by the CPU, and at most writes a line to stderr. Here a provider
+that was asked for by name is used, or it is a ProviderError that says what is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.metadata
+import io
+import json
+import logging
+import math
+import os
+import re
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+
+from nas_zoo.data import pictures
+
+__all__ = ["PROVIDERS", "FolderPredictions", "OnnxClassifier", "Prediction", "ProviderError", "provider_problems"]
+
+logger = logging.getLogger("nas_zoo")
+
+#: our name: ONNX Runtime's
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_CPU_PACKAGE, _GPU_PACKAGE = "onnxruntime", "onnxruntime-gpu"
+# ONNX Runtime's word for a type that is accepted: NumPy's and torch's
+_TYPES: dict[str, tuple[Any, torch.dtype]] = {
+    "tensor(float)": (np.float32, torch.float32),
+    "tensor(float16)": (np.float16, torch.float16),
+    "tensor(uint8)": (np.uint8, torch.uint8),
+}
+_MAX_GRAPHS = 16  # CUDA graphs of one classifier, each of which holds memory of its own
+_WHOLE_IMAGES = 16  # images of any size that are held decoded at once
+_MISSING_LIBRARY = re.compile(r"((?:lib)?[\w.+-]+\.(?:so|dll|dylib)[\w.]*): cannot open shared object file")
+_stderr_lock = threading.Lock()
+
+ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+
+
+class ProviderError(ValueError):
+    """The provider that was asked for does not work here; the text says why and what helps."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of one image, the most probable first; probabilities are of all classes' softmax."""
+
+    labels: list[str]
+    probabilities: list[float]
+    indices: list[int]
+
+
+class FolderPredictions(Iterator[tuple[Path, Prediction]]):
+    """(path, prediction) of the readable images of a folder, sorted by path; what was not readable is in `errors`."""
+
+    def __init__(self, source: Iterator[tuple[Path, Prediction]], errors: list[tuple[Path, str]], total: int) -> None:
+        self._source = source
+        self.errors = errors  # (path, reason); complete when the iterator is
+        self.total = total  # image files found, unreadable ones included
+
+    def __next__(self) -> tuple[Path, Prediction]:
+        return next(self._source)
+
+
+class OnnxClassifier:
+    """A classifier in an ONNX file.
+
+    Args:
+        path: A file written by ``nas-zoo export``, or any with one image input (N, C, H, W), float32, float16, or uint8
+            with preprocessing inside (then (N, H, W, C) too), and one output (N, classes).
+        provider: "cpu", "cuda", "tensorrt" (builds an engine first, which takes minutes), or "auto": CUDA where it
+            works, else the CPU; which one is logged. Never anything but what was asked for.
+        threads: Of the CPU provider; None for one a core.
+        batch_size: Images that run at once, at most.
+        labels: Names of the classes; those of the file if None, or their numbers where it has none.
+        mean, std, input_size, crop_pct, interpolation: As in ``export_onnx``; those of the file if None. Needed for a
+            file that has none, and then only for images that are not scaled yet.
+        device_id: Which GPU.
+        cuda_graphs: Record the launches of each batch size once and replay them, which saves the CPU's time at small
+            batches; CUDA only, one call at a time, 16 shapes at most (others run as usual). Not run so far: no GPU.
+        tf32: Whether CUDA may round the factors of a product to 10 bits, as PyTorch's convolutions do by default.
+
+    All methods may be called from several threads. `provider` is the one in use, `metadata` the texts of the file,
+    `dtype` that of its weights; `takes_images` says that its preprocessing is inside. `label_descriptions` tells what
+    labels mean that are no words, such as WordNet ids: {"n01440764": "tench, Tinca tinca"}.
+
+    Raises:
+        ProviderError: The provider does not work here.
+        ValueError: The file is no ONNX file or no image classifier, or an argument does not fit it.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        provider: str = "cpu",
+        threads: int | None = None,
+        batch_size: int = 64,
+        labels: Sequence[str] | None = None,
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        input_size: Sequence[int] | None = None,
+        crop_pct: float | None = None,
+        interpolation: str | None = None,
+        device_id: int = 0,
+        cuda_graphs: bool = False,
+        tf32: bool = True,
+    ) -> None:
+        self.path = Path(path)
+        if provider not in (*PROVIDERS, "auto"):
+            raise ValueError(f"provider={provider!r}: accepted: {', '.join(PROVIDERS)}, auto")
+        for name, value, least in (("threads", threads, 1), ("batch_size", batch_size, 1), ("device_id", device_id, 0)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise ValueError(f"{name}={value!r}: a whole number of at least {least} is accepted")
+        if not self.path.is_file():
+            raise ValueError(f"{str(self.path)!r}: no such file; an ONNX file is accepted")
+        if cuda_graphs and provider != "cuda":
+            raise ValueError(f"cuda_graphs: accepted with provider='cuda', not with {provider!r}")
+        self.batch_size = batch_size
+        self.device_id = device_id
+        self._tf32 = tf32
+        self._cuda_graphs = cuda_graphs
+        self._graphs: dict[tuple[int, ...], tuple[Any, Any, torch.Tensor, torch.Tensor]] = {}
+        self._graph_lock = threading.Lock()
+        self._threads = threads
+        # The CPU session comes first: it tells a file that is wrong from a provider that is, and knows the shapes.
+        self._use(self._open("cpu")[0], "cpu")
+        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        self._read_contract()
+        self.dtype = self.metadata.get("dtype", "float32")  # of the weights
+        self._read_metadata(labels, mean, std, input_size, crop_pct, interpolation)
+        if provider in ("cuda", "tensorrt"):
+            self._switch_to(provider)
+        elif provider == "auto":
+            self._switch_to_best()
+        logger.info("%s runs on %s (%s)", self.path.name, self.provider, PROVIDERS[self.provider])
+
+    # Session ----------------------------------------------------------------------------------------------------------
+
+    def _open(self, provider: str) -> tuple[Any, str]:
+        """A session that was asked to use the provider, and what ONNX Runtime wrote to stderr meanwhile."""
+        onnxruntime = _import_onnxruntime()
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if self._threads is not None:
+            options.intra_op_num_threads = self._threads
+        if provider == "cpu":
+            try:
+                return self._new_session(options, [PROVIDERS["cpu"]]), ""
+            except Exception as error:  # onnxruntime's errors have no common class of their own
+                raise ValueError(
+                    f"{str(self.path)!r}: ONNX Runtime {onnxruntime.__version__} does not load it "
+                    f"({self.path.stat().st_size} bytes): {_plain(error)}"
+                ) from error
+        cuda = {"device_id": self.device_id, "use_tf32": int(self._tf32)}
+        if self._cuda_graphs:
+            cuda["enable_cuda_graph"] = 1
+        chosen: list[Any] = [(PROVIDERS["cuda"], cuda)]
+        if provider == "tensorrt":
+            chosen.insert(0, (PROVIDERS["tensorrt"], self._tensorrt_options()))
+        chatter = io.StringIO()
+        with _captured_stderr() as lines:
+            try:
+                with contextlib.redirect_stdout(chatter):
+                    onnxruntime.preload_dlls()
+                session = self._new_session(options, chosen)
+            except Exception as error:
+                lines.append(_plain(error))
+                session = None
+        return session, "\n".join([chatter.getvalue(), *lines]).strip()
+
+    def _new_session(self, options: Any, providers: list[Any]) -> Any:
+        # As a path, so that a foreign file finds its external data beside it.
+        session = _import_onnxruntime().InferenceSession(
+            os.fspath(self.path), options, providers=providers, enable_fallback=False
+        )
+        session.disable_fallback()  # else a run that fails starts anew on the CPU, with a print
+        return session
+
+    def _tensorrt_options(self) -> dict[str, Any]:
+        sides = self._fixed[1:] if self.takes_images else self.input_size or self._fixed[1:]
+
+        def shape(batch: int) -> str:
+            return f"{self._input_name}:{'x'.join(map(str, (batch, *sides)))}"
+
+        options: dict[str, Any] = {"device_id": self.device_id}
+        if all(isinstance(side, int) for side in sides):
+            # One engine for all batches; without it each new batch size builds another.
+            options["trt_profile_min_shapes"] = shape(1)
+            options["trt_profile_opt_shapes"] = options["trt_profile_max_shapes"] = shape(self.batch_size)
+        return options
+
+    def _use(self, session: Any, provider: str) -> None:
+        self._session = session
+        self.provider = provider
+        on_gpu = provider != "cpu" and torch.cuda.is_available()
+        # Where torch has no CUDA, ONNX Runtime copies each batch to the GPU by itself.
+        self._device = torch.device("cuda", self.device_id) if on_gpu else torch.device("cpu")
+
+    def _switch_to(self, provider: str) -> None:
+        """Makes the provider the one in use, proven by a run; ProviderError otherwise."""
+        _raise_if_hopeless(provider)
+        session, chatter = self._open(provider)
+        got = session.get_providers()[0] if session is not None else "none"
+        if got != PROVIDERS[provider]:
+            raise ProviderError(_refusal(provider, got, chatter))
+        logger.debug("ONNX Runtime, making a session on %s: %s", provider, chatter)
+        before = self._session
+        self._use(session, provider)
+        if self.input_size is not None:
+            # Some libraries are looked for in the first run only.
+            with _captured_stderr() as lines:
+                try:
+                    self.run(self._blank(self.input_size))
+                    failure = None
+                except Exception as error:
+                    failure = error
+            if failure is not None:
+                self._use(before, "cpu")
+                lines.append(_plain(failure))
+                raise ProviderError(_refusal(provider, "none in the first run", "\n".join(lines))) from failure
+
+    def _switch_to_best(self) -> None:
+        problems = provider_problems("cuda")
+        if problems:
+            logger.info("%s: no CUDA: %s", self.path.name, "; ".join(problems))
+            return
+        try:
+            self._switch_to("cuda")
+        except ProviderError as error:  # there is a GPU, and it will stand idle
+            logger.warning("%s: %s", self.path.name, error)
+
+    def _blank(self, size: tuple[int, int, int]) -> np.ndarray:
+        """One black image as the file takes it."""
+        channels, height, width = size
+        shape = (height, width, channels) if self._channels_last else size
+        return np.zeros((1, *shape), self._input_type if self.takes_images else np.float32)
+
+    def _read_contract(self) -> None:
+        """One image input, float or uint8, and one output."""
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise ValueError(
+                f"{str(self.path)!r}: inputs {[i.name for i in inputs]}, outputs {[o.name for o in outputs]}; "
+                "one of each is accepted"
+            )
+        right = inputs[0].type in _TYPES and outputs[0].type in ("tensor(float)", "tensor(float16)")
+        if not right or len(inputs[0].shape) != 4 or len(outputs[0].shape) != 2:
+            raise ValueError(
+                f"{str(self.path)!r}: input {inputs[0].type} {inputs[0].shape}, output {outputs[0].type} "
+                f"{outputs[0].shape}; float32 images (N, C, H, W) and logits (N, classes) are accepted, float16 ones "
+                "and uint8 images too"
+            )
+        self._input_type, self._input_dtype = _TYPES[inputs[0].type]
+        self._output_dtype = _TYPES[outputs[0].type][1]
+        self.takes_images = self._input_type is np.uint8
+        last = inputs[0].shape[3]
+        self._channels_last = self.takes_images and (isinstance(last, int) and last in (1, 3))
+        # A foreign file with its preprocessing inside may give either; its name tells, or ours in the metadata.
+        self.gives_probabilities = "preprocessing" in self.metadata or outputs[0].name == "probabilities"
+        self._input_name, self._output_name = inputs[0].name, outputs[0].name
+        self._fixed: tuple[int | str | None, ...] = tuple(inputs[0].shape)
+        classes = outputs[0].shape[1]
+        self.num_classes: int | None = classes if isinstance(classes, int) else None
+        if isinstance(self._fixed[0], int):
+            if self._fixed[0] != 1:
+                raise ValueError(
+                    f"{str(self.path)!r}: takes batches of {self._fixed[0]} only; export it with a free batch"
+                )
+            self.batch_size = 1
+
+    # Metadata ---------------------------------------------------------------------------------------------------------
+
+    def _read_metadata(
+        self,
+        labels: Sequence[str] | None,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+        input_size: Sequence[int] | None,
+        crop_pct: float | None,
+        interpolation: str | None,
+    ) -> None:
+        fixed = [side if isinstance(side, int) else None for side in self._fixed[1:]]
+        if self.takes_images:  # of any size; what it makes of them is said in the metadata only
+            fixed = [fixed[2 if self._channels_last else 0], None, None]
+        size = self._told("input_size", input_size)
+        if size is None and None not in fixed:
+            size = fixed
+        if size is not None:
+            whole = isinstance(size, (list, tuple)) and len(size) == 3
+            if not whole or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in size):
+                raise ValueError(f"{self.path.name}: input_size={size!r}: (C, H, W) is accepted")
+            if any(have not in (None, want) for want, have in zip(size, fixed, strict=True)):
+                raise ValueError(f"{self.path.name}: input_size={tuple(size)}: the graph takes {self._fixed[1:]}")
+        self.input_size: tuple[int, int, int] | None = None if size is None else (size[0], size[1], size[2])
+        channels = fixed[0] if self.input_size is None else self.input_size[0]
+        self.mean = self._numbers("mean", mean, channels)
+        self.std = self._numbers("std", std, channels)
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError(f"{self.path.name}: std={self.std}: numbers above 0 are accepted")
+        crop = self._told("crop_pct", crop_pct)
+        if crop is not None and not (isinstance(crop, int | float) and 0 < crop <= 1):
+            raise ValueError(f"{self.path.name}: crop_pct={crop!r}: above 0 and at most 1 is accepted")
+        self.crop_pct = 1.0 if crop is None else float(crop)
+        self.interpolation = interpolation or self.metadata.get("interpolation", "bilinear")
+        if self.interpolation not in _RESAMPLING:
+            raise ValueError(
+                f"{self.path.name}: interpolation={self.interpolation!r}: accepted: {', '.join(_RESAMPLING)}"
+            )
+        names = self._told("labels", labels)
+        if names is not None:
+            if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+                raise ValueError(f"{self.path.name}: labels={names!r}: a list of names is accepted")
+            if self.num_classes is not None and len(names) != self.num_classes:
+                raise ValueError(f"{self.path.name}: {len(names)} labels for {self.num_classes} classes")
+        self.labels: tuple[str, ...] | None = None if names is None else tuple(names)
+        meant = self._told("label_descriptions", None) or {}
+        if not isinstance(meant, dict) or not all(isinstance(words, str) for words in meant.values()):
+            raise ValueError(f"{self.path.name}: label_descriptions={meant!r}: an object of texts is accepted")
+        self.label_descriptions: dict[str, str] = meant
+
+    def _told(self, key: str, given: Any) -> Any:
+        """What the caller gave, else what the file says (JSON), else None."""
+        if given is not None or key not in self.metadata:
+            return given
+        try:
+            return json.loads(self.metadata[key])
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{self.path.name}: metadata {key!r} is no JSON ({error}); give {key}=") from error
+
+    def _numbers(self, key: str, given: Sequence[float] | None, channels: int | None) -> tuple[float, ...] | None:
+        values = self._told(key, given)
+        if values is None:
+            return None
+        right = isinstance(values, (list, tuple)) and all(
+            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) for value in values
+        )
+        if not right or len(values) != (channels or len(values)):
+            raise ValueError(
+                f"{self.path.name}: {key}={values!r}: {channels} finite numbers are accepted, one a channel"
+            )
+        return tuple(float(value) for value in values)
+
+    # Running ----------------------------------------------------------------------------------------------------------
+
+    def logits(self, pixel_values: Any) -> np.ndarray:
+        """Logits (N, classes) float32 of scaled images (N, C, H, W): an array, a tensor on any device, as in ``run``.
+
+        Runs `batch_size` images at a time. ValueError for a file that gives probabilities.
+        """
+        if self.gives_probabilities:
+            raise ValueError(f"{self.path.name} gives probabilities, no logits: probabilities() has them")
+        return self._array(self.run(pixel_values))
+
+    def probabilities(self, x: Any) -> np.ndarray:
+        """Probabilities (N, classes) float32 of what the file takes: scaled images as in ``logits``, or uint8 ones."""
+        values = self._array(self.run(x))
+        return values if self.gives_probabilities else softmax(values).astype(np.float32)
+
+    def run(self, x: Any) -> torch.Tensor:
+        """What the file gives for what it takes, as a tensor (N, classes) on the device in use.
+
+        Nothing is copied from one device to another: a contiguous tensor of the right type there is read where it
+        lies, and the result is written where it is returned. Runs `batch_size` images at a time.
+
+        Args:
+            x: Scaled images (N, C, H, W) in any float type, or, where `takes_images`, uint8 images of one size
+                (N, H, W, C) (or (N, C, H, W), as the file says). An array, a tensor on any device, or anything that
+                speaks DLPack (CuPy, JAX).
+        """
+        if not isinstance(x, np.ndarray | torch.Tensor):
+            if not hasattr(x, "__dlpack__"):
+                raise ValueError(f"{type(x).__name__}: an array, a tensor or something with __dlpack__ is accepted")
+            x = torch.from_dlpack(x)
+        self._check_input(x)
+        if len(x) == 0:
+            return torch.zeros(0, self.num_classes or 0, dtype=self._output_dtype, device=self._device)
+        step = self.batch_size
+        parts = [self._run(self._to_device(x[i : i + step])) for i in range(0, len(x), step)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _check_input(self, x: np.ndarray | torch.Tensor) -> None:
+        if self.takes_images:
+            right, want, words = x.dtype in (np.uint8, torch.uint8), self._fixed[1:], "uint8"
+            more = "; scaled ones go to the file without preprocessing"
+        else:
+            right = x.is_floating_point() if isinstance(x, torch.Tensor) else np.issubdtype(x.dtype, np.floating)
+            want = self._fixed[1:] if self.input_size is None else self.input_size
+            words, more = "scaled float", "; predict() takes files and uint8 images"
+        fits = x.ndim == 4 and all(
+            not isinstance(w, int) or w == have for w, have in zip(want, x.shape[1:], strict=True)
+        )
+        if not right or not fits:
+            raise ValueError(
+                f"pixel_values {x.dtype} {tuple(x.shape)}: {words} images (N, {', '.join(map(str, want))}) are "
+                f"accepted{more}"
+            )
+
+    @staticmethod
+    def _array(values: torch.Tensor) -> np.ndarray:
+        array: np.ndarray = values.float().cpu().numpy()
+        return array
+
+    def _to_device(self, part: np.ndarray | torch.Tensor) -> torch.Tensor:
+        """Of the file's type, contiguous, on the device of the provider; no copy where it is that already."""
+        if isinstance(part, np.ndarray):
+            # writeable, because torch warns of read-only arrays
+            part = torch.from_numpy(np.require(part, self._input_type, ["C", "W"]))
+        return part.detach().to(self._device, self._input_dtype).contiguous()
+
+    def _run(self, x: torch.Tensor) -> torch.Tensor:
+        """One batch, bound by its address: the same code on every device."""
+        if self.num_classes is None:  # the size of the result is not known before
+            binding = self._session.io_binding()
+            self._bind_input(binding, x)
+            binding.bind_output(self._output_name, "cpu")
+            self._session.run_with_iobinding(binding)
+            return torch.from_numpy(binding.copy_outputs_to_cpu()[0]).to(self._device)
+        result = torch.empty(len(x), self.num_classes, dtype=self._output_dtype, device=self._device)
+        if self._cuda_graphs and self.provider == "cuda":
+            return self._replay(x, result)
+        binding = self._session.io_binding()
+        self._bind_input(binding, x)
+        self._bind_output(binding, result)
+        self._session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return result
+
+    def _bind_input(self, binding: Any, x: torch.Tensor) -> None:
+        kind, index = x.device.type, x.device.index or 0
+        if kind == "cuda":
+            # ONNX Runtime works on a stream of its own and would read before torch has written.
+            torch.cuda.current_stream(x.device).synchronize()
+        binding.bind_input(self._input_name, kind, index, self._input_type, tuple(x.shape), x.data_ptr())
+
+    def _bind_output(self, binding: Any, result: torch.Tensor) -> None:
+        kind, index = result.device.type, result.device.index or 0
+        dtype = np.float16 if self._output_dtype is torch.float16 else np.float32
+        binding.bind_output(self._output_name, kind, index, dtype, tuple(result.shape), result.data_ptr())
+
+    def _replay(self, x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+        """One batch as a CUDA graph, which reads and writes where it was recorded."""
+        with self._graph_lock:
+            key = tuple(x.shape)
+            if key not in self._graphs:
+                options = _import_onnxruntime().RunOptions()
+                if len(self._graphs) >= _MAX_GRAPHS:
+                    options.add_run_config_entry("gpu_graph_id", "-1")  # run as usual
+                    binding = self._session.io_binding()
+                    self._bind_input(binding, x)
+                    self._bind_output(binding, result)
+                    self._session.run_with_iobinding(binding, options)
+                    binding.synchronize_outputs()
+                    return result
+                options.add_run_config_entry("gpu_graph_id", str(len(self._graphs) + 1))
+                source, target = x.clone(), torch.empty_like(result)
+                binding = self._session.io_binding()
+                self._bind_input(binding, source)
+                self._bind_output(binding, target)
+                self._graphs[key] = (binding, options, source, target)
+            binding, options, source, target = self._graphs[key]
+            source.copy_(x)
+            torch.cuda.current_stream(x.device).synchronize()
+            self._session.run_with_iobinding(binding, options)
+            binding.synchronize_outputs()
+            return result.copy_(target)
+
+    def preprocess(self, image: ImageLike) -> np.ndarray:
+        """The image as the model takes it: (C, H, W) float32, scaled.
+
+        Shorter side resized to the input size / crop_pct, centre crop, mean and std; an image of the input size is
+        not resized. The first frame of an animation; 16 bits scaled to 8; transparency dropped; no EXIF rotation (as
+        in training).
+
+        Args:
+            image: A path, the bytes of a file, a PIL image, or a uint8 array (H, W, C) or (H, W).
+
+        Raises:
+            ValueError: Naming the file, for one that is missing, corrupt, empty or too large.
+        """
+        return self._preprocess(image, "")
+
+    def _preprocess(self, image: ImageLike, place: str) -> np.ndarray:
+        missing = [key for key in ("mean", "std", "input_size") if getattr(self, key) is None]
+        if missing:
+            raise ValueError(
+                f"{self.path.name} has no {', '.join(missing)} in its metadata; "
+                f"give OnnxClassifier {', '.join(key + '=' for key in missing)}, or scaled images to logits()"
+            )
+        assert self.input_size is not None
+        pixels = _decode(image, place, self.input_size, self.crop_pct, _RESAMPLING[self.interpolation])
+        x = pixels.astype(np.float32)
+        x /= 255
+        x -= np.asarray(self.mean, np.float32)
+        x /= np.asarray(self.std, np.float32)
+        return np.ascontiguousarray(x.transpose(2, 0, 1))
+
+    def predict(self, images: Iterable[ImageLike], top_k: int = 5) -> list[Prediction]:
+        """One Prediction an image, in their order; images as in ``preprocess``.
+
+        At most `top_k` classes each. ValueError for an image that cannot be read: see ``predict_folder`` for many.
+        """
+        _check_top_k(top_k)
+        if isinstance(images, str | bytes | os.PathLike | Image.Image):
+            raise ValueError(f"predict takes a list of images, got one {type(images).__name__}: write predict([image])")
+        source = iter(enumerate(images))
+        found: list[Prediction] = []
+        while part := list(islice(source, self._at_once)):
+            found += self._classify([self._prepare(image, f"image {i}: ") for i, image in part], top_k)
+        return found
+
+    @property
+    def _at_once(self) -> int:
+        return min(self.batch_size, _WHOLE_IMAGES) if self.takes_images else self.batch_size
+
+    def prepare(self, image: ImageLike) -> np.ndarray:
+        """The image as the file takes it: as ``preprocess`` has it, or uint8 in its own size where `takes_images`."""
+        return self._prepare(image, "")
+
+    def _prepare(self, image: ImageLike, place: str) -> np.ndarray:
+        if not self.takes_images:
+            return self._preprocess(image, place)
+        channels = self._fixed[3 if self._channels_last else 1]
+        if not isinstance(channels, int):
+            raise ValueError(f"{self.path.name}: does not say how many channels its images have; probabilities() runs")
+        pixels = _decode(image, place, (channels, 0, 0))
+        return pixels if self._channels_last else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+    def _classify(self, prepared: Sequence[np.ndarray], top_k: int) -> list[Prediction]:
+        """Of images that may differ in size; those of one size run together."""
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for i, image in enumerate(prepared):
+            by_shape.setdefault(image.shape, []).append(i)
+        found: dict[int, Prediction] = {}
+        for rows in by_shape.values():
+            found.update(zip(rows, self._top(np.stack([prepared[i] for i in rows]), top_k), strict=True))
+        return [found[i] for i in range(len(prepared))]
+
+    def predict_folder(self, folder: str | os.PathLike[str], top_k: int = 5) -> FolderPredictions:
+        """(path, Prediction) of each image file below the folder, sorted by path, as an iterator that reads in batches.
+
+        Files that cannot be read are passed over, logged, and collected in the iterator's `errors`.
+        """
+        _check_top_k(top_k)
+        place = Path(folder)
+        names = pictures.list_folder(place).files.names
+        if not names:
+            kinds = ", ".join(sorted(pictures.EXTENSIONS))
+            raise ValueError(f"{str(place)!r}: no images in this folder; accepted: {kinds}")
+        errors: list[tuple[Path, str]] = []
+        return FolderPredictions(
+            self._predict_files([place / name for name in names], top_k, errors), errors, len(names)
+        )
+
+    def _predict_files(
+        self, paths: Sequence[Path], top_k: int, errors: list[tuple[Path, str]]
+    ) -> Iterator[tuple[Path, Prediction]]:
+        def read(path: Path) -> np.ndarray | str:
+            try:
+                return self._prepare(path, "")
+            except ValueError as error:
+                return str(error)
+
+        # Decoders let go of the interpreter, so threads do help.
+        with ThreadPoolExecutor(self._threads or min(8, os.cpu_count() or 1)) as pool:
+            for start in range(0, len(paths), self._at_once):
+                part = paths[start : start + self._at_once]
+                read_part = list(zip(part, pool.map(read, part), strict=True))
+                for path, result in read_part:
+                    if isinstance(result, str):
+                        logger.warning("%s", result)
+                        errors.append((path, result))
+                good = [(path, result) for path, result in read_part if not isinstance(result, str)]
+                if good:
+                    predictions = self._classify([pixels for _, pixels in good], top_k)
+                    yield from zip((path for path, _ in good), predictions, strict=True)
+
+    def _top(self, x: np.ndarray, top_k: int) -> list[Prediction]:
+        values = self._array(self.run(x)).astype(np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError(f"{self.path.name}: {self._output_name} that are not finite; the model is damaged")
+        if self.labels is not None and len(self.labels) != values.shape[1]:
+            raise ValueError(f"{self.path.name}: {len(self.labels)} labels for {values.shape[1]} classes")
+        probabilities = values if self.gives_probabilities else softmax(values)
+        # stable: of equal ones, the lower number first
+        order = np.argsort(-values, axis=1, kind="stable")[:, :top_k]
+        return [
+            Prediction(
+                labels=[self.labels[i] if self.labels else str(i) for i in row],
+                probabilities=[float(p[i]) for i in row],
+                indices=[int(i) for i in row],
+            )
+            for row, p in zip(order, probabilities, strict=True)
+        ]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities (N, classes) float64."""
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    probabilities: np.ndarray = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def _check_top_k(top_k: int) -> None:
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+        raise ValueError(f"top_k={top_k!r}: a whole number of at least 1 is accepted")
+
+
+# Images ---------------------------------------------------------------------------------------------------------------
+
+
+def _decode(
+    image: ImageLike,
+    place: str,
+    size: tuple[int, int, int],
+    crop_pct: float = 1.0,
+    resampling: Image.Resampling = Image.Resampling.BILINEAR,
+) -> np.ndarray:
+    """uint8 (H, W, C) of the size (C, H, W); in the image's own size where H and W are 0."""
+    channels, height, width = size
+    if isinstance(image, np.ndarray):
+        if image.dtype == np.uint8 and image.shape == (height, width, channels):
+            return image
+        where, picture = f"{place}array", _from_array(image, channels, place)
+    elif isinstance(image, Image.Image):
+        where, picture = f"{place}{getattr(image, 'filename', '') or 'PIL image'}", image
+    elif isinstance(image, bytes):
+        where, picture = f"{place}{len(image)} bytes", None
+    elif isinstance(image, str | os.PathLike):
+        where, picture = f"{os.fspath(image)!r}", None
+    else:
+        raise ValueError(f"{place}{type(image).__name__}: a path, bytes, a PIL image or a uint8 array is accepted")
+    if channels not in (1, 3):
+        raise ValueError(f"{where}: the model takes {channels} channels; only uint8 arrays {(height, width, channels)}")
+    try:
+        if picture is None:
+            picture = pictures.open_picture(_file_bytes(image))
+        elif picture.width * picture.height > pictures.MAX_PIXELS:
+            raise ValueError(f"{picture.width} x {picture.height} pixels, more than {pictures.MAX_PIXELS}")
+        if not picture.width or not picture.height:
+            raise ValueError("no pixels in it")
+        picture.load()
+        picture = pictures._to_mode(picture, channels)
+        if height:
+            picture = _fit(picture, (height, width), crop_pct, resampling)
+    except UnidentifiedImageError as error:  # whose own words are the address of a buffer
+        raise ValueError(f"cannot read the image {where}: no image, or of a kind that is not read") from error
+    except pictures._DECODE_ERRORS as error:
+        raise ValueError(f"cannot read the image {where}: {error or type(error).__name__}") from error
+    # copied, since a view of Pillow's memory is read-only
+    return np.array(picture).reshape(picture.height, picture.width, channels)
+
+
+def _file_bytes(image: Any) -> bytes:
+    if isinstance(image, bytes):
+        data = image
+    else:
+        path = Path(image)
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise ValueError("no regular file")
+        data = path.read_bytes()
+    if not data:
+        raise ValueError("the file is empty")
+    return data
+
+
+def _from_array(array: np.ndarray, channels: int, place: str) -> Image.Image:
+    good = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3))
+    if array.dtype != np.uint8 or not good or 0 in array.shape:
+        raise ValueError(
+            f"{place}array {array.dtype} {array.shape}: uint8 (H, W, 3), (H, W, 1) or (H, W) is accepted; "
+            "scaled images go to logits()"
+        )
+    return Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+
+
+def _fit(picture: Image.Image, size: tuple[int, int], crop_pct: float, resampling: Image.Resampling) -> Image.Image:
+    """The picture at (height, width): resized to cover them / crop_pct, then the middle cut out.
+
+    For a square and bilinear what ``nas_zoo.data.pictures.fit`` does, pixel by pixel (tested).
+    """
+    height, width = size
+    least = (int(width / crop_pct), int(height / crop_pct))
+    scale = max(least[0] / picture.width, least[1] / picture.height)
+    if scale != 1.0:
+        resized = (max(least[0], round(picture.width * scale)), max(least[1], round(picture.height * scale)))
+        picture = picture.resize(resized, resampling)
+    left, top = (picture.width - width) // 2, (picture.height - height) // 2
+    if picture.size != (width, height):
+        picture = picture.crop((left, top, left + width, top + height))
+    return picture
+
+
+# Providers ------------------------------------------------------------------------------------------------------------
+
+
+def provider_problems(provider: str = "cuda") -> list[str]:
+    """What is seen to be wrong without making a session, in words; empty where nothing is."""
+    if provider == "cpu":
+        return []
+    problems = _package_problems(_installed_packages())
+    onnxruntime = _import_onnxruntime()
+    if not problems and PROVIDERS[provider] not in onnxruntime.get_available_providers():
+        problems.append(f"this onnxruntime {onnxruntime.__version__} was built without {PROVIDERS[provider]}")
+    driver = _driver_problem(getattr(onnxruntime, "cuda_version", ""), sys.platform)
+    return problems + ([driver] if driver else [])
+
+
+def _installed_packages(path: list[str] | None = None) -> set[str]:
+    """Which of the packages that hold a module onnxruntime are installed (in the folders of `path`)."""
+    found = importlib.metadata.distributions() if path is None else importlib.metadata.distributions(path=path)
+    names = {re.sub(r"[-_.]+", "-", distribution.metadata["Name"] or "").lower() for distribution in found}
+    return {name for name in names if name == _CPU_PACKAGE or name.startswith(_CPU_PACKAGE + "-")} - {
+        "onnxruntime-extensions", "onnxruntime-genai", "onnxruntime-genai-cuda",
+    }  # fmt: skip
+
+
+def _package_problems(installed: set[str]) -> list[str]:
+    cure = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
+    if len(installed) > 1:
+        return [
+            f"{' and '.join(sorted(installed))} are both installed and overwrite each other's files; keep one: {cure}"
+        ]
+    if installed == {_CPU_PACKAGE}:
+        return [f"the package onnxruntime is for CPUs only: {cure}"]
+    return []
+
+
+def _driver_problem(cuda_version: str, platform: str) -> str | None:
+    """What the NVIDIA driver lacks for this CUDA version; None if nothing."""
+    name = "nvcuda.dll" if platform == "win32" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(name)
+    except OSError:
+        return f"there is no NVIDIA driver ({name} does not load)"
+    code = driver.cuInit(0)
+    if code:
+        return f"the NVIDIA driver finds no usable GPU (cuInit: error {code})"
+    version = ctypes.c_int()
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    wanted = cuda_version.split(".")[0]
+    if wanted.isdigit() and version.value // 1000 < int(wanted):
+        return f"the NVIDIA driver is for CUDA {version.value // 1000}, this onnxruntime wants CUDA {wanted}; update it"
+    return None
+
+
+def _raise_if_hopeless(provider: str) -> None:
+    """ProviderError before anything is loaded, so that all reasons are told at once and nothing else is printed."""
+    problems = provider_problems(provider)
+    if problems:
+        raise ProviderError(f"provider={provider!r} does not work here: {'; '.join(problems)}")
+
+
+def _refusal(provider: str, got: str, chatter: str) -> str:
+    missing = sorted(set(_MISSING_LIBRARY.findall(chatter)))
+    if any(name.startswith(("libcuda.", "nvcuda.")) for name in missing):
+        reason = "there is no NVIDIA driver"
+    elif missing:
+        reason = (
+            f"missing libraries: {', '.join(missing)}; the CUDA 13 and cuDNN 9 ones come with: "
+            "pip install 'onnxruntime-gpu[cuda,cudnn]'"
+        )
+        if any("nvinfer" in name for name in missing):
+            reason = f"missing libraries: {', '.join(missing)}; they come with: pip install tensorrt-cu13"
+    else:
+        # without terminal colours and the place in ONNX Runtime's source
+        lines = [re.sub(r"\x1b\[[\d;]*m", "", line).strip() for line in chatter.splitlines()]
+        reason = " ".join(line for line in lines if line)[:800] or "ONNX Runtime gives no reason"
+    return f"provider={provider!r} does not work here (ONNX Runtime would have used {got}): {reason}"
+
+
+def _import_onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ProviderError(f"onnxruntime does not load ({error}): pip install onnxruntime-gpu") from error
+    if not hasattr(onnxruntime, "InferenceSession"):
+        # what is left of the folder when one of the two packages was removed
+        raise ProviderError("onnxruntime is damaged: pip install --force-reinstall onnxruntime-gpu")
+    return onnxruntime
+
+
+def _plain(error: BaseException) -> str:
+    """The error in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[list[str]]:
+    """Lines written to file descriptor 2 by anyone in the process, C++ code first of all; filled when the block ends.
+
+    ONNX Runtime says why a provider does not load there and nowhere else.
+    """
+    lines: list[str] = []
+    with _stderr_lock, tempfile.TemporaryFile() as held:
+        try:
+            saved = os.dup(2)
+        except OSError:  # a program without stderr
+            yield lines
+            return
+        try:
+            if sys.stderr is not None:
+                sys.stderr.flush()
+            os.dup2(held.fileno(), 2)
+            yield lines
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            held.seek(0)
+            # in front of what the block itself has added
+            lines[:0] = held.read().decode(errors="replace").splitlines()

@@ -1,0 +1,214 @@
+"""Writes an exported ONNX file as a model repository of NVIDIA's Triton inference server (onnxruntime backend).
+
+    nas-zoo export runs/photos --to-triton repository --dtype float16
+    tritonserver --model-repository=repository
+
+    repository/NAME/config.pbtxt    shapes, dynamic batching, one instance a GPU (or a CPU), TensorRT, warm-up
+    repository/NAME/labels.txt      for the server's classification extension
+    repository/NAME/1/model.onnx
+
+TensorRT is asked for where it can serve the file well: not for images of any size, each of which would be an engine of
+its own, nor for int8 made for CPUs, which it does not read. Not run on a server here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto
+
+from nas_zoo.export.graph.check import read_checked, shape_of
+from nas_zoo.export.graph.to_onnx import write_atomically
+from nas_zoo.export.graph.variants import metadata_of
+
+__all__ = ["INSTANCE_KINDS", "check_free", "config_text", "write_repository"]
+
+INSTANCE_KINDS = ("KIND_AUTO", "KIND_GPU", "KIND_CPU")
+_TYPES: dict[int, str] = {
+    TensorProto.FLOAT: "TYPE_FP32",
+    TensorProto.FLOAT16: "TYPE_FP16",
+    TensorProto.UINT8: "TYPE_UINT8",
+}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_PRECISIONS = {"float32": "FP32", "float16": "FP16", "int8": "INT8"}
+LABELS_FILE = "labels.txt"
+
+
+def write_repository(
+    path: str | os.PathLike[str],
+    repository: str | os.PathLike[str],
+    name: str,
+    *,
+    version: int = 1,
+    overwrite: bool = False,
+    max_batch_size: int = 64,
+    max_delay_us: int = 1000,
+    instances: int = 1,
+    instance_kind: str = "KIND_AUTO",
+    tensorrt: bool | None = None,
+) -> Path:
+    """The folder of the model in the repository, which is made where it does not exist.
+
+    Args:
+        path: A file of ``nas-zoo export``, of any kind.
+        name: Of the model, under which the server offers it.
+        version: The number of the folder that the file goes to; the server takes the highest.
+        overwrite: Replaces this version, and a config.pbtxt or labels.txt that say something else.
+        max_batch_size: Images that the server runs at once, at most,
+        max_delay_us: and for how long (microseconds) it waits for more to come.
+        instances, instance_kind: So many copies on each GPU, or on the CPU: KIND_AUTO (a GPU where there is one).
+        tensorrt: Whether TensorRT compiles the graph on a GPU, which takes minutes at the server's start; None: where
+            it serves well, see above.
+
+    Raises:
+        ValueError: A name or number that the server does not take, or something else in the place.
+    """
+    proto = read_checked(Path(path))
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ValueError(f"version={version!r}: a whole number of at least 1 is accepted")
+    texts = {
+        "config.pbtxt": config_text(
+            proto, name, max_batch_size, max_delay_us, instances, instance_kind, tensorrt, data=Path(path).name
+        )
+    }
+    if (labels := _labels(proto)) is not None:
+        texts[LABELS_FILE] = "".join(f"{label}\n" for label in labels)
+    check_free(repository, name, version, overwrite)
+    root = Path(repository)
+    folder = root / name
+    target = folder / str(version) / "model.onnx"
+    if not overwrite:
+        for file, text in texts.items():
+            if (folder / file).exists() and (folder / file).read_text("utf-8") != text:
+                raise ValueError(f"{name}: {file} in the repository says something else; --overwrite replaces it")
+    content = Path(path).read_bytes()
+    if folder.exists():
+        target.parent.mkdir(exist_ok=True)
+        for file, text in texts.items():
+            write_atomically(folder / file, text.encode())
+        write_atomically(target, content)
+        return folder
+    # Made aside, since a server that polls the repository would load one that is half there.
+    aside = root / f".{name}.partial"
+    shutil.rmtree(aside, ignore_errors=True)
+    (aside / str(version)).mkdir(parents=True)
+    for file, text in texts.items():
+        write_atomically(aside / file, text.encode())
+    write_atomically(aside / str(version) / "model.onnx", content)
+    aside.rename(folder)
+    return folder
+
+
+def check_free(repository: str | os.PathLike[str], name: str, version: int = 1, overwrite: bool = False) -> None:
+    """ValueError unless the model can be written there; asked before an export that takes long."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"model_name={name!r}: letters, digits, '_', '-' and '.' are accepted")
+    if Path(repository).exists() and not Path(repository).is_dir():
+        raise ValueError(f"to_triton={str(repository)!r}: is a file; a folder is accepted")
+    if not overwrite and (Path(repository) / name / str(version) / "model.onnx").exists():
+        raise ValueError(f"{name}: version {version} is in the repository already; --overwrite replaces it")
+
+
+def config_text(
+    proto: onnx.ModelProto,
+    name: str,
+    max_batch_size: int = 64,
+    max_delay_us: int = 1000,
+    instances: int = 1,
+    instance_kind: str = "KIND_AUTO",
+    tensorrt: bool | None = None,
+    *,
+    data: str = "the file",
+) -> str:
+    """config.pbtxt of the graph; arguments as in ``write_repository``, `data` names the file in errors."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"model_name={name!r}: letters, digits, '_', '-' and '.' are accepted")
+    for what, value, least in (("max_batch_size", max_batch_size, 1), ("max_delay_us", max_delay_us, 0),
+                               ("instances", instances, 1)):  # fmt: skip
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{what}={value!r}: a whole number of at least {least} is accepted")
+    if instance_kind not in INSTANCE_KINDS:
+        raise ValueError(f"instance_kind={instance_kind!r}: accepted: {', '.join(INSTANCE_KINDS)}")
+    texts = metadata_of(proto)
+    source, result = proto.graph.input[0], proto.graph.output[0]
+    for value in (source, result):
+        if isinstance(shape_of(value)[0], int):
+            raise ValueError(f"{data}: {value.name} is for a fixed batch; a free one is accepted")
+    dtype, inside = texts.get("dtype", "float32"), "preprocessing" in texts
+    serves_well = not inside and (dtype != "int8" or texts.get("int8_target") == "tensorrt")
+    if tensorrt and not serves_well:
+        raise ValueError(
+            f"{data}: tensorrt: accepted for files with images of one size, and of int8 ones for those made for it "
+            "(--int8-target tensorrt)"
+        )
+    labels = f"\n    label_filename: {_quoted(LABELS_FILE)}" if "labels" in texts else ""
+    blocks = [
+        f"name: {_quoted(name)}",
+        'backend: "onnxruntime"',
+        'default_model_filename: "model.onnx"',
+        f"max_batch_size: {max_batch_size}",
+        f"input [\n  {{\n    name: {_quoted(source.name)}\n    data_type: {_type(source, data)}\n"
+        f"    dims: {_dims(source)}\n  }}\n]",
+        f"output [\n  {{\n    name: {_quoted(result.name)}\n    data_type: {_type(result, data)}\n"
+        f"    dims: {_dims(result)}{labels}\n  }}\n]",
+        # No preferred sizes: the server would hold requests back for them, and this file runs any size.
+        f"dynamic_batching {{\n  max_queue_delay_microseconds: {max_delay_us}\n}}",
+        f"instance_group [\n  {{\n    count: {instances}\n    kind: {instance_kind}\n  }}\n]",
+    ]
+    if serves_well if tensorrt is None else tensorrt:
+        options = {"precision_mode": _PRECISIONS[dtype], "max_workspace_size_bytes": str(2**30)}
+        lines = [f"        parameters {{ key: {_quoted(k)} value: {_quoted(v)} }}" for k, v in options.items()]
+        blocks.append(
+            "\n".join(
+                ["optimization {", "  execution_accelerators {", "    gpu_execution_accelerator [", "      {",
+                 '        name: "tensorrt"', *lines, "      }", "    ]", "  }", "}"]
+            )
+        )  # fmt: skip
+    # The first request of a size would wait for the GPU's kernels to be chosen, or for TensorRT.
+    blocks.append("model_warmup [\n" + ",\n".join(_warmup(source, size, texts, data) for size in
+                                                  sorted({1, max_batch_size})) + "\n]")  # fmt: skip
+    return "\n".join(blocks) + "\n"
+
+
+def _warmup(source: onnx.ValueInfoProto, batch: int, texts: dict[str, str], data: str) -> str:
+    dims = list(shape_of(source)[1:])
+    if not all(isinstance(side, int) for side in dims):  # images of any size: of that which the model works on
+        channels, height, width = json.loads(texts["input_size"])
+        dims = [height, width, channels] if texts["preprocessing"] == "NHWC" else [channels, height, width]
+    return (
+        f"  {{\n    name: {_quoted(f'batch of {batch}')}\n    batch_size: {batch}\n    inputs {{\n"
+        f"      key: {_quoted(source.name)}\n      value {{ data_type: {_type(source, data)} dims: {dims} "
+        "zero_data: true }\n    }\n  }"
+    )
+
+
+def _labels(proto: onnx.ModelProto) -> Sequence[str] | None:
+    texts = metadata_of(proto)
+    if "labels" not in texts:
+        return None
+    labels: list[str] = json.loads(texts["labels"])
+    if broken := [label for label in labels if "\n" in label or "\r" in label]:
+        raise ValueError(f"labels: {broken[0]!r} has a line break; labels.txt holds one on each line")
+    return labels
+
+
+def _type(value: onnx.ValueInfoProto, data: str) -> str:
+    kind = value.type.tensor_type.elem_type
+    if kind not in _TYPES:
+        raise ValueError(f"{data}: {value.name} is {TensorProto.DataType.Name(kind)}; accepted: float, float16, uint8")
+    return _TYPES[kind]
+
+
+def _dims(value: onnx.ValueInfoProto) -> list[int]:
+    """Without the batch, which is the server's; -1 for a free axis."""
+    return [side if isinstance(side, int) else -1 for side in shape_of(value)[1:]]
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text)

@@ -1,0 +1,314 @@
+"""Batches of images as a pure function of (seed, epoch, sample): stopped, resumed or split, the same pixels.
+
+Nothing here has a state and nothing draws from torch's generators. Every random number is a hash (splitmix64) of seed,
+epoch, sample index and its own number, so the order of epoch 7 and the crop of sample 123 in it can be asked for at any
+time, by any process and any loading worker. They are the same on every machine and device.
+
+The training transforms are those of DARTS (`utils._data_transforms_cifar10`), in its order: zero (black) padding and a
+random crop of the pixels, a random mirror image, scaling to mean 0 and deviation 1, and last the cutout, whose square
+is therefore 0 *after* scaling: the mean colour, not black, as the padding is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from nas_zoo.data.pictures import Box, ImageSource, _checked_indices
+
+__all__ = ["Augment", "Batches", "default_augment", "epoch_order", "random_draws"]
+
+DEVICE_LIMIT_GB = 2.0  # decoded images up to this size live on the device
+PHOTOGRAPH_PIXELS = 96  # from this side on a random resized crop is the usual augmentation, below it the padded crop
+
+# Independent streams of random numbers.
+_ORDER, _CROP, _RESIZED_CROP = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Training augmentation of one data set.
+
+    crop_padding: black pixels around the image before a crop of the image's size. flip: mirror half of the images.
+    cutout: side in pixels of a square set to 0 after scaling, cut off at the border (DARTS: 16 for CIFAR); 0: none.
+    random_resized_crop: instead of the padded crop, a part of crop_area (fractions of the whole area) and of a shape
+    between 3:4 and 4:3 out of the *original* image, resized (Inception, as torchvision's RandomResizedCrop); images are
+    then decoded anew for every batch.
+    """
+
+    crop_padding: int = 4
+    flip: bool = True
+    cutout: int = 0
+    random_resized_crop: bool = False
+    crop_area: tuple[float, float] = (0.08, 1.0)
+
+    def __post_init__(self) -> None:
+        for name in ("crop_padding", "cutout"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more pixels, got {getattr(self, name)}")
+        low, high = self.crop_area
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"crop_area must be two fractions 0 < low <= high <= 1, got {self.crop_area}")
+
+
+def default_augment(source: ImageSource, image_size: int | None = None, cutout: int = 0) -> Augment:
+    """The usual augmentation for a source: padding of an eighth of the side (4 for 32), or random resized crops.
+
+    Mirror images only where the source allows them (`flip_ok`: not for digits); resized crops from 96 pixels on.
+    """
+    size = image_size or source.image_size
+    photograph = size >= PHOTOGRAPH_PIXELS
+    return Augment(
+        crop_padding=0 if photograph else round(size / 8),
+        flip=source.flip_ok,
+        cutout=cutout,
+        random_resized_crop=photograph,
+    )
+
+
+# ---- random numbers ----
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The output function of splitmix64 (Steele, Lea, Flood 2014), on uint64 that wrap around."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+_STEP = 0x9E3779B97F4A7C15  # splitmix64's increment, 2^64 / golden ratio
+
+
+def random_draws(seed: int, epoch: int, indices: np.ndarray, count: int, stream: int = _CROP) -> np.ndarray:
+    """`count` uniform numbers in [0, 1) for each sample: (n, count) float64, a function of the arguments only."""
+    state = np.zeros(1, dtype=np.uint64)
+    for value in (seed, epoch, stream):
+        state = _mix(state + np.array([(value + _STEP) % 2**64], dtype=np.uint64))
+    state = _mix(state + indices.astype(np.uint64) + np.uint64(_STEP))
+    numbers = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_STEP)
+    return (_mix(state[:, None] + numbers) >> np.uint64(11)) * 2.0**-53  # the upper 53 bits
+
+
+def epoch_order(seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
+    """`indices` in the random order of one epoch."""
+    return indices[np.argsort(random_draws(seed, epoch, indices, 1, _ORDER)[:, 0], kind="stable")]
+
+
+def resized_crop_box(draws: np.ndarray, area: tuple[float, float], width: int, height: int) -> Box:
+    """(left, top, right, bottom) in pixels of a random part of an image, from 40 uniform numbers.
+
+    torchvision's rule: ten tries of an area and a shape (log-uniform in 3/4 .. 4/3); if none fits, the largest centred
+    part whose shape is in the range. Unlike there, the part need not begin and end at whole pixels.
+    """
+    for size, shape, x, y in draws.reshape(10, 4).tolist():
+        pixels = (area[0] + (area[1] - area[0]) * size) * width * height
+        ratio = (3 / 4) * (16 / 9) ** shape
+        w, h = math.sqrt(pixels * ratio), math.sqrt(pixels / ratio)
+        if w <= width and h <= height:
+            left, top = x * (width - w), y * (height - h)
+            return left, top, min(left + w, width), min(top + h, height)
+    w, h = min(width, height * 4 / 3), min(height, width * 4 / 3)
+    return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
+
+
+# ---- the batched transforms ----
+
+
+def pad_crop_flip(images: Tensor, padding: int, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
+    """Each uint8 image (n, H, W, C) padded with black, cropped to H x W at (top, left), mirrored where flip is 1."""
+    count, height, width, channels = images.shape
+    device = images.device
+    padded = F.pad(images, (0, 0, padding, padding, padding, padding))
+    rows = top[:, None] + torch.arange(height, device=device)
+    columns = torch.arange(width, device=device).expand(count, width)
+    columns = torch.where(flip[:, None] != 0, width - 1 - columns, columns) + left[:, None]
+    sample = torch.arange(count, device=device)[:, None, None]
+    # One gather of whole pixels by flat index: half the time of indexing with three tensors on a CPU.
+    flat = (sample * padded.shape[1] + rows[:, :, None]) * padded.shape[2] + columns[:, None, :]
+    return padded.view(-1, channels).index_select(0, flat.view(-1)).view(count, height, width, channels)
+
+
+def cut_out(images: Tensor, side: int, center_y: Tensor, center_x: Tensor) -> Tensor:
+    """Sets a square of `side` pixels (side // 2 to each side of the centre) of each image (n, C, H, W) to 0, in place.
+
+    As in DARTS: the centre is any pixel, the square is cut off at the border, an odd side loses its last pixel.
+    """
+    half = side // 2
+    y = torch.arange(images.shape[2], device=images.device)
+    x = torch.arange(images.shape[3], device=images.device)
+    in_y = (y >= center_y[:, None] - half) & (y < center_y[:, None] + half)
+    in_x = (x >= center_x[:, None] - half) & (x < center_x[:, None] + half)
+    return images.masked_fill_((in_y[:, :, None] & in_x[:, None, :])[:, None], 0.0)
+
+
+class _Decoding(Dataset[Tensor]):
+    """What the loading workers run: sample -> uint8 (H, W, C), with the resized crop of (seed, epoch, sample)."""
+
+    def __init__(self, source: ImageSource, image_size: int, augment: Augment | None, seed: int, epoch: int) -> None:
+        self.source, self.image_size, self.seed, self.epoch = source, image_size, seed, epoch
+        self.augment = augment
+
+    def __getitem__(self, index: int) -> Tensor:
+        augment, part = self.augment, None
+        if augment is not None and augment.random_resized_crop:
+            draws = random_draws(self.seed, self.epoch, np.array([index]), 40, _RESIZED_CROP)[0]
+            part = partial(resized_crop_box, draws, augment.crop_area)
+        return torch.from_numpy(self.source.image(index, self.image_size, part))
+
+
+class Batches:
+    """Scaled batches (images float32 (n, C, H, W), labels int64 (n,)) on `device`, epoch by epoch.
+
+    `batch_size` is that of all processes together; rank r of `world` takes rows r, r + world ... of each batch. A small
+    set is held as one uint8 tensor on the device and augmented there; one above `device_limit_gb`, and any set with
+    random resized crops, is decoded by `workers` processes (0: in this one) and augmented on the device by the same
+    code. `form` says which: "device" or "stream". Both give the same pixels.
+
+    augment None: no augmentation. drop_last: leave out the last, smaller batch; without it (evaluation) every sample
+    comes exactly once over all ranks, so a rank can have fewer rows in the last batch, or one batch less.
+    mean, std: those of the source if None. image_size: that of the source if None. num_samples: before drop_last.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        indices: np.ndarray | None,
+        batch_size: int,
+        *,
+        image_size: int | None = None,
+        device: torch.device | str = "cpu",
+        augment: Augment | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+        drop_last: bool = False,
+        rank: int = 0,
+        world: int = 1,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        workers: int = 0,
+        memory_format: torch.memory_format = torch.contiguous_format,
+        device_limit_gb: float = DEVICE_LIMIT_GB,
+    ) -> None:
+        self.source = source
+        self.indices = _checked_indices(
+            np.arange(len(source)) if indices is None else indices, len(source), source.name
+        )
+        self.batch_size, self.rank, self.world = batch_size, rank, world
+        self.image_size = image_size or source.image_size
+        self.device = torch.device(device)
+        self.augment, self.shuffle, self.seed, self.drop_last = augment, shuffle, seed, drop_last
+        self.workers, self.memory_format = workers, memory_format
+        self.num_samples = len(self.indices)
+        self._check()
+        self.steps_per_epoch = -(-self.num_samples // batch_size)
+        if drop_last:
+            self.steps_per_epoch = self.num_samples // batch_size
+        scale = {"dtype": torch.float32, "device": self.device}
+        self.mean, self.std = tuple(mean or source.mean), tuple(std or source.std)
+        if len(self.mean) != source.in_chans or len(self.std) != source.in_chans or min(self.std) <= 0:
+            raise ValueError(
+                f"mean {self.mean} and std {self.std} must have {source.in_chans} values each, std above 0, "
+                f"for the {source.in_chans} channel(s) of {source.name}"
+            )
+        self._mean = torch.tensor(self.mean, **scale).view(1, -1, 1, 1)  # type: ignore[arg-type]
+        self._std = torch.tensor(self.std, **scale).view(1, -1, 1, 1)  # type: ignore[arg-type]
+        needed_gb = self.num_samples * self.image_size**2 * source.in_chans / 1e9
+        resized_crops = augment is not None and augment.random_resized_crop
+        self.form = "stream" if resized_crops or needed_gb > device_limit_gb else "device"
+        self._held: Tensor | None = None
+        self._row = np.arange(len(source))  # of each sample in the held tensor
+        if self.form == "device":
+            size = (self.image_size, self.image_size)
+            if self.device.type == "cpu" and source.images is not None and source.images.shape[1:3] == size:
+                self._held = torch.from_numpy(source.images)  # shared with the source, no copy
+            else:
+                self._held = torch.from_numpy(source.subset(self.indices).decoded(self.image_size)).to(self.device)
+                self._row[self.indices] = np.arange(self.num_samples)
+
+    def _check(self) -> None:
+        if self.world < 1:
+            raise ValueError(f"world must be 1 process or more, got {self.world}")
+        if self.batch_size < 1 or self.batch_size % self.world:
+            raise ValueError(
+                f"batch_size {self.batch_size} (of all processes together) must be a positive multiple of the "
+                f"{self.world} process(es)"
+            )
+        if not 0 <= self.rank < self.world:
+            raise ValueError(f"rank must be from 0 to {self.world - 1}, got {self.rank}")
+        if self.workers < 0:
+            raise ValueError(f"workers must be 0 or more, got {self.workers}")
+        if self.drop_last and self.num_samples < self.batch_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} is larger than the {self.num_samples} images of {self.source.name}, "
+                "so an epoch would have no batch; lower batch_size"
+            )
+        if self.shuffle and not self.drop_last and self.num_samples % self.batch_size % self.world:
+            raise ValueError(
+                f"the last batch of {self.num_samples % self.batch_size} images does not divide by {self.world} "
+                "processes, so their gradients would not have equal weight; use drop_last"
+            )
+
+    def __len__(self) -> int:
+        return self.steps_per_epoch
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """This rank's batches of one epoch, from batch number `start` on."""
+        if not 0 <= start <= self.steps_per_epoch:
+            raise ValueError(f"start must be from 0 to the {self.steps_per_epoch} batches of an epoch, got {start}")
+        order = epoch_order(self.seed, epoch, self.indices) if self.shuffle else self.indices
+        batches = [
+            order[step * self.batch_size : (step + 1) * self.batch_size][self.rank :: self.world]
+            for step in range(start, self.steps_per_epoch)
+        ]
+        batches = [samples for samples in batches if len(samples)]
+        return self._from_device(epoch, batches) if self.form == "device" else self._from_stream(epoch, batches)
+
+    def _from_device(self, epoch: int, batches: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+        assert self._held is not None
+        for samples in batches:
+            plan = self._plan(epoch, samples)
+            yield self._finish(self._held.index_select(0, plan[:, 0]), plan)
+
+    def _from_stream(self, epoch: int, batches: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+        loader = DataLoader(
+            _Decoding(self.source, self.image_size, self.augment, self.seed, epoch),
+            batch_sampler=[samples.tolist() for samples in batches],
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # its own, or the loader would draw from the global one on every start
+        )
+        for samples, images in zip(batches, loader, strict=True):
+            yield self._finish(images.to(self.device, non_blocking=True), self._plan(epoch, samples))
+
+    def _plan(self, epoch: int, samples: np.ndarray) -> Tensor:
+        """(n, 7) int64 on the device: row, label, top, left, mirrored, cutout y, cutout x. One transfer a batch."""
+        columns = np.zeros((len(samples), 7), dtype=np.int64)
+        columns[:, 0], columns[:, 1] = self._row[samples], self.source.labels[samples]
+        if self.augment is not None:
+            draws = random_draws(self.seed, epoch, samples, 5)
+            padding, size = self.augment.crop_padding, self.image_size
+            columns[:, 2:] = draws * np.array([2 * padding + 1, 2 * padding + 1, 2, size, size])
+            if not self.augment.flip:
+                columns[:, 4] = 0
+        return torch.from_numpy(columns).to(self.device)
+
+    def _finish(self, pixels: Tensor, plan: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 (n, H, W, C) -> the batch: augmented, scaled, in the memory format asked for."""
+        augment = self.augment
+        if augment is not None and (augment.flip or augment.crop_padding):
+            padding = 0 if augment.random_resized_crop else augment.crop_padding
+            top, left = (plan[:, 2], plan[:, 3]) if padding else (torch.zeros_like(plan[:, 2]),) * 2
+            pixels = pad_crop_flip(pixels, padding, top, left, plan[:, 4])
+        images = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=self.memory_format)
+        images.div_(255).sub_(self._mean).div_(self._std)  # operation by operation what torchvision's transforms do
+        if augment is not None and augment.cutout:
+            cut_out(images, augment.cutout, plan[:, 5], plan[:, 6])
+        return images, plan[:, 1].contiguous()

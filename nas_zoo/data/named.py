@@ -1,0 +1,414 @@
+"""Opens labelled images by name, folder or tar, as one type, with every fault found before training starts.
+
+    train = open_source("digits", "train")
+    train = open_source("photos.tar.xz", "train");  test = open_source("photos.tar.xz", "test")
+    batches = Batches(train, None, 64, augment=default_augment(train), shuffle=True, seed=0, drop_last=True)
+
+The images themselves and what reads them are in nas_zoo.data.pictures, the batches in nas_zoo.data.batches; both are
+offered here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from nas_zoo.data.batches import DEVICE_LIMIT_GB, Augment, Batches, default_augment, epoch_order
+from nas_zoo.data.pictures import EXTENSIONS, ImageFiles, ImageSource, decode_all, list_folder, list_tar
+
+__all__ = ["NAMES", "SPLITS", "Augment", "Batches", "ImageSource", "default_augment", "open_source", "search_split"]
+
+logger = logging.getLogger("nas_zoo")
+
+NAMES = ("digits", "cifar10", "cifar100")
+SPLITS = ("train", "test")
+TEST_FOLDERS = ("test", "val", "valid", "validation")  # beside train/; the first that is there
+NATIVE_PIXELS = 64  # images that share a size up to this are used at that size
+PHOTOGRAPH_SIZE = 224  # all others, unless told
+HOLD_OUT = 0.2  # of each class, where a data set has no test split of its own
+
+# Per channel on the 0..1 scale, of the training images. CIFAR-10: as DARTS has them (cnn/utils.py); CIFAR-100: as
+# weiaicunzai/pytorch-cifar100 has them (conf/global_settings.py); ImageNet: torchvision's and timm's; digits: computed
+# here over the training part of the fixed split (test_data.py computes it again).
+STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "cifar10": ((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768)),
+    "cifar100": ((0.50707516, 0.48654887, 0.44089178), (0.26733429, 0.25643846, 0.27615047)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "imagenet grey": ((0.459,), (0.226,)),  # of the above, weighted as luminance is
+    "digits": ((0.30526198,), (0.37595134,)),
+}
+
+# Computed statistics of training images by what they depend on, so that opening the test split decodes no image twice.
+_computed: dict[tuple[object, ...], tuple[tuple[float, ...], tuple[float, ...]]] = {}
+
+
+def open_source(
+    data: str | os.PathLike[str],
+    split: str = "train",
+    *,
+    root: str | os.PathLike[str] | None = None,
+    test_data: str | os.PathLike[str] | None = None,
+    image_size: int | None = None,
+    in_chans: int | None = None,
+    crop_pct: float = 1.0,
+    stream: bool | None = None,
+    split_seed: int = 0,
+    download: bool = True,
+) -> ImageSource:
+    """The "train" or "test" images of a data set.
+
+    data: "digits" (scikit-learn's, 8x8 grey), "cifar10", "cifar100" (torchvision's, in the folder `root`, downloaded
+    there if absent; without root $NAS_ZOO_CACHE or ~/.cache/nas_zoo), or the path of a folder or tar of class folders,
+    or of train/ and val/ or test/ folders of those, in either case with one leading folder allowed. A name wins over
+    a path that is spelled like it; write ./digits for the path.
+
+    Where files come without a test split, a fifth of each class is held out for it: the same one for every run, since
+    it depends on split_seed only, not on the run's seed. test_data, a second folder or tar, is the test split instead;
+    training then has all of `data`.
+
+    image_size: None for the size that all images share if it is 64 pixels or less, else 224. in_chans: 3 or 1 (grey);
+    None for 3 with files. stream: leave files encoded and check headers only; None for so if more than 2 GB decoded.
+    Otherwise every image is decoded here, so a corrupt one is found now.
+
+    Raises ValueError for a missing path, an unknown name, an empty class, classes that differ between train and test,
+    a corrupt image and what else cannot be trained on, naming the value and what is accepted.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split must be 'train' or 'test', got {split!r}")
+    if in_chans not in (None, 1, 3):
+        raise ValueError(f"in_chans must be 3 (RGB) or 1 (grey), got {in_chans}")
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size must be 1 pixel or more, got {image_size}")
+    if not 0 < crop_pct <= 1:
+        raise ValueError(f"crop_pct must be above 0 and at most 1, got {crop_pct}")
+    name = os.fspath(data)
+    if name in NAMES:
+        if test_data is not None:
+            raise ValueError(f"test_data {os.fspath(test_data)!r}: {name} has a test split of its own")
+        source = _open_digits(split) if name == "digits" else _open_cifar(name, split, root, download)
+        source = _with_channels(source, in_chans or source.in_chans, split, root)
+        return replace(source, image_size=image_size or source.image_size, crop_pct=crop_pct)
+    test_path = None if test_data is None else os.fspath(test_data)
+    return _open_files(name, split, test_path, image_size, in_chans or 3, crop_pct, stream, split_seed)
+
+
+def search_split(source: ImageSource, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two disjoint halves of the training images, (indices for the weights, indices for the alphas), int64 each.
+
+    A seeded permutation cut in the middle, as in DARTS; of an odd number the alphas get one more.
+    """
+    if len(source) < 2:
+        raise ValueError(f"{source.name} has {len(source)} image(s); a search needs two halves")
+    order = epoch_order(seed, -1, np.arange(len(source)))  # epoch -1: not the order of any epoch of training
+    half = len(source) // 2
+    return order[:half], order[half:]
+
+
+def limited(source: ImageSource, count: int | None, seed: int) -> ImageSource:
+    """`count` images of the source, chosen by the seed, in their order; the source itself for None or no fewer."""
+    if count is None or count >= len(source):
+        return source
+    order = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))
+    return source.subset(order[:count].sort().values.numpy())
+
+
+def hold_out(labels: np.ndarray, classes: tuple[str, ...], split: str, seed: int, name: str) -> np.ndarray:
+    """Indices, ascending, of the "train" (80 %) or "test" (20 %) part; of each class the same share, at least 1."""
+    order = epoch_order(seed, -2, np.arange(len(labels)))
+    chosen = np.zeros(len(labels), dtype=bool)
+    for label, word in enumerate(classes):
+        members = order[labels[order] == label]
+        if len(members) < 2:
+            raise ValueError(
+                f"{name}: class {word!r} has {len(members)} image, which cannot be split into train and test; "
+                "add images or name a separate test_data"
+            )
+        chosen[members[: max(1, round(HOLD_OUT * len(members)))]] = True
+    return np.flatnonzero(chosen if split == "test" else ~chosen)
+
+
+# ---- by name ----
+
+
+def _open_digits(split: str) -> ImageSource:
+    try:
+        from sklearn.datasets import load_digits  # here: it takes a second to import
+    except ImportError as error:
+        raise ValueError("the data set 'digits' comes with scikit-learn: pip install scikit-learn") from error
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    labels = digits.target.astype(np.int64)
+    classes = tuple(str(word) for word in digits.target_names)
+    rows = hold_out(labels, classes, split, 0, "digits")
+    mean, std = STATISTICS["digits"]
+    return ImageSource(
+        "digits", classes, labels[rows], mean, std, in_chans=1, image_size=8, images=images[rows], flip_ok=False
+    )
+
+
+def cache_folder() -> Path:
+    """Where downloads go: $NAS_ZOO_CACHE, else ~/.cache/nas_zoo."""
+    return Path(os.environ.get("NAS_ZOO_CACHE") or Path.home() / ".cache" / "nas_zoo")
+
+
+def _open_cifar(name: str, split: str, root: str | os.PathLike[str] | None, download: bool) -> ImageSource:
+    from torchvision.datasets import CIFAR10, CIFAR100  # here: only this needs torchvision
+
+    kind = CIFAR10 if name == "cifar10" else CIFAR100
+    place = cache_folder() if root is None else Path(root).expanduser()
+    if place.name == kind.base_folder:  # the folder of the batches themselves
+        place = place.parent
+    try:
+        data_set = kind(str(place), train=split == "train", download=False)
+    except (RuntimeError, OSError):  # torchvision: "Dataset not found or corrupted"
+        if not download:
+            raise ValueError(
+                f"no intact {name} in {str(place)!r}: expected its folder {kind.base_folder!r} there, as torchvision "
+                "unpacks it; give root=, or allow the download"
+            ) from None
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            data_set = kind(str(place), train=split == "train", download=True)
+        except (RuntimeError, OSError) as error:  # URLError is an OSError
+            raise ValueError(
+                f"{name} is not in {str(place)!r} and could not be downloaded from {kind.url}: {error}; "
+                f"give root=, the folder that holds {kind.base_folder!r}"
+            ) from error
+    labels = np.asarray(data_set.targets, dtype=np.int64)
+    mean, std = STATISTICS[name]
+    images = np.ascontiguousarray(data_set.data)
+    return ImageSource(name, tuple(data_set.classes), labels, mean, std, in_chans=3, image_size=32, images=images)
+
+
+def _with_channels(source: ImageSource, in_chans: int, split: str, root: str | os.PathLike[str] | None) -> ImageSource:
+    """The source in grey or RGB, its statistics converted with it."""
+    if in_chans == source.in_chans:
+        return source
+    assert source.images is not None
+    if in_chans == 3:
+        return replace(
+            source, in_chans=3, images=np.repeat(source.images, 3, axis=3), mean=source.mean * 3, std=source.std * 3
+        )
+    key = (source.name, "grey")
+    if split == "train":
+        grey = _grey(source.images)
+        _computed[key] = channel_statistics(grey)
+    else:
+        if key not in _computed:
+            open_source(source.name, "train", root=root, in_chans=1, download=False)
+        grey = _grey(source.images)
+    mean, std = _computed[key]
+    return replace(source, in_chans=1, images=grey, mean=mean, std=std)
+
+
+def _grey(images: np.ndarray) -> np.ndarray:
+    """uint8 (N, H, W, 1) of RGB: ITU-R 601 in Pillow's whole numbers, so equal to what a grey image file gives."""
+    weighted = images.astype(np.uint32) @ np.array([19595, 38470, 7471], dtype=np.uint32)
+    return ((weighted + 0x8000) >> 16).astype(np.uint8)[..., None]
+
+
+def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) per channel on the 0..1 scale of uint8 (N, H, W, C), exact to the last image.
+
+    A channel that never changes gets 1 for its deviation: scaling then only moves it.
+    """
+    values = np.arange(256) / 255
+    mean, std = [], []
+    for channel in range(images.shape[3]):
+        share = np.zeros(256)
+        for first in range(0, len(images), 1024):  # by histogram: 2 GB of pixels are never held as floats
+            share += np.bincount(images[first : first + 1024, :, :, channel].ravel(), minlength=256)
+        share /= share.sum()
+        center = float(share @ values)
+        mean.append(round(center, 8))
+        std.append(round(float(np.sqrt(share @ (values - center) ** 2)), 8) or 1.0)
+    return tuple(mean), tuple(std)
+
+
+# ---- by path ----
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """The images of one split with the class each lies in."""
+
+    files: ImageFiles
+    classes: tuple[str, ...]
+    labels: np.ndarray
+
+    def subset(self, rows: np.ndarray) -> _Part:
+        return _Part(self.files.subset(rows), self.classes, self.labels[rows])
+
+
+def _open_files(
+    data: str,
+    split: str,
+    test_data: str | None,
+    image_size: int | None,
+    in_chans: int,
+    crop_pct: float,
+    stream: bool | None,
+    split_seed: int,
+) -> ImageSource:
+    place = _existing(data, "data")
+    parts = _class_parts(place)
+    size = image_size or _default_size(parts["train"].files)  # of the training files: both splits must agree on it
+    if test_data is not None:
+        others = _class_parts(_existing(test_data, "test_data"))
+        parts["test"] = others.get("test", others["train"])
+    if "test" in parts:
+        _same_classes(parts["train"], parts["test"])
+    else:
+        whole = parts["train"]
+        for word in SPLITS:
+            parts[word] = whole.subset(hold_out(whole.labels, whole.classes, word, split_seed, repr(data)))
+        logger.log(
+            logging.WARNING if split == "train" else logging.INFO,  # said once in a program that opens both
+            "%s has no test split: %d of its %d images (%.0f %% of each class, split_seed %d) are held out for it",
+            place, len(parts["test"].labels), len(whole.labels), 100 * HOLD_OUT, split_seed,
+        )  # fmt: skip
+
+    def streamed(part: _Part) -> bool:
+        return len(part.labels) * size**2 * in_chans > DEVICE_LIMIT_GB * 1e9 if stream is None else stream
+
+    def decoded(part: _Part) -> np.ndarray:
+        files = part.files
+        one = partial(files.decode, image_size=size, in_chans=in_chans, crop_pct=crop_pct)
+        return decode_all(one, len(files), size, in_chans, f"decoding {files.place.name}")
+
+    part, train = parts[split], parts["train"]
+    images = None
+    if streamed(part):
+        for i in tqdm(range(len(part.files)), f"checking {part.files.place.name}", unit="image", delay=2, disable=None):
+            part.files.size(i)
+    else:
+        images = decoded(part)
+    if streamed(train):
+        mean, std = STATISTICS["imagenet"] if in_chans == 3 else STATISTICS["imagenet grey"]
+    else:
+        stamp = place.stat()
+        key = (str(place.resolve()), stamp.st_mtime_ns, stamp.st_size, train.files.names, size, in_chans, crop_pct)
+        if key not in _computed:
+            train_images = images if split == "train" and images is not None else decoded(train)
+            _computed[key] = channel_statistics(train_images)
+        mean, std = _computed[key]
+    name = data if split == "train" or test_data is None else test_data
+    return ImageSource(
+        name, part.classes, part.labels, mean, std,
+        in_chans=in_chans, image_size=size, images=images, files=part.files, crop_pct=crop_pct,
+    )  # fmt: skip
+
+
+def _existing(path: str, what: str) -> Path:
+    place = Path(path).expanduser()
+    if not place.exists():
+        near = difflib.get_close_matches(path, NAMES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"{what} {path!r} does not exist{hint} (accepted: {', '.join(NAMES)}, or the path of a folder or a tar of "
+            "class folders)"
+        )
+    return place
+
+
+def _class_parts(place: Path) -> dict[str, _Part]:
+    """The images of a folder or tar by split: "train", and "test" if it has one; ValueError if laid out otherwise."""
+    tree = list_folder(place) if place.is_dir() else list_tar(place)
+    paths = [PurePosixPath(name).parts for name in tree.files.names]
+    folders = [PurePosixPath(name).parts for name in tree.folders]
+    if not paths:
+        raise ValueError(
+            f"no images in {str(place)!r} ({tree.ignored} other files); expected <class>/<image> with the endings "
+            f"{' '.join(sorted(EXTENSIONS))}"
+        )
+    prefix: tuple[str, ...] = ()
+    # One leading folder, as archives tend to have; and a lone train/ in it.
+    while len({path[0] for path in paths}) == 1 and min(map(len, paths)) > 2 and len(prefix) < 2:
+        lead = paths[0][0]
+        if prefix and lead not in ("train", *TEST_FOLDERS):
+            break
+        here = {folder[0] for folder in folders}
+        if lead == "train" and here & set(TEST_FOLDERS):
+            raise ValueError(
+                f"{str(place)!r} has a folder {'/'.join((*prefix, min(here & set(TEST_FOLDERS))))!r} without images"
+            )
+        prefix = (*prefix, lead)
+        paths = [path[1:] for path in paths]
+        folders = [folder[1:] for folder in folders if folder[0] == lead and len(folder) > 1]
+    rows_of = {"": np.arange(len(paths))}
+    firsts = {path[0] for path in paths if len(path) > 2}
+    if "train" in firsts:
+        test = next((word for word in TEST_FOLDERS if word in firsts), None)
+        rows_of = {
+            word: np.array([i for i, path in enumerate(paths) if path[0] == word and len(path) > 1])
+            for word in ("train", test)
+            if word is not None
+        }
+    used = sum(map(len, rows_of.values()))
+    ignored = tree.ignored + len(paths) - used
+    logger.info("%s: %d images, %d other files ignored", place, used, ignored)
+    parts = {}
+    for word, rows in rows_of.items():
+        cut = len(word) > 0
+        parts["test" if word in TEST_FOLDERS else "train"] = _one_part(
+            tree.files.subset(rows),
+            [paths[i][cut:] for i in rows],
+            {folder[cut] for folder in folders if len(folder) == 1 + cut and (not cut or folder[0] == word)},
+        )
+    return parts
+
+
+def _one_part(files: ImageFiles, paths: list[tuple[str, ...]], folders: set[str]) -> _Part:
+    """Files whose paths must be <class>/<image>; a class folder without images is an error, as is a single class."""
+    for i, path in enumerate(paths):
+        if len(path) != 2:
+            raise ValueError(
+                f"image {files.where(i)} must lie in a class folder: expected <class>/<image> or "
+                "train/<class>/<image> beside test/ or val/, with at most one folder around all of it"
+            )
+    classes = tuple(sorted({path[0] for path in paths}))
+    for word in sorted(folders.difference(classes)):
+        raise ValueError(
+            f"class folder {word!r} in {str(files.place)!r} has no images (endings: {' '.join(sorted(EXTENSIONS))}); "
+            "fill it, remove it, or put a dot before its name"
+        )
+    if len(classes) < 2:
+        raise ValueError(
+            f"{str(files.place)!r} has only one class, {classes[0]!r}; expected a folder for each of several"
+        )
+    number = {word: label for label, word in enumerate(classes)}
+    return _Part(files, classes, np.array([number[path[0]] for path in paths], dtype=np.int64))
+
+
+def _same_classes(train: _Part, test: _Part) -> None:
+    """ValueError that lists the difference unless both splits have the same classes."""
+    if train.classes == test.classes:
+        return
+    faults = []
+    for words, where in (
+        (sorted(set(train.classes) - set(test.classes)), "only in the training images"),
+        (sorted(set(test.classes) - set(train.classes)), "only in the test images"),
+    ):
+        if words:
+            more = f" and {len(words) - 5} more" if len(words) > 5 else ""
+            faults.append(f"{where}: {', '.join(map(repr, words[:5]))}{more}")
+    raise ValueError(
+        f"the classes of {str(train.files.place)!r} ({len(train.classes)}) and {str(test.files.place)!r} "
+        f"({len(test.classes)}) differ; {'; '.join(faults)}"
+    )
+
+
+def _default_size(files: ImageFiles) -> int:
+    """The size in pixels that all images share, if it is small; else that of photographs."""
+    first = files.size(0)
+    if max(first) > NATIVE_PIXELS or any(files.size(i) != first for i in range(1, len(files))):
+        return PHOTOGRAPH_SIZE
+    return min(first)

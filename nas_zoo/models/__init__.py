@@ -1,0 +1,1 @@
+"""Networks: operations, layouts, timm models and their registration, counts, weights."""

@@ -1,0 +1,290 @@
+"""State dicts of the original DARTS, PC-DARTS and P-DARTS code -> state dicts of a CellNet.
+
+    nas-zoo convert model.pt --genotype darts_v2 --layout cifar --init-channels 36 --num-cells 20 out.safetensors
+
+    >>> state = convert_state_dict(torch.load("model.pt", weights_only=True), "darts_v2", layout="cifar")
+    >>> timm.create_model("darts_v2_c10").load_state_dict(state)
+
+The original's names: `stem.0` and `stem.1` (CIFAR) or `stem0.0`, `.1`, `.3`, `.4` and `stem1.1`, `.2` (ImageNet);
+`cells.<i>.preprocess<0|1>.op.<1|2>`, or `.conv_1`, `.conv_2`, `.bn` behind a reduction cell; `cells.<i>._ops.<k>` with
+`.op.<n>` for separable and dilated convolutions, `.conv_1`, `.conv_2`, `.bn` for identities of stride 2 and plain
+numbers for conv_7x1_1x7, where k counts the edges of a cell node by node, in the genotype's order; `classifier`. Names
+may begin with `module.`, as DataParallel writes them.
+
+What a CellNet has no use for is left out: the auxiliary head, and parts of the original that do not reach its logits.
+Edges without weights (poolings, identities of stride 1) leave no trace in a checkpoint: two genotypes that differ in
+them alone both fit, and no check can tell which one was trained.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas_zoo.genotype import Genotype, as_genotype, list_genotypes, load_genotype
+from nas_zoo.models.layout import LAYOUTS
+from nas_zoo.models.network import CellNet
+
+__all__ = ["Original", "convert_checkpoint", "convert_state_dict", "describe"]
+
+StateDict = dict[str, torch.Tensor]
+
+_STEM = {"cifar": {"stem.0": "stem.0.conv", "stem.1": "stem.0.bn"},
+         "imagenet": {"stem0.0": "stem.0.conv", "stem0.1": "stem.0.bn", "stem0.3": "stem.1.conv",
+                      "stem0.4": "stem.1.bn", "stem1.1": "stem.2.conv", "stem1.2": "stem.2.bn"}}  # fmt: skip
+_POINTWISE = {"op.1": "conv", "op.2": "bn"}
+_REDUCE = {"conv_1": "conv1", "conv_2": "conv2", "bn": "bn"}
+_SEPARABLE = {"op.1": "dw1", "op.2": "pw1", "op.3": "bn1", "op.5": "dw2", "op.6": "pw2", "op.7": "bn2"}
+_DILATED = {"op.1": "dw", "op.2": "pw", "op.3": "bn"}
+_STACKED = {"1": "conv1", "2": "conv2", "3": "bn"}
+
+_CELL = re.compile(r"cells\.(\d+)\.")
+_OPERATION = re.compile(r"cells\.(\d+)\._ops\.(\d+)\.(.+)")
+
+
+@dataclass(frozen=True)
+class Original:
+    """What the shapes in an original state dict say of its network."""
+
+    layout: str
+    init_channels: int
+    num_cells: int
+    num_classes: int
+    in_chans: int
+
+    def __str__(self) -> str:
+        return ", ".join(f"{key}={value}" for key, value in vars(self).items())
+
+
+def describe(state_dict: StateDict) -> Original:
+    """Layout, width, depth, classes and image channels of an original state dict.
+
+    Raises:
+        ValueError: It is no state dict of these programs.
+    """
+    state = _plain(state_dict)
+    layout = "cifar" if "stem.0.weight" in state else "imagenet" if "stem1.1.weight" in state else None
+    cells = {int(match[1]) for key in state if (match := _CELL.match(key))}
+    first = state.get("stem.0.weight" if layout == "cifar" else "stem0.0.weight")
+    classifier = state.get("classifier.weight")
+    if layout is None or not cells or first is None or classifier is None or first.ndim != 4 or classifier.ndim != 2:
+        if "stem.0.conv.weight" in state:
+            raise ValueError("checkpoint: a state dict of nas_zoo already, nothing to convert")
+        have = ", ".join(list(state)[:3]) or "nothing"
+        raise ValueError(
+            "checkpoint: no network of the original DARTS, PC-DARTS or P-DARTS code: stem.0.weight (CIFAR) or "
+            f"stem1.1.weight (ImageNet), cells.0... and classifier.weight are expected, found {have} ..."
+        )
+    channels = first.shape[0] // 3 if layout == "cifar" else state["stem1.1.weight"].shape[0]
+    return Original(layout, channels, max(cells) + 1, classifier.shape[0], first.shape[1])
+
+
+def convert_state_dict(
+    state_dict: dict[str, Any],
+    genotype: Any,
+    layout: str | None = None,
+    init_channels: int | None = None,
+    num_cells: int | None = None,
+) -> StateDict:
+    """The state dict of the CellNet that computes the same logits.
+
+    Args:
+        state_dict: Of the original network, also with "module." prefixes or inside {"state_dict": ...} or
+            {"model": ...}.
+        genotype: The cells, as ``as_genotype`` takes them.
+        layout: "cifar" or "imagenet"; checked if given, else read from the shapes, as are the two that follow.
+        init_channels: C.
+        num_cells: Cells in all.
+
+    Raises:
+        ValueError: It does not fit: one line that says what does not, and what would.
+    """
+    state = _plain(state_dict)
+    found, cells = describe(state), as_genotype(genotype)
+    given = {"layout": layout, "init_channels": init_channels, "num_cells": num_cells}
+    if layout is not None and layout not in LAYOUTS:
+        raise ValueError(f"layout={layout!r} is unknown; accepted: {', '.join(LAYOUTS)}")
+    wrong = [f"{key}={value}" for key, value in given.items() if value not in (None, getattr(found, key))]
+    if wrong:
+        raise ValueError(f"checkpoint: {', '.join(wrong)} does not fit it; {found} would")
+    _check_operations(state, cells, found)
+    model = CellNet(
+        cells, found.layout, found.init_channels, found.num_cells, found.num_classes, found.in_chans, device="meta"
+    )
+    theirs = _names(cells, found)
+    converted: StateDict = {}
+    for key, value in model.state_dict().items():
+        source = theirs[key.rpartition(".")[0]] + "." + key.rpartition(".")[2]
+        if source not in state:
+            if key.endswith(".num_batches_tracked"):  # torch before 0.4.1 did not have it
+                converted[key] = torch.zeros((), dtype=torch.long)
+                continue
+            raise ValueError(f"checkpoint: {source} is missing ({found})")
+        if state[source].shape != value.shape:
+            have, want = (tuple(tensor.shape) for tensor in (state[source], value))
+            raise ValueError(
+                f"checkpoint: {source} has shape {have}, the genotype at {found} needs {want}{_fitting(state, found)}"
+            )
+        converted[key] = state[source].detach().clone().contiguous()
+    return converted
+
+
+def convert_checkpoint(
+    checkpoint: Path | str,
+    output: Path | str,
+    genotype: Any,
+    layout: str | None = None,
+    init_channels: int | None = None,
+    num_cells: int | None = None,
+) -> str:
+    """Writes the converted state dict as safetensors; returns a line that says what it is and what was left out.
+
+    The checkpoint is read as tensors and plain values only; one that carries code is refused.
+    """
+    from safetensors.torch import save_file
+
+    from nas_zoo.models.load import read_state_dict
+
+    output = Path(output)
+    if output.suffix != ".safetensors":
+        raise ValueError(f"output {str(output)!r}: a name that ends in .safetensors is accepted")
+    state = _plain(read_state_dict(Path(checkpoint)))
+    cells = as_genotype(genotype)
+    converted = convert_state_dict(state, cells, layout, init_channels, num_cells)
+    save_file(converted, output, metadata={"format": "pt"})
+    found = describe(state)
+    auxiliary = sum(key.startswith("auxiliary_head.") for key in state)
+    used = {f"{name}." for name in _names(cells, found).values()}
+    idle = sum(not key.startswith("auxiliary_head.") and f"{key.rpartition('.')[0]}." not in used for key in state)
+    counted = ((auxiliary, "the auxiliary head"), (idle, "parts that do not reach the logits"))
+    left_out = [f"{n} tensors of {what}" for n, what in counted if n]
+    names = {key for key, _ in CellNet(cells, found.layout, 4, found.num_cells, device="meta").named_parameters()}
+    size = sum(value.numel() for key, value in converted.items() if key in names)
+    return f"{output}: {found}, {size:,} parameters; left out: {' and '.join(left_out) or 'nothing'}"
+
+
+def _plain(state_dict: dict[str, Any]) -> StateDict:
+    """The state dict itself, without what it is wrapped in and without "module." in front of its names."""
+    for key in ("model", "state_dict", "model"):
+        if isinstance(state_dict, dict) and isinstance(state_dict.get(key), dict):
+            state_dict = state_dict[key]
+    if not isinstance(state_dict, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state_dict.items()
+    ):
+        raise ValueError("checkpoint: a state dict (names and tensors) is accepted")
+    return {key.removeprefix("module."): value for key, value in state_dict.items()}
+
+
+def _names(genotype: Genotype, found: Original) -> dict[str, str]:
+    """{module of the CellNet: module of the original}, for every module with tensors that a CellNet may have."""
+    names = {ours: theirs for theirs, ours in _STEM[found.layout].items()} | {"classifier": "classifier"}
+    reductions = {found.num_cells // 3, 2 * found.num_cells // 3}
+    for index in range(found.num_cells):
+        cell = genotype.cell("reduce" if index in reductions else "normal")
+        halved = index - 1 in reductions if index else found.layout == "imagenet"
+        for source, table in ((0, _REDUCE if halved else _POINTWISE), (1, _POINTWISE)):
+            for theirs, ours in table.items():
+                names[f"cells.{index}.preprocess{source}.{ours}"] = f"cells.{index}.preprocess{source}.{theirs}"
+        k = 0
+        for number, node in enumerate(cell.nodes, start=2):
+            for j, (operation, source) in enumerate(node):
+                if number in cell.live_nodes:
+                    place = f"cells.{index}.nodes.{cell.live_nodes.index(number)}.ops.{j}"
+                    for theirs, ours in _table(operation, 2 if index in reductions and source < 2 else 1).items():
+                        names[f"{place}.{ours}"] = f"cells.{index}._ops.{k}.{theirs}"
+                k += 1
+    return names
+
+
+def _table(operation: str, stride: int) -> dict[str, str]:
+    """{layer of the original's operation: layer of ours}."""
+    if operation.startswith("sep_conv"):
+        return _SEPARABLE
+    if operation.startswith("dil_conv"):
+        return _DILATED
+    if operation == "conv_7x1_1x7":
+        return _STACKED
+    return _REDUCE if operation == "skip_connect" and stride == 2 else {}
+
+
+def _kernel(operation: str) -> tuple[int, ...]:
+    return (1, 7) if operation == "conv_7x1_1x7" else (int(operation[-1]),) * 2
+
+
+def _signature(genotype: Genotype, reduction: bool) -> dict[int, tuple[str, tuple[int, ...] | None]]:
+    """For each edge of a cell that has weights: its layers, and its kernel, by the edge's number."""
+    edges = [edge for node in genotype.cell("reduce" if reduction else "normal").nodes for edge in node]
+    signature = {}
+    for k, (operation, source) in enumerate(edges):
+        table = _table(operation, 2 if reduction and source < 2 else 1)
+        if table:
+            signature[k] = (" ".join(sorted(table)), None if table is _REDUCE else _kernel(operation))
+    return signature
+
+
+def _found_signature(state: StateDict, index: int) -> dict[int, tuple[str, tuple[int, ...] | None]]:
+    layers: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in state.items():
+        match = _OPERATION.fullmatch(key)
+        if match and int(match[1]) == index and key.endswith(".weight"):
+            layers.setdefault(int(match[2]), {})[match[3].removesuffix(".weight")] = value
+    signature = {}
+    for k, found in layers.items():
+        first = found.get("op.1", found.get("1"))
+        kernel = tuple(first.shape[2:]) if first is not None else None
+        signature[k] = (" ".join(sorted(found)), kernel)
+    return signature
+
+
+def _say(signature: tuple[str, tuple[int, ...] | None] | None) -> str:
+    """The operation with these layers, in words."""
+    if signature is None:
+        return "no weights (a pooling or an identity)"
+    layers, kernel = signature
+    for name, table in (("sep_conv", _SEPARABLE), ("dil_conv", _DILATED)):
+        if layers == " ".join(sorted(table)) and kernel is not None and len(kernel) == 2:
+            return f"the weights of {name}_{kernel[0]}x{kernel[1]}"
+    if layers == " ".join(sorted(_REDUCE)):
+        return "the weights of a skip_connect of stride 2"
+    if layers == " ".join(sorted(_STACKED)):
+        return "the weights of conv_7x1_1x7"
+    return f"weights named {layers}"
+
+
+def _cells_of_both_kinds(found: Original) -> list[tuple[int, bool]]:
+    """The first cell of each kind: its index, and whether it is a reduction cell."""
+    reductions = {found.num_cells // 3, 2 * found.num_cells // 3}
+    normal = next((index for index in range(found.num_cells) if index not in reductions), None)
+    return ([] if normal is None else [(normal, False)]) + [(min(reductions), True)]
+
+
+def _check_operations(state: StateDict, genotype: Genotype, found: Original) -> None:
+    """ValueError where the weights of a cell are not those of the genotype's operations."""
+    for index, reduction in _cells_of_both_kinds(found):
+        have, want = _found_signature(state, index), _signature(genotype, reduction)
+        for k in sorted(have.keys() | want.keys()):
+            if have.get(k) != want.get(k):
+                kind = "reduction" if reduction else "normal"
+                edges = [edge for node in genotype.cell("reduce" if reduction else "normal").nodes for edge in node]
+                edge = f"is {edges[k].operation} from {edges[k].source}" if k < len(edges) else "does not exist"
+                raise ValueError(
+                    f"checkpoint: the genotype does not fit it: edge {k} of its {kind} cell {edge}, but "
+                    f"cells.{index}._ops.{k} holds {_say(have.get(k))}{_fitting(state, found)}"
+                )
+
+
+def _fitting(state: StateDict, found: Original) -> str:
+    """Words that name genotypes of the package whose weights fit, or say that none does."""
+    wanted = [(_found_signature(state, index), reduction) for index, reduction in _cells_of_both_kinds(found)]
+    fitting = []
+    for tier in (1, 2):
+        for name in list_genotypes(tier):
+            genotype = load_genotype(name)
+            if all(_signature(genotype, reduction) == have for have, reduction in wanted):
+                fitting.append(name)
+        if fitting:
+            more = f" and {len(fitting) - 4} more" if len(fitting) > 4 else ""
+            return f"; fitting: {', '.join(fitting[:4])}{more}"
+    return "; none of the package's genotypes fits"

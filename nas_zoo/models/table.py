@@ -1,0 +1,137 @@
+"""Tables of what the package holds: models with their counts beside their papers' figures, and cells.
+
+`top1` and its neighbours are ours, of the weights that come with a model (``nas_zoo.models.results``), and empty
+without any.
+`pretrained` says whether the model's name alone has weights; where it has not and there is a `tag`, they are of other
+classes than the model's and are had as NAME.TAG.
+Columns that begin with `paper_` hold what a cell's paper reports; nothing in them was measured here. They belong to the
+paper's own training and way of counting, which for multiply-adds often is not ours (see
+`nas_zoo.models.count.CONVENTION`), and renderings of NASNet, AmoebaNet, PNASNet and ENAS stand in a network that is
+not their papers'.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from nas_zoo.genotype import Genotype, genotype_record, list_records
+from nas_zoo.models.count import work_out
+from nas_zoo.models.network import DATA, MODELS, find_result
+from nas_zoo.models.results import package_results
+
+__all__ = ["cell_rows", "in_csv", "is_small", "model_rows", "paper_figures"]
+
+Row = dict[str, Any]
+
+
+def paper_figures(cell: str, data: str) -> Row:
+    """What the paper of a cell reports for that data ("c10", "c100" or "in1k"); None where it says nothing.
+
+    Keys: paper_err and paper_top5_err in percent, paper_params_m and paper_madds_m in millions, paper_network in words
+    where the figures are of another network than DARTS' around these cells.
+    """
+    reported = genotype_record(cell).get("provenance", {}).get("reported", {})
+    keys = {"paper_err": f"{data}_err", "paper_params_m": f"{data}_params_m"}
+    if data == "in1k":
+        keys = {
+            "paper_err": "in_top1_err",
+            "paper_top5_err": "in_top5_err",
+            "paper_params_m": "in_params_m",
+            "paper_madds_m": "in_madds_m",
+        }
+    if reported.get(keys["paper_err"]) is not None:
+        keys["paper_network"] = "network"
+    empty = dict.fromkeys(("paper_err", "paper_top5_err", "paper_params_m", "paper_madds_m", "paper_network"))
+    return empty | {ours: reported.get(theirs) for ours, theirs in keys.items()}
+
+
+def is_small(name: str) -> bool:
+    """Whether a model is a small form of our own making, of another size than in any paper: edas_c10_s."""
+    return name.endswith("_s")
+
+
+def model_rows(names: Sequence[str]) -> list[Row]:
+    """A row for each of these models, at its own size: settings, our counts, the paper's figures, where it is from."""
+    import timm
+
+    rows = []
+    for name in names:
+        model, cfg = MODELS[name], timm.get_pretrained_cfg(name)
+        assert cfg is not None
+        data = DATA[model["data"]]
+        channels, cells = model.get("init_channels", data.init_channels), model.get("num_cells", data.num_cells)
+        record = genotype_record(model["cell"])
+        genotype = Genotype.from_json(record)
+        counts = work_out(genotype, data.layout, channels, cells, cfg.num_classes, cfg.input_size)
+        provenance = record.get("provenance", {})
+        figures = paper_figures(model["cell"], model["data"])
+        if figures["paper_err"] is not None and is_small(name):
+            size = f"C={data.init_channels}, {data.num_cells} cells"
+            figures["paper_network"] = ", ".join(filter(None, (size, figures["paper_network"])))
+        ours = find_result(name) or next((row for row in package_results() if row.model == name), None)
+        rows.append(
+            {
+                "name": name,
+                "cell": model["cell"],
+                "layout": data.layout,
+                "init_channels": channels,
+                "num_cells": cells,
+                "num_classes": cfg.num_classes,
+                "input_size": "x".join(map(str, cfg.input_size)),
+                "params": counts.params,
+                "macs": counts.macs,
+                "activations": counts.activations,
+                **figures,
+                "pretrained": bool(cfg.has_weights),
+                "tag": ours.tag if ours else None,
+                "top1": ours.top1 if ours else None,
+                "top1_dataset": ours.dataset if ours else None,
+                "top1_images": ours.test_images if ours else None,
+                "method": provenance.get("method"),
+                "paper": provenance.get("paper"),
+                "source": provenance.get("source"),
+            }
+        )
+    return rows
+
+
+def cell_rows(tier: int | None = None) -> list[Row]:
+    """A row for each cell of that tier, or of all: those that cannot be built too, with the reason."""
+    rows = []
+    for name in list_records():
+        record = genotype_record(name)
+        provenance = record.get("provenance", {})
+        own_tier = provenance.get("tier", 1)
+        if tier not in (None, own_tier):
+            continue
+        built = "cannot_build" not in record
+        genotype = Genotype.from_json(record) if built else None
+        rows.append(
+            {
+                "name": name,
+                "tier": own_tier,
+                "builds": built,
+                "edges": genotype.num_edges if genotype else None,
+                "digest": genotype.digest if genotype else None,
+                "paper_c10_err": paper_figures(name, "c10")["paper_err"],
+                "paper_c100_err": paper_figures(name, "c100")["paper_err"],
+                "paper_in1k_err": paper_figures(name, "in1k")["paper_err"],
+                "method": provenance.get("method"),
+                "paper": provenance.get("paper", provenance.get("data")),
+                "source": provenance.get("source"),
+                "cannot_build": record.get("cannot_build"),
+                "conflicts": "; ".join(provenance.get("conflicts", [])) or None,
+            }
+        )
+    return rows
+
+
+def in_csv(rows: Sequence[Row]) -> str:
+    """The rows as CSV with a line of column names; None is an empty field."""
+    file = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return file.getvalue()

@@ -1,0 +1,1 @@
+"""Training and evaluation of one network: `python -m nas_zoo.train`."""

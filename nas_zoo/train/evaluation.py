@@ -1,0 +1,164 @@
+"""Accuracy of a model on a data set: while it trains, of a saved model, from the command line.
+
+nas-zoo evaluate runs/edas_c10 --data cifar10
+nas-zoo evaluate hf-hub:owner/name --data photos.tar.xz --split test
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas_zoo.data.batches import Batches
+from nas_zoo.data.named import open_source
+from nas_zoo.data.pictures import ImageSource
+from nas_zoo.models.load import load_model
+from nas_zoo.runs.distributed import autocast_for, max_over_processes, start_accelerator, sum_over_processes, world_size
+from nas_zoo.runs.settings import Parser, add_flags, given_flags, setting, settings_from
+
+__all__ = ["EvaluateSettings", "evaluate", "evaluate_model", "main"]
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], autocast: Callable[[], Any] | None = None
+) -> dict[str, Any]:
+    """top1 in [0, 1], top5 likewise where there are more than ten classes, mean cross-entropy, and n images.
+
+    `batches`: (images, labels) of one pass, this process's share of them; the figures are over all processes.
+    The model is left in the mode it was in.
+    """
+    training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    pending: list[Tensor] = []
+    count, num_classes = 0, 0
+    for images, labels in batches:
+        with contextlib.nullcontext() if autocast is None else autocast():
+            logits = model(images)
+        logits, num_classes = logits.float(), logits.shape[1]
+        hits = logits.topk(min(5, num_classes), dim=1).indices == labels[:, None]
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        pending.append(torch.stack([loss, hits[:, 0].sum().float(), hits.sum().float()]))
+        count += len(labels)
+    model.train(training)
+    sums = torch.zeros(4, dtype=torch.float64)
+    if pending:  # a process can be without a batch
+        sums[:3] = torch.stack(pending).double().cpu().sum(0)  # the one wait for the device
+        sums[3] = count
+    most = torch.tensor(num_classes)
+    if world_size() > 1:
+        sums, most = sum_over_processes(sums.to(device)).cpu(), max_over_processes(most.to(device))
+    loss_sum, top1, top5, total = sums.tolist()
+    if not total:
+        raise ValueError("nothing to evaluate: there is no batch")
+    figures = {"top1": top1 / total}
+    if int(most) > 10:
+        figures["top5"] = top5 / total
+    return figures | {"loss": loss_sum / total, "n": int(total)}
+
+
+def evaluate_model(
+    model: nn.Module,
+    source: ImageSource,
+    *,
+    batch_size: int = 256,
+    image_size: int | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    autocast: Callable[[], Any] | None = None,
+) -> dict[str, Any]:
+    """`evaluate` over all images of a source; scaled as the model's pretrained_cfg says unless told.
+
+    ValueError where model and images have other classes or channels.
+    """
+    cfg: Mapping[str, Any] = getattr(model, "pretrained_cfg", {})
+    num_classes = getattr(model, "num_classes", len(source.classes))
+    if num_classes != len(source.classes):
+        raise ValueError(f"{source.name} has {len(source.classes)} classes, the model {num_classes}")
+    names = cfg.get("label_names")
+    if names and tuple(names) != source.classes:
+        first = next((i for i, (a, b) in enumerate(zip(names, source.classes, strict=False)) if a != b), 0)
+        raise ValueError(
+            f"{source.name}: its classes are not the model's; class {first} is {source.classes[first]!r}, "
+            f"the model's is {names[first]!r}"
+        )
+    channels = getattr(model, "in_chans", source.in_chans)
+    if channels != source.in_chans:
+        raise ValueError(f"{source.name} has {source.in_chans} channel(s), the model takes {channels}")
+    fitting = len(cfg.get("mean", ())) == source.in_chans
+    batches = Batches(
+        source,
+        None,
+        batch_size,
+        image_size=image_size,
+        device=device,
+        mean=mean or (tuple(cfg["mean"]) if fitting else None),
+        std=std or (tuple(cfg["std"]) if fitting else None),
+        workers=workers,
+    )
+    return evaluate(model.to(device), batches.epoch(0), autocast)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateSettings:
+    """Settings of an evaluation."""
+
+    data: str = setting("digits", "data set: digits, cifar10, cifar100, a folder or a tar of class folders")
+    split: Literal["train", "test"] = setting("test", "which images of it")
+    test_data: str | None = setting(None, "folder or tar of the test images; none: as the data set has them")
+    data_root: Path | None = setting(None, "folder of cifar10 / cifar100; none: the user's cache, downloaded if absent")
+    image_size: int | None = setting(None, "side of the images; none: that of the model", unit="pixels")
+    batch_size: int = setting(256, "images at once, which has no bearing on the figures")
+    precision: Literal["fp32", "bf16"] = setting("fp32", "bf16: autocast of the forward passes")
+    workers: int = setting(2, "loader processes for data sets that do not fit in memory")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`nas-zoo evaluate MODEL|FOLDER --data ...`: prints the figures as one JSON line; exit codes as in main."""
+    parser = Parser(prog="nas-zoo evaluate", description="Accuracy of a trained model on a data set, as a JSON line.")
+    parser.add_argument("model", help="folder with config.json and model.safetensors, or a name timm knows")
+    add_flags(parser, EvaluateSettings)
+    namespace = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    try:
+        settings = settings_from(EvaluateSettings, given_flags(namespace))
+        accelerator = start_accelerator()
+        model = load_model(namespace.model)
+        cfg: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+        source = open_source(
+            settings.data,
+            settings.split,
+            root=settings.data_root,
+            test_data=settings.test_data,
+            image_size=settings.image_size or cfg["input_size"][1],
+            in_chans=cfg["input_size"][0],
+            crop_pct=cfg.get("crop_pct", 1.0),
+        )
+        figures = evaluate_model(
+            model,
+            source,
+            batch_size=settings.batch_size,
+            device=accelerator.device,
+            workers=settings.workers,
+            autocast=autocast_for(accelerator.device, settings.precision),
+        )
+    except (ValueError, OSError) as error:
+        print(f"nas-zoo evaluate: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps({"model": namespace.model, "data": source.name, "split": settings.split, **figures}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""DARTS: every operation on every edge, weighted by a softmax; first and second order.
+
+Liu, Simonyan, Yang, "DARTS: Differentiable Architecture Search" (https://arxiv.org/abs/1806.09055). The baseline that
+EDAS and DA2S are measured against.
+
+    paper              here         shape    meaning
+    alpha^(i,j)        alpha[kind]  (E, O)   operation logits, 'none' among the O = 8 operations
+    w, xi              problem      -        weights of the supernet, learning rate of their step
+    w' = w - xi ...    look_ahead   -        weights after the step that would come next, momentum and decay included
+    epsilon            radius / |v|          step of the finite difference, v the gradient at w'
+
+Eq. 2: each edge is the sum of its operations weighted by softmax(alpha).
+Eq. 5, first order (``order=1``, xi = 0): the gradient of the held-out loss at the weights as they are.
+Eq. 7 and 8, second order (``order=2``): d L_val(w', alpha) - xi [d L_train(w+, alpha) - d L_train(w-, alpha)] /
+(2 epsilon) with w+- = w +- epsilon v, all derivatives with respect to alpha.
+
+Differs from the paper: nothing known. As in the authors' code, w' takes momentum and weight decay into account but no
+clipping, and xi is the weights' learning rate of the epoch; BatchNorm's running statistics are not touched by passes
+under w', w+ and w- (only evaluations use them).
+
+Not said in the paper, chosen here: alpha's decay stands in the loss (the gradient is that of Adam's L2).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from nas_zoo.genotype import KINDS, Genotype
+from nas_zoo.models.operations import SEARCH_OPERATIONS
+from nas_zoo.runs.settings import setting
+from nas_zoo.search.discretize import derive, read_configuration
+from nas_zoo.search.method import Problem, SearchSettings, Step
+from nas_zoo.search.supernet import EdgeMixing, Mixing, SearchSpace
+
+__all__ = ["Darts", "DartsSettings", "relax_all"]
+
+
+def relax_all(alpha_EO: torch.Tensor) -> Mixing:
+    """Eq. 2: every operation of every edge, weighted by softmax(alpha); 1/O each at alpha = 0."""
+    everything = tuple(range(alpha_EO.shape[1]))
+    return tuple(EdgeMixing(everything, mix_O) for mix_O in torch.softmax(alpha_EO, dim=-1))
+
+
+@dataclass(frozen=True)
+class DartsSettings(SearchSettings):
+    """Section 3.1 and appendix A.1.1 of the paper."""
+
+    method: str = setting("darts", "search method")
+    epochs: int = setting(50, "epochs; one epoch sees each half of the training images once")
+    order: Literal[1, 2] = setting(1, "1: at the weights as they are; 2: at the weights one step ahead, three times "
+                                      "the work")  # fmt: skip
+    alpha_decay: float = setting(1e-3, "L2 on alpha")
+    radius: float = setting(0.01, "length of the weights' step in the finite difference of the second order")
+    edges: str = setting("8/14", "edges of the cells that are derived: 8/14, 4/14 ... or groups, 2+3:1,4:1,5:1")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.alpha_decay < 0:
+            raise ValueError(f"alpha_decay={self.alpha_decay!r}: 0 or above")
+        if self.radius <= 0:
+            raise ValueError(f"radius={self.radius!r}: above 0")
+        read_configuration(self.edges, SearchSpace())
+
+
+class Darts(nn.Module):
+    """DARTS of either order."""
+
+    def __init__(self, settings: DartsSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.space = SearchSpace(operations=("none", *SEARCH_OPERATIONS))
+        generator = torch.Generator().manual_seed(settings.seed)
+        shape = (self.space.num_edges, self.space.num_operations)
+        self.alpha = nn.ParameterDict({kind: 1e-3 * torch.randn(shape, generator=generator) for kind in KINDS})
+
+    def mixing(self, step: Step) -> dict[str, Mixing]:
+        """Eq. 2, in every step."""
+        return {kind: relax_all(self.alpha[kind]) for kind in KINDS}
+
+    def loss(self, problem: Problem, step: Step) -> torch.Tensor:
+        """Cross-entropy on held-out images, at the weights or one step ahead of them, with L2 on alpha."""
+        ahead = self.settings.order == 2
+        loss = self.look_ahead(problem, step) if ahead else problem.held_out_loss(self.mixing(step))
+        return loss + 0.5 * self.settings.alpha_decay * sum(logits.square().sum() for logits in self.alpha.values())
+
+    def look_ahead(self, problem: Problem, step: Step) -> torch.Tensor:
+        """L_val(w', alpha) as a value whose gradient is that of Eq. 7 and 8."""
+        alphas = list(self.alpha.values())
+        weights = problem.weights
+        mixing = {
+            kind: tuple(EdgeMixing(mix.ops, mix.weights.detach()) for mix in edges if mix.weights is not None)
+            for kind, edges in self.mixing(step).items()
+        }
+        gradients = gradients_of(problem.training_loss(mixing), weights)
+        ahead = problem.stepped(problem.mean_over_processes(gradients))
+
+        loss = problem.held_out_loss(self.mixing(step), ahead)
+        both = torch.autograd.grad(loss, [*alphas, *ahead.values()], allow_unused=True)
+        direct, v = both[: len(alphas)], named(ahead, both[len(alphas) :])
+        problem.mean_over_processes(v)
+
+        norm = torch.stack([value.double().square().sum() for value in v.values()]).sum().sqrt()
+        epsilon = self.settings.radius / float(norm)
+        sides = []
+        for sign in (1, -1):
+            moved = {
+                name: w.detach() + sign * epsilon * v[name] if name in v else w.detach() for name, w in weights.items()
+            }
+            loss_there = problem.training_loss(self.mixing(step), moved)
+            sides.append(torch.autograd.grad(loss_there, alphas, allow_unused=True))
+        result = loss.detach()
+        for alpha, first, plus, minus in zip(alphas, direct, *sides, strict=True):
+            if first is not None:  # a network of one or two cells has no normal cell
+                total = first - problem.lr * (plus - minus) / (2 * epsilon)
+                result = result + (total * (alpha - alpha.detach())).sum()  # adds 0, and the gradient
+        return result
+
+    def genotype(self, rule: str | None = None) -> Genotype:
+        """Section 2.4: the edges whose best operation but 'none' is strongest, as many as were set."""
+        scores = {kind: self.alpha[kind].detach() for kind in KINDS}
+        return derive(rule or self.settings.edges, scores, self.space)
+
+
+def named(weights: Mapping[str, torch.Tensor], gradients: tuple[torch.Tensor | None, ...]) -> dict[str, torch.Tensor]:
+    """The gradients by name, without the weights that have none."""
+    return {name: value for name, value in zip(weights, gradients, strict=True) if value is not None}
+
+
+def gradients_of(loss: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return named(weights, torch.autograd.grad(loss, list(weights.values()), allow_unused=True))

@@ -1,0 +1,120 @@
+"""PC-DARTS: operations on a part of the channels, and a weight for each edge.
+
+Xu et al., "PC-DARTS: Partial Channel Connections for Memory-Efficient Architecture Search"
+(https://arxiv.org/abs/1907.05737). On each edge 1/K of the channels goes through the mixed operations and the rest past
+them, which takes a K-th of the memory and lets the batch grow; since the channels that are worked on change with every
+step, edges get weights of their own, which are steadier than the operations'.
+
+    paper          here          shape    meaning
+    alpha^o_i,j    alpha[kind]   (E, O)   operation logits
+    beta_i,j       beta[kind]    (E,)     edge logits
+    S_i,j          supernet      -        the first C/K channels of every state, then a channel shuffle
+    K              partial_channels       4 on CIFAR-10
+
+Eq. 2 (section 3.2): f_ij = sum over o of softmax(alpha)^o o(S * x_i) + (1 - S) * x_i.
+Eq. 3 (section 3.3): x_j = sum over i < j of softmax(beta)_ij f_ij, the softmax over the inputs of node j.
+
+Differs from the paper: the mask S is the first C/K channels and not drawn anew, as in the authors' code; the channel
+shuffle behind it moves every channel there in turn.
+
+Not said in the paper, chosen here as in the authors' code: alpha and beta start at 1e-3 N(0, 1); edges are ranked by
+softmax(alpha) of the best operation but 'none' times softmax(beta); the bypassing channels are max-pooled 2x2 where the
+edge has stride 2; alpha and beta decay by 1e-3; gradients of the weights are clipped at 5. The 15 epochs without
+architecture steps (section 4.2) are 15 of 50: with fewer or more epochs they are as large a part, unless set.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from nas_zoo.genotype import KINDS, Genotype
+from nas_zoo.models.operations import SEARCH_OPERATIONS
+from nas_zoo.runs.settings import setting
+from nas_zoo.search.discretize import best_operations, derive, read_configuration
+from nas_zoo.search.method import Problem, SearchSettings, Step
+from nas_zoo.search.supernet import EdgeMixing, Mixing, SearchSpace
+
+__all__ = ["PcDarts", "PcDartsSettings", "edge_softmax", "part_of_epochs", "relax_weighted"]
+
+
+def edge_softmax(beta_E: torch.Tensor, space: SearchSpace) -> torch.Tensor:
+    """Eq. 3: softmax of beta over the inputs of each node, (E,); 1/n for each of n inputs at beta = 0."""
+    return torch.cat([torch.softmax(part, dim=0) for part in beta_E.split(list(range(2, space.num_nodes + 2)))])
+
+
+def relax_weighted(alpha_EO: torch.Tensor, b_E: torch.Tensor) -> Mixing:
+    """Eq. 2 and 3: every operation of every edge with softmax(alpha) times the edge's weight."""
+    mix_EO = torch.softmax(alpha_EO, dim=-1) * b_E[:, None]
+    everything = tuple(range(alpha_EO.shape[1]))
+    return tuple(EdgeMixing(everything, mix_O, b) for mix_O, b in zip(mix_EO, b_E, strict=True))
+
+
+def part_of_epochs(given: int | None, of_50: int, epochs: int) -> int:
+    """Epochs as set, or as large a part of all as they are of the paper's 50."""
+    return round(of_50 * epochs / 50) if given is None else given
+
+
+@dataclass(frozen=True)
+class PcDartsSettings(SearchSettings):
+    """Section 4.2 of the paper."""
+
+    method: str = setting("pc_darts", "search method")
+    epochs: int = setting(50, "epochs; one epoch sees each half of the training images once")
+    batch_size: int = setting(256, "images a step, over all processes")
+    partial_channels: int = setting(4, "K: operations work on 1/K of the channels")
+    lr: float = setting(0.1, "learning rate of SGD on the weights, at the start")
+    lr_min: float = setting(0.0, "and at the end of its cosine")
+    alpha_lr: float = setting(6e-4, "learning rate of Adam on alpha and beta")
+    alpha_decay: float = setting(1e-3, "L2 on alpha and beta")
+    freeze_epochs: int | None = setting(None, "epochs at the start without architecture steps; default: 15 of 50")
+    edges: str = setting("8/14", "edges of the cells that are derived: 8/14, 4/14 ... or groups, 2+3:1,4:1,5:1")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.alpha_decay < 0:
+            raise ValueError(f"alpha_decay={self.alpha_decay!r}: 0 or above")
+        if not 0 <= self.frozen < self.epochs:
+            raise ValueError(f"freeze_epochs={self.freeze_epochs!r}: from 0 to below epochs ({self.epochs})")
+        read_configuration(self.edges, SearchSpace())
+
+    @property
+    def frozen(self) -> int:
+        return part_of_epochs(self.freeze_epochs, 15, self.epochs)
+
+
+class PcDarts(nn.Module):
+    """PC-DARTS."""
+
+    def __init__(self, settings: PcDartsSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.space = SearchSpace(operations=("none", *SEARCH_OPERATIONS))
+        generator = torch.Generator().manual_seed(settings.seed)
+
+        def start(*shape: int) -> nn.ParameterDict:
+            return nn.ParameterDict({kind: 1e-3 * torch.randn(shape, generator=generator) for kind in KINDS})
+
+        self.alpha = start(self.space.num_edges, self.space.num_operations)
+        self.beta = start(self.space.num_edges)
+
+    def mixing(self, step: Step) -> dict[str, Mixing]:
+        """Eq. 2 and 3, in every step."""
+        return {kind: relax_weighted(self.alpha[kind], edge_softmax(self.beta[kind], self.space)) for kind in KINDS}
+
+    def loss(self, problem: Problem, step: Step) -> torch.Tensor | None:
+        """Cross-entropy on held-out images with L2 on alpha and beta; None while they are frozen."""
+        if step.epoch < self.settings.frozen:
+            return None
+        decay = sum(logits.square().sum() for logits in self.parameters())
+        return problem.held_out_loss(self.mixing(step)) + 0.5 * self.settings.alpha_decay * decay
+
+    def genotype(self, rule: str | None = None) -> Genotype:
+        """Each edge's best operation; the edges where it times the edge weight is largest, as many as were set."""
+        scores = {kind: self.alpha[kind].detach() for kind in KINDS}
+        strength = {
+            kind: best_operations(scores[kind], self.space)[0]
+            * edge_softmax(self.beta[kind].detach().double(), self.space)
+            for kind in KINDS
+        }
+        return derive(rule or self.settings.edges, scores, self.space, strength)

@@ -1,0 +1,1 @@
+"""The page of a search: its log read, what is said, the figures as SVG, how it looks."""

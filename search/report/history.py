@@ -1,0 +1,319 @@
+"""A search as its folder tells of it: settings, machine, and the figures of each epoch, ready to be shown.
+
+Needs log.jsonl alone (events.jsonl and gap.json add to it where they are), so it works while a search still runs.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nas_zoo.genotype import KINDS, OPERATIONS, Genotype
+from nas_zoo.runs.checkpoint import RunLog, published
+
+__all__ = ["GAP_FILE", "Run", "dig", "read_run", "read_runs"]
+
+#: In a run's folder: what `nas-zoo gap --save` has measured.
+GAP_FILE = "gap.json"
+_METHODS = {
+    "edas": "EDAS",
+    "alpha_max": "alpha-max",
+    "da2s": "DA2S",
+    "da2s_released": "DA2S (authors' code)",
+    "darts": "DARTS",
+    "pc_darts": "PC-DARTS",
+    "random": "random cells",
+}
+
+
+@dataclass
+class Run:
+    """A search as its folder tells of it."""
+
+    label: str
+    facts: dict[str, Any]
+    epochs: list[dict[str, Any]]
+    events: list[dict[str, Any]] = field(default_factory=list)
+    gap: dict[str, Any] | None = None  # what `nas-zoo gap --save` wrote
+    place: int = 0  # among the runs of a page
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.facts["settings"]
+
+    @property
+    def method(self) -> str:
+        """Its name as papers write it, with what makes it another method."""
+        settings = self.settings
+        name = _METHODS.get(settings["method"], str(settings["method"]))
+        if settings["method"] == "edas" and settings.get("warmup_epochs"):
+            name += " with warm-up"
+        if settings["method"] == "darts" and settings.get("order") == 2:
+            name += ", second order"
+        edges = settings.get("edges")
+        return f"{name} {edges}" if edges and edges != "8/14" else name
+
+    @property
+    def style(self) -> str:
+        return f"s{self.place % 8}" + (" dashed" if self.place >= 8 else "")
+
+    @property
+    def planned(self) -> int:
+        return int(self.settings.get("epochs") or 0) or len(self.epochs)
+
+    @property
+    def done(self) -> int:
+        return int(self.last["epoch"]) if self.epochs else 0
+
+    @property
+    def last(self) -> dict[str, Any]:
+        return self.epochs[-1]
+
+    @property
+    def classes(self) -> int:
+        return len(self.facts.get("data", {}).get("classes", ()))
+
+    @property
+    def learns(self) -> bool:
+        return self.settings["method"] != "random"
+
+    @property
+    def rule(self) -> str:
+        """What derives the method's own cells: a rule or a configuration of edges."""
+        return str(self.settings.get("edges") or self.settings.get("derive") or "darts")
+
+    def over_epochs(self, *keys: str) -> list[Any]:
+        """A value of each epoch's line, None where it has none."""
+        return [dig(line, *keys) for line in self.epochs]
+
+    @property
+    def supernet(self) -> list[float | None]:
+        return self.over_epochs("held_out", "supernet")
+
+    def derived(self, rule: str) -> list[float | None]:
+        """Held-out accuracy of the network derived by "darts", "argmax", or as the method does it: "found"."""
+        if rule != "found":
+            return self.over_epochs("held_out", "derived", rule)
+        found = self.over_epochs("held_out", "found")
+        # the first logs had no such key: there the rule was a setting
+        return found if any(v is not None for v in found) else self.derived(str(self.settings.get("derive") or "darts"))
+
+    def genotype(self, rule: str, epoch: int = -1) -> Genotype | None:
+        """The cells of an epoch by "found", "darts" or "argmax"."""
+        if not self.epochs:
+            return None
+        line = self.epochs[epoch]
+        record = line.get("found") if rule == "found" else dig(line, "genotype", rule)
+        if record is None and rule == "found" and "found" not in line:
+            record = dig(line, "genotype", str(self.settings.get("derive") or "darts"))
+        return None if record is None else Genotype.from_json(record)
+
+    @cached_property
+    def alpha(self) -> dict[str, np.ndarray]:
+        """Softmax of alpha as the supernet uses it, (epochs, E, O) for each kind."""
+        values = {kind: np.array([line["alpha"][kind] for line in self.epochs], dtype=float) for kind in KINDS}
+        if self.settings.get("strengthen"):  # da2s_released: 2 alpha, cubed where that is below -1
+            values = {kind: np.where(2 * v < -1, (2 * v) ** 3, 2 * v) for kind, v in values.items()}
+        return {kind: _softmax(v) for kind, v in values.items()}
+
+    @cached_property
+    def beta(self) -> dict[str, list[np.ndarray]]:
+        """Softmax of beta over a node's inputs, (epochs, inputs) for nodes 2, 3 ... of each kind; {} without beta."""
+        if not self.epochs or not all("beta" in line for line in self.epochs) or not self.learns:
+            return {}
+        result: dict[str, list[np.ndarray]] = {}
+        for kind in KINDS:
+            values = np.array([line["beta"][kind] for line in self.epochs], dtype=float)
+            if self.settings["method"].startswith("da2s"):
+                values = np.minimum(values, 1.0)  # clamped wherever DA2S uses it
+            stops = np.cumsum(range(2, self.num_nodes + 2))
+            result[kind] = [_softmax(part) for part in np.split(values, stops[:-1], axis=1)]
+        return result
+
+    @property
+    def operations(self) -> list[str]:
+        return list(self.last["operations"])
+
+    @property
+    def num_nodes(self) -> int:
+        return _nodes_of(len(self.last["alpha"]["normal"]))
+
+    @property
+    def edges(self) -> list[tuple[int, int]]:
+        """(node, source) in the log's order."""
+        return [(node, source) for node in range(2, self.num_nodes + 2) for source in range(node)]
+
+    def entropy(self, kind: str) -> list[float | None]:
+        """Mean over the edges of the entropy of softmax(alpha), in nats."""
+        return [_finite(v) for v in _entropy(self.alpha[kind]).mean(axis=1)]
+
+    def edge_entropy(self, kind: str) -> list[float | None]:
+        """The same of softmax(beta), mean over the nodes."""
+        return [_finite(v) for v in np.mean([_entropy(part) for part in self.beta[kind]], axis=0)]
+
+    def gap_rows(self) -> list[dict[str, Any]]:
+        """Rows of the gap with "before" beside them: the log's last, then those that `nas-zoo gap` has added."""
+        if not self.epochs:
+            return []
+        rows: list[dict[str, Any]] = []
+        logged = self.last.get("gap")
+        if logged is None:  # the first logs: accuracies alone
+            before = {"running": self.supernet[-1], "reestimated": None}
+            for rule in ("found", "darts", "argmax"):
+                genotype, after = self.genotype(rule), self.derived(rule)[-1]
+                if genotype is not None and after is not None:
+                    edges = {kind: sum(map(len, genotype.cell(kind).nodes)) for kind in KINDS}
+                    rows.append({"cells": rule, "edges": edges, "edge_weights": "none", "running": after,
+                                 "reestimated": None, "before": before})  # fmt: skip
+            logged = {}
+        rows += [row | {"before": logged["before"]} for row in logged.get("after", ())]
+        own = self.genotype("found")
+        alike = [rule for rule in ("darts", "argmax") if own is not None and self.genotype(rule) == own]
+        rows = [row for row in rows if row["cells"] not in alike]
+        for row in rows:
+            row |= {"n": self.last["held_out"].get("n"), "epoch": self.done}
+            row["alike"] = [rule for rule in alike if row["cells"] == "found" and rule != self.rule]
+        if self.gap is not None:
+            measured = {"n": self.gap.get("n"), "epoch": self.gap.get("epochs"), "before": self.gap["before"]}
+            same = "gap" in self.last and measured["epoch"] == self.done  # else it tells more than the log, or other
+            known = {(row["cells"], row["edge_weights"]) for row in rows} if same else set()
+            rows += [row | measured for row in self.gap["after"] if (row["cells"], row["edge_weights"]) not in known]
+        return rows
+
+    def row_name(self, row: Mapping[str, Any]) -> str:
+        """ "found (4/14)", "argmax rule", "6/14"."""
+        cells = row["cells"]
+        if cells == "found":
+            rule = f"{self.rule} rule" if self.rule in ("darts", "argmax") else self.rule
+            return f"found ({', '.join([rule, *(f'{name} rule' for name in row.get('alike', ()))])})"
+        return f"{cells} rule" if cells in ("darts", "argmax") else str(cells)
+
+    def skip_connections(self) -> list[int | None]:
+        """In the normal cell found, of each epoch."""
+        found = [self.genotype("found", i) for i in range(len(self.epochs))]
+        return [None if g is None else g.histogram()["normal"].get("skip_connect", 0) for g in found]
+
+
+def dig(value: Any, *keys: str) -> Any:
+    """What lies there in nested dictionaries; None where the way ends before."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _softmax(values: np.ndarray) -> np.ndarray:
+    powers = np.exp(values - values.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def _entropy(p: np.ndarray) -> np.ndarray:
+    return -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=-1)
+
+
+def _nodes_of(num_edges: int) -> int:
+    """Intermediate nodes of a cell with so many edges, 2 + 3 + ...; 0 where there is no such cell."""
+    nodes, total = 0, 0
+    while total < num_edges:
+        total += nodes + 2
+        nodes += 1
+    return nodes if total == num_edges else 0
+
+
+def read_run(folder: Path, label: str | None = None, place: int = 0) -> Run:
+    """A search's folder; one that has not finished, or whose last line is cut off, as far as it goes.
+
+    Raises:
+        ValueError: For a folder without a log, with the log of something else, and for a line that cannot be one.
+    """
+    path = folder / "log.jsonl"
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: there is no such folder")
+    if not path.is_file():
+        raise ValueError(f"{folder}: holds no log.jsonl of a search")
+    lines = RunLog.read(path)
+    settings = dig(lines[0], "settings") if lines and lines[0].get("kind") == "run" else None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path}: does not begin with the line that tells a run's settings")
+    if "method" not in settings:
+        raise ValueError(f"{path}: is the log of another program, not of a search (no method in its settings)")
+    # a page is made to be shown: no folders of the machine
+    run = Run(label or folder.resolve().name, published(lines[0]), [], place=place)
+    for number, line in enumerate(lines, 1):
+        if line.get("kind") == "epoch":
+            _check_epoch(line, run.epochs[0] if run.epochs else line, f"{path}, line {number}")
+            run.epochs.append(line)
+    events = folder / "events.jsonl"
+    run.events = RunLog.read(events) if events.is_file() else []
+    run.gap = _read_gap(folder / GAP_FILE)
+    return run
+
+
+def _check_epoch(line: Mapping[str, Any], first: Mapping[str, Any], place: str) -> None:
+    if not isinstance(line.get("epoch"), int) or not isinstance(line.get("held_out"), Mapping):
+        raise ValueError(f"{place}: no line of a search's epoch (epoch, held_out)")
+    operations = line.get("operations")
+    known = ("none", *OPERATIONS)
+    if not isinstance(operations, list) or not operations or not all(name in known for name in operations):
+        raise ValueError(f"{place}: operations: {operations!r}; a list of {', '.join(known)} is accepted")
+    for name in ("alpha", "beta"):
+        if name == "beta" and name not in line:
+            continue
+        for kind in KINDS:
+            try:
+                values = np.atleast_1d(np.array(dig(line, name, kind), dtype=float))
+            except (TypeError, ValueError):
+                values = np.zeros(0)
+            edges = len(dig(first, "alpha", kind) or values)
+            shape = (edges, len(operations)) if name == "alpha" else (edges,)
+            if values.shape != shape or not _nodes_of(edges) or not np.isfinite(values).all():
+                each = "edge and operation" if name == "alpha" else "edge"
+                raise ValueError(f"{place}: {name} of the {kind} cell: a number for each {each} is accepted")
+    for name in ("found", "darts", "argmax"):
+        record = line.get("found") if name == "found" else dig(line, "genotype", name)
+        if record is not None:
+            try:
+                Genotype.from_json(record)
+            except ValueError as error:
+                raise ValueError(f"{place}: cells {name}: {error}") from None
+
+
+def _read_gap(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        gap = json.loads(path.read_text(encoding="utf-8"))
+        assert {"running", "reestimated"} <= set(gap["before"])
+        assert all({"cells", "edges", "edge_weights", "running", "reestimated"} <= set(row) for row in gap["after"])
+    except (ValueError, KeyError, TypeError, AssertionError):
+        raise ValueError(f"{path}: is not what `nas-zoo gap --save` writes") from None
+    return gap
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """The runs with labels that tell them apart: folder names, with as many parents as that takes.
+
+    Raises:
+        ValueError: As ``read_run``, and for a folder given twice.
+    """
+    paths = [folder.resolve() for folder in folders]
+    for i, path in enumerate(paths):
+        if path in paths[:i]:
+            raise ValueError(f"{folders[i]}: is given twice")
+    labels = [path.name or "run" for path in paths]
+    for depth in range(2, 1 + max(len(path.parts) for path in paths)):
+        if len(set(labels)) == len(labels):
+            break
+        labels = [
+            "/".join(path.parts[-depth:]).lstrip("/") if labels.count(label) > 1 else label
+            for path, label in zip(paths, labels, strict=True)
+        ]
+    return [read_run(folder, label, i) for i, (folder, label) in enumerate(zip(folders, labels, strict=True))]

@@ -1,0 +1,139 @@
+"""export/bench.py: what a timing is of, and real runs of a tiny network on the CPU."""
+
+import csv
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from nas_zoo.export.graph.to_onnx import export_onnx
+from nas_zoo.export.runtime.bench import COLUMNS, RUNTIMES, bench_model, main, measure, write_csv
+
+TINY: dict[str, Any] = {"genotype": "darts_v2", "init_channels": 4, "num_cells": 3, "num_classes": 5}
+SIDE = 16
+QUICK: dict[str, Any] = {"warmup_s": 0.0, "min_s": 0.0, "repeats": 3, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    torch.manual_seed(0)
+    return timm.create_model("cell_net_cifar", **TINY)
+
+
+@pytest.fixture(scope="module")
+def exported(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_onnx(model, tmp_path_factory.mktemp("bench") / "tiny.onnx", input_size=SIDE)
+
+
+def test_a_timing_is_the_median_and_the_deciles_of_the_calls_after_the_warm_up() -> None:
+    # The calls of the warm-up are the slow ones here, and must not be seen; one timed call in twenty is.
+    lengths = iter([0.2, *([0.01] * 10 + [0.1] + [0.01] * 9)])
+    timing = measure(lambda: time.sleep(next(lengths)), warmup_s=0.05, min_s=0, repeats=20)
+    assert timing.n == 20
+    assert 0.01 <= timing.p10_s <= timing.median_s <= timing.p90_s < 0.09
+
+
+def test_timed_calls_go_on_until_there_are_enough_and_long_enough() -> None:
+    assert measure(lambda: time.sleep(0.01), warmup_s=0, min_s=0.2, repeats=2).n >= 5
+    calls: list[int] = []
+    waits: list[int] = []
+    timing = measure(lambda: calls.append(1), warmup_s=0, min_s=0, repeats=7, synchronize=lambda: waits.append(1))
+    assert (timing.n, len(calls), len(waits)) == (7, 8, 9)  # one call warms up; one wait stands before all
+    for wrong in ({"repeats": 0}, {"warmup_s": -1}, {"min_s": float("nan")}):
+        with pytest.raises(ValueError, match=r"repeats=.*1 or more"):
+            measure(lambda: None, **wrong)
+
+
+def test_rows_say_what_was_timed(model: Any, exported: Path) -> None:
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    rows = bench_model(
+        model, name="tiny", input_size=(3, SIDE, SIDE), batches=(1, 4), runtimes=("eager", "onnx"),
+        onnx_files=[exported], **QUICK,
+    )  # fmt: skip
+    assert [(row["runtime"], row["batch"]) for row in rows] == [("eager", 1), ("eager", 4), ("onnx", 1), ("onnx", 4)]
+    for row in rows:
+        assert tuple(row) == COLUMNS
+        assert 0 < row["p10_ms"] <= row["median_ms"] <= row["p90_ms"]
+        assert row["images_per_s"] == pytest.approx(1e3 * row["batch"] / row["median_ms"], rel=1e-3)
+        assert (row["model"], row["dtype"], row["device"], row["threads"], row["n"]) == ("tiny", "float32", "cpu", 1, 3)
+        assert f"torch {torch.__version__}" in row["versions"]
+        assert "onnxruntime" in row["versions"]
+        assert row["first_call_s"] > 0
+    assert model.training
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
+def test_memory_is_counted_from_where_the_runtime_is_loaded() -> None:
+    # 64 images of 3 x 256 x 256 floats are 50 MB, and what ReLU puts out is as much again
+    wide: Any = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    ballast = torch.ones(30_000_000)  # 120 MB that the process holds already
+    row = bench_model(wide, name="wide", input_size=(3, 256, 256), batches=(64,), runtimes=("eager",), **QUICK)[0]
+    if row["peak_memory_gb"] is None:
+        pytest.skip("this system does not tell a process's peak")
+    assert 0.09 < row["peak_memory_gb"] < 0.2
+    assert ballast[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"runtimes": ("jit",)}, "runtime 'jit': accepted: eager, compile, onnx"),
+        ({"dtype": "int4"}, "dtype 'int4': accepted: float32"),
+        ({"batches": (0,)}, r"batch \(0,\)"),
+        ({"threads": 0}, "threads 0"),
+    ],
+)
+def test_what_cannot_be_timed_is_told_first(model: Any, arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        bench_model(model, name="tiny", **(QUICK | arguments))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+def test_a_gpu_that_is_not_there_is_told(model: Any) -> None:
+    with pytest.raises(ValueError, match="torch sees no CUDA device"):
+        bench_model(model, name="tiny", device="cuda")
+
+
+def test_threads_are_as_before_afterwards(model: Any) -> None:
+    before = torch.get_num_threads()
+    bench_model(model, name="tiny", batches=(1,), runtimes=("eager",), **(QUICK | {"threads": before + 1}))
+    assert torch.get_num_threads() == before
+
+
+def test_the_program_writes_a_table_and_a_csv(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [f"--{key.replace('_', '-')}={value}" for key, value in TINY.items()]
+    quick = ["--warmup-s=0", "--min-s=0", "--repeats=2", "--threads=1", f"--input-size={SIDE}", "--batch", "1", "2"]
+    target = tmp_path / "bench.csv"
+    words = ["cell_net_cifar", *flags, *quick, "--runtime", "eager", "onnx", f"--onnx={exported}", f"--csv={target}"]
+    assert main(words) == 0
+    printed = capsys.readouterr()
+    assert "median_ms" in printed.out
+    assert "cell_net_cifar: onnx tiny.onnx, batch 2" in printed.err
+    with open(target, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == COLUMNS
+    assert len(rows) == 4
+    assert main(["cell_net_cifar", *flags, f"--csv={tmp_path / 'no' / 'x.csv'}"]) == 2
+    assert "existing folder" in capsys.readouterr().err
+    assert main(["no_such_model"]) == 2
+    assert main(["cell_net_cifar", "--onnx=missing.onnx"]) == 2
+    assert "missing.onnx" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="existing folder"):
+        write_csv(tmp_path, [])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile on a CPU needs g++")
+def test_a_compiled_model_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    small: Any = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten())
+    (row,) = bench_model(small, name="small", input_size=(3, 8, 8), batches=(2,), runtimes=("compile",), **QUICK)
+    assert row["runtime"] == "compile"
+    assert row["first_call_s"] > row["median_ms"] / 1e3
+    assert RUNTIMES == ("eager", "compile", "onnx")

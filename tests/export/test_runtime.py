@@ -1,0 +1,609 @@
+"""export/runtime.py, on a small exported network and on files made by hand; what needs a GPU is marked gpu."""
+
+import io
+import json
+import logging
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import timm
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from nas_zoo.cli import main as nas_zoo_main
+from nas_zoo.data import pictures
+from nas_zoo.export.graph.to_onnx import export_onnx
+from nas_zoo.export.runtime import classifier as runtime
+from nas_zoo.export.runtime.classifier import OnnxClassifier, Prediction, ProviderError, provider_problems
+
+LABELS = ["ant", "bee", "cow", "dog", "elk"]
+SIDE = 12
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    torch.manual_seed(0)
+    model: Any = timm.create_model(
+        "cell_net_cifar", genotype="darts_v2", init_channels=4, num_cells=3, num_classes=5
+    ).eval()
+    # so that images differ in their classes, as they do after a training
+    torch.nn.init.normal_(model.classifier.weight, std=9.0)
+    with torch.no_grad():
+        model.classifier.bias -= model(torch.randn(64, 3, SIDE, SIDE)).mean(0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def exported(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runtime") / "small.onnx"
+    return export_onnx(
+        model, path, labels=LABELS, input_size=SIDE, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25), crop_pct=0.75
+    )
+
+
+@pytest.fixture(scope="module")
+def classifier(exported: Path) -> OnnxClassifier:
+    return OnnxClassifier(exported, threads=1, batch_size=4)
+
+
+def photograph(seed: int = 0, height: int = 30, width: int = 41) -> Image.Image:
+    small = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def foreign(path: Path, batch: int | str = "n", channels: int = 1, side: int | str = 4, **metadata: str) -> Path:
+    """A classifier written by hand: mean over the image, then one weight a class. 3 classes."""
+    shape = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, channels, side, side])
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 3])
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["y"]),
+    ]
+    weight = np.arange(3 * channels, dtype=np.float32).reshape(channels, 3)
+    graph = helper.make_graph(nodes, "g", [shape], [output], [numpy_helper.from_array(weight, "w")])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    helper.set_model_props(proto, metadata)
+    onnx.checker.check_model(proto)
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+# Logits --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 9])
+def test_logits_are_those_of_the_model_whatever_the_number_of_images(
+    classifier: OnnxClassifier, model: Any, count: int
+) -> None:
+    x = torch.randn(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(count))
+    logits = classifier.logits(x)
+    assert logits.shape == (count, 5)
+    assert logits.dtype == np.float32
+    if count:
+        with torch.no_grad():
+            np.testing.assert_allclose(logits, model(x).numpy(), atol=2e-5)
+    np.testing.assert_array_equal(classifier.logits(x.numpy()), logits)
+
+
+def test_logits_take_any_layout_and_float_type(classifier: OnnxClassifier) -> None:
+    x = np.random.default_rng(0).standard_normal((3, SIDE, SIDE, 3)).astype(np.float32)
+    expected = classifier.logits(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
+    np.testing.assert_array_equal(classifier.logits(x.transpose(0, 3, 1, 2)), expected)
+    np.testing.assert_array_equal(classifier.logits(torch.from_numpy(x).permute(0, 3, 1, 2)), expected)
+    np.testing.assert_array_equal(classifier.logits(x.transpose(0, 3, 1, 2).astype(np.float64)), expected)
+    frozen = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+    frozen.flags.writeable = False
+    np.testing.assert_array_equal(classifier.logits(frozen), expected)
+    with_gradient = torch.from_numpy(x).permute(0, 3, 1, 2).requires_grad_()
+    np.testing.assert_array_equal(classifier.logits(with_gradient), expected)
+
+
+def test_binding_by_address_gives_what_a_plain_run_gives(classifier: OnnxClassifier, exported: Path) -> None:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(exported, options, providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(1).standard_normal((4, 3, SIDE, SIDE)).astype(np.float32)
+    np.testing.assert_array_equal(classifier.logits(x), session.run(None, {"pixel_values": x})[0])
+
+
+def test_logits_from_many_threads_are_those_of_one(classifier: OnnxClassifier) -> None:
+    batches = [np.random.default_rng(i).standard_normal((6, 3, SIDE, SIDE)).astype(np.float32) for i in range(24)]
+    one_by_one = [classifier.logits(x) for x in batches]
+    with ThreadPoolExecutor(8) as pool:
+        for got, expected in zip(pool.map(classifier.logits, batches), one_by_one, strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+
+def test_run_gives_a_tensor_of_its_own_for_anything_that_speaks_dlpack(classifier: OnnxClassifier) -> None:
+    x = torch.randn(6, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    first = classifier.run(x)
+    assert (first.dtype, first.device.type, tuple(first.shape)) == (torch.float32, "cpu", (6, 5))
+    kept = first.clone()
+    classifier.run(torch.zeros_like(x))
+    assert torch.equal(first, kept)  # a later call writes elsewhere
+
+    class Foreign:
+        """An array of another library: DLPack is all that is known of it."""
+
+        def __dlpack__(self, **how: Any) -> Any:
+            return x.__dlpack__(**how)
+
+        def __dlpack_device__(self) -> Any:
+            return x.__dlpack_device__()
+
+    assert torch.equal(classifier.run(Foreign()), first)
+    np.testing.assert_array_equal(classifier.logits(Foreign()), first.numpy())
+    with pytest.raises(ValueError, match="list: an array, a tensor or something with __dlpack__"):
+        classifier.run([1, 2])
+
+
+def test_what_is_read_where_it_lies_is_not_copied(classifier: OnnxClassifier) -> None:
+    x = torch.randn(4, 3, SIDE, SIDE)
+    assert classifier._to_device(x).data_ptr() == x.data_ptr()
+    array = x.numpy()
+    assert classifier._to_device(array).data_ptr() == array.ctypes.data
+    assert classifier._to_device(x.double()).dtype == torch.float32
+
+
+def test_probabilities_are_the_softmax_of_the_logits(classifier: OnnxClassifier) -> None:
+    x = torch.randn(5, 3, SIDE, SIDE)
+    probabilities = classifier.probabilities(x)
+    assert probabilities.dtype == np.float32
+    expected = torch.from_numpy(classifier.logits(x)).double().softmax(1).numpy()
+    np.testing.assert_allclose(probabilities, expected, atol=1e-7)
+
+
+def test_predictions_from_many_threads_are_those_of_one(classifier: OnnxClassifier) -> None:
+    pictures = [[photograph(seed + 10 * i) for seed in range(5)] for i in range(12)]
+    one_by_one = [classifier.predict(part) for part in pictures]
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(classifier.predict, pictures)) == one_by_one
+
+
+def test_threads_and_batch_size_change_the_work_and_not_the_result(exported: Path) -> None:
+    x = torch.randn(9, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(3))
+    expected = OnnxClassifier(exported, threads=1, batch_size=64).logits(x)
+    for threads, batch_size in ((2, 64), (1, 1), (2, 4)):
+        found = OnnxClassifier(exported, threads=threads, batch_size=batch_size)
+        assert found._session.get_session_options().intra_op_num_threads == threads
+        np.testing.assert_allclose(found.logits(x), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [np.zeros((2, 3, SIDE, SIDE), np.uint8), np.zeros((2, 3, 9, 9), np.float32), np.zeros((3, SIDE, SIDE), np.float32)],
+)
+def test_logits_refuse_what_is_not_scaled_or_of_another_size(classifier: OnnxClassifier, x: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"scaled float images \(N, 3, 12, 12\) are accepted; predict\(\) takes"):
+        classifier.logits(x)
+
+
+# Images --------------------------------------------------------------------------------------------------------------
+
+
+def test_an_image_of_the_size_is_scaled_and_nothing_else(exported: Path) -> None:
+    classifier = OnnxClassifier(exported)
+    array = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    expected = (array.astype(np.float64) / 255 - [0.4, 0.5, 0.6]) / [0.2, 0.3, 0.25]
+    got = classifier.preprocess(array)
+    assert got.dtype == np.float32
+    assert got.flags.c_contiguous
+    np.testing.assert_allclose(got, expected.transpose(2, 0, 1), atol=1e-6)
+
+
+def test_files_bytes_pictures_and_arrays_are_one(classifier: OnnxClassifier, tmp_path: Path) -> None:
+    picture = photograph()
+    picture.save(tmp_path / "a.png")
+    expected = classifier.preprocess(picture)
+    assert expected.shape == (3, SIDE, SIDE)
+    data = (tmp_path / "a.png").read_bytes()
+    for image in (tmp_path / "a.png", str(tmp_path / "a.png"), data, np.asarray(picture)):
+        np.testing.assert_array_equal(classifier.preprocess(image), expected)
+
+
+@pytest.mark.parametrize("size", [(41, 30), (30, 41), (16, 16), (12, 12), (13, 12), (5, 9), (300, 17)])
+@pytest.mark.parametrize("crop_pct", [1.0, 0.75, 0.875])
+def test_pixels_are_those_that_the_data_sets_of_the_training_have(size: tuple[int, int], crop_pct: float) -> None:
+    picture = photograph(3, size[1], size[0])
+    ours = runtime._fit(picture, (SIDE, SIDE), crop_pct, Image.Resampling.BILINEAR)
+    theirs = pictures.fit(picture, SIDE, crop_pct=crop_pct)
+    np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
+
+
+def test_a_picture_fits_an_input_that_is_not_square() -> None:
+    fitted = runtime._fit(photograph(), (10, 24), 0.9, Image.Resampling.BICUBIC)
+    assert fitted.size == (24, 10)
+
+
+def test_unusual_modes_become_rgb(classifier: OnnxClassifier, tmp_path: Path) -> None:
+    picture = photograph()
+    grey = picture.convert("L")
+    cases: dict[str, tuple[Image.Image, dict]] = {
+        "grey.png": (grey, {}),
+        "cmyk.jpg": (picture.convert("CMYK"), {"quality": 95}),
+        "alpha.png": (picture.convert("RGBA"), {}),
+        "palette.png": (picture.quantize(32), {"transparency": 3}),
+        "deep.png": (Image.fromarray(np.asarray(grey).astype(np.uint16) * 257), {}),
+        "one_bit.png": (grey.convert("1"), {}),
+        "deep.tif": (Image.fromarray(np.asarray(grey).astype(np.uint16) * 257), {}),
+        "moving.gif": (picture, {"save_all": True, "append_images": [photograph(9), photograph(8)]}),
+        "moving.png": (picture, {"save_all": True, "append_images": [photograph(9), photograph(8)]}),
+        "moving.webp": (picture, {"save_all": True, "append_images": [photograph(9)], "lossless": True}),
+    }
+    plain = classifier.preprocess(picture)
+    for name, (image, arguments) in cases.items():
+        image.save(tmp_path / name, **arguments)
+        got = classifier.preprocess(tmp_path / name)
+        assert got.shape == plain.shape
+        exact = ("grey.png", "deep.png", "deep.tif", "alpha.png", "moving.png", "moving.webp")
+        expected = classifier.preprocess(grey) if name.startswith(("grey", "deep")) else plain
+        if name != "one_bit.png":
+            # a palette and JPEG lose something, in units of the deviation
+            assert np.abs(got - expected).mean() < (0.001 if name in exact else 0.25), name
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A PNG whose header promises so many pixels and which holds none."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def bad_files(folder: Path) -> dict[str, str]:
+    """Files that cannot be read, and a word of what is wrong with each."""
+    buffer = io.BytesIO()
+    photograph(0, 200, 200).save(buffer, "JPEG")
+    whole = buffer.getvalue()
+    contents = {
+        "bomb.png": (png_of(60_000, 60_000), "bomb"),
+        "empty.jpg": (b"", "empty"),
+        "no_image.png": (b"<html>not found</html>", "no image"),
+        "truncated.jpg": (whole[: len(whole) // 2], "truncated"),
+        "short.png": (png_of(40, 40), ""),
+        "script.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image"),
+    }
+    for name, (data, _) in contents.items():
+        (folder / name).write_bytes(data)
+    return {name: word for name, (_, word) in contents.items()}
+
+
+def test_unreadable_images_are_value_errors_that_name_the_file(classifier: OnnxClassifier, tmp_path: Path) -> None:
+    for name, word in bad_files(tmp_path).items():
+        with pytest.raises(ValueError, match=rf"cannot read the image '.*{name}': .*{word}"):
+            classifier.preprocess(tmp_path / name)
+    with pytest.raises(ValueError, match=r"missing\.png.*No such file"):
+        classifier.preprocess(tmp_path / "missing.png")
+    with pytest.raises(ValueError, match="no regular file"):
+        classifier.preprocess(tmp_path)
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ValueError, match="no regular file"):
+        classifier.preprocess(tmp_path / "pipe.png")
+    with pytest.raises(ValueError, match="image 1: 5 bytes"):
+        classifier.predict([photograph(), b"12345"])
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((8, 8, 3), np.float32), "scaled images go to logits"),
+        (np.zeros((3, 8, 8), np.uint8), r"uint8 \(3, 8, 8\): uint8 \(H, W, 3\)"),
+        (np.zeros((0, 8, 3), np.uint8), r"uint8 \(0, 8, 3\)"),
+        (Image.fromarray(np.zeros((4, 4), np.float32)), "floating-point"),
+        (7, "int: a path, bytes"),
+    ],
+)
+def test_what_is_no_image_is_refused(classifier: OnnxClassifier, image: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        classifier.preprocess(image)
+
+
+# Predictions ---------------------------------------------------------------------------------------------------------
+
+
+def test_predictions_are_the_softmax_in_order(classifier: OnnxClassifier, model: Any) -> None:
+    images = [photograph(seed) for seed in range(7)]
+    predictions = classifier.predict(images, top_k=3)
+    x = torch.from_numpy(np.stack([classifier.preprocess(image) for image in images]))
+    with torch.no_grad():
+        values, indices = model(x).softmax(1).topk(3)
+    assert len({prediction.indices[0] for prediction in predictions}) > 1
+    for prediction, value, index in zip(predictions, values, indices, strict=True):
+        assert prediction.indices == index.tolist()
+        assert prediction.labels == [LABELS[i] for i in index]
+        assert prediction.probabilities == pytest.approx(value.tolist(), abs=1e-4)
+
+
+def test_top_k_is_at_most_the_number_of_classes(classifier: OnnxClassifier) -> None:
+    (prediction,) = classifier.predict([photograph()], top_k=99)
+    assert sorted(prediction.labels) == LABELS
+    assert sum(prediction.probabilities) == pytest.approx(1.0)
+    assert classifier.predict([]) == []
+    wrong: list[Any] = [0, 1.5, True]
+    for top_k in wrong:
+        with pytest.raises(ValueError, match="top_k"):
+            classifier.predict([photograph()], top_k=top_k)
+    with pytest.raises(ValueError, match=r"predict\(\[image\]\)"):
+        classifier.predict("cat.png")
+
+
+def test_equal_logits_come_in_the_order_of_the_classes(tmp_path: Path) -> None:
+    classifier = OnnxClassifier(foreign(tmp_path / "f.onnx"), mean=[0.0], std=[1.0])
+    assert classifier.predict([np.zeros((4, 4), np.uint8)]) == [Prediction(["0", "1", "2"], [1 / 3] * 3, [0, 1, 2])]
+
+
+def test_a_folder_is_predicted_in_order_and_past_unreadable_files(
+    classifier: OnnxClassifier, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = bad_files(tmp_path)
+    (tmp_path / "sub").mkdir()
+    good = [f"{i}.png" for i in range(6)] + ["sub/z.png"]
+    for i, name in enumerate(good):
+        photograph(i).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    results = classifier.predict_folder(tmp_path, top_k=2)
+    found = list(results)
+    assert [path for path, _ in found] == sorted(tmp_path / name for name in good)
+    assert [prediction for _, prediction in found] == classifier.predict([path for path, _ in found], top_k=2)
+    assert [path.name for path, _ in results.errors] == sorted(bad)
+    assert all(path.name in reason for path, reason in results.errors)
+    assert results.total == len(good) + len(bad)
+    assert sum(record.levelno == logging.WARNING for record in caplog.records) == len(bad)
+
+
+def test_a_folder_without_images_and_one_that_is_none_are_told(classifier: OnnxClassifier, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no images in this folder; accepted: \.bmp"):
+        classifier.predict_folder(tmp_path)
+    with pytest.raises(ValueError, match="cannot list the folder"):
+        classifier.predict_folder(tmp_path / "missing")
+
+
+# Files ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_file_says_how_to_feed_it(classifier: OnnxClassifier) -> None:
+    assert classifier.labels == tuple(LABELS)
+    assert classifier.mean == (0.4, 0.5, 0.6)
+    assert classifier.std == (0.2, 0.3, 0.25)
+    assert classifier.input_size == (3, SIDE, SIDE)
+    assert (classifier.crop_pct, classifier.interpolation) == (0.75, "bilinear")
+    assert json.loads(classifier.metadata["genotype"])["schema"] == "nas-zoo/genotype"
+
+
+def test_a_foreign_file_says_what_is_missing_and_takes_it_as_arguments(tmp_path: Path) -> None:
+    path = foreign(tmp_path / "f.onnx", side="side")
+    bare = OnnxClassifier(path)
+    np.testing.assert_allclose(bare.logits(np.ones((2, 1, 5, 5), np.float32)), [[0, 1, 2]] * 2)
+    with pytest.raises(
+        ValueError, match=r"f.onnx has no mean, std, input_size .* give OnnxClassifier mean=, std=, input_"
+    ):
+        bare.predict([np.zeros((4, 4), np.uint8)])
+    told = OnnxClassifier(path, labels=["a", "b", "c"], mean=[0.0], std=[1.0], input_size=(1, 6, 6), batch_size=2)
+    prediction = told.predict([photograph()] * 3, top_k=1)[2]
+    assert prediction.labels == ["c"]
+
+
+def test_wordnet_ids_are_told_in_words_by_the_file_and_the_program(tmp_path: Path, capsys: Any) -> None:
+    names = ["n01440764", "cat", "n03425413"]
+    meant = {"n01440764": "tench, Tinca tinca", "n03425413": "gas pump, gasoline pump"}
+    how = {"mean": "[0.0]", "std": "[1.0]", "labels": json.dumps(names), "label_descriptions": json.dumps(meant)}
+    path = foreign(tmp_path / "f.onnx", **how)
+    assert OnnxClassifier(path).label_descriptions == meant
+    assert OnnxClassifier(foreign(tmp_path / "bare.onnx")).label_descriptions == {}
+    photograph().convert("L").save(tmp_path / "a.png")
+    assert nas_zoo_main(["predict", str(path), str(tmp_path / "a.png"), "--provider=cpu"]) == 0
+    told = capsys.readouterr().out
+    assert "n03425413 (gas pump) " in told
+    assert "  cat " in told
+    assert nas_zoo_main(["predict", str(path), str(tmp_path / "a.png"), "--provider=cpu", "--json"]) == 0
+    first, second, _ = json.loads(capsys.readouterr().out)["top"]
+    assert (first["label"], first["description"]) == ("n03425413", "gas pump, gasoline pump")
+    assert "description" not in second
+
+
+def test_a_file_for_single_images_runs_them_one_by_one(tmp_path: Path) -> None:
+    classifier = OnnxClassifier(foreign(tmp_path / "f.onnx", batch=1))
+    assert classifier.batch_size == 1
+    assert classifier.logits(np.ones((3, 1, 4, 4), np.float32)).shape == (3, 3)
+    with pytest.raises(ValueError, match="batches of 2 only"):
+        OnnxClassifier(foreign(tmp_path / "f.onnx", batch=2))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"mean": "[0.5"}, "metadata 'mean' is no JSON"),
+        ({"mean": "[0.5, 0.5]"}, r"mean=\[0.5, 0.5\]: 1 finite"),
+        ({"mean": '["a"]'}, "mean="),
+        ({"std": "[0]"}, "above 0"),
+        ({"std": "[NaN]"}, "finite"),
+        ({"input_size": "[3, 4, 4]"}, r"input_size=\(3, 4, 4\): the graph takes"),
+        ({"input_size": "4"}, "input_size=4"),
+        ({"labels": '["a"]'}, "1 labels for 3 classes"),
+        ({"labels": '"abc"'}, "a list of names"),
+        ({"label_descriptions": '["a"]'}, "an object of texts"),
+        ({"label_descriptions": '{"a": 1}'}, "an object of texts"),
+        ({"crop_pct": "2"}, "crop_pct=2"),
+        ({"interpolation": "magic"}, "interpolation='magic'"),
+    ],
+)
+def test_wrong_metadata_are_told(tmp_path: Path, metadata: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        OnnxClassifier(foreign(tmp_path / "f.onnx", **metadata))
+
+
+def test_what_is_no_onnx_file_is_one_value_error(exported: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    path = tmp_path / "x.onnx"
+    for data in (b"", b"hello", exported.read_bytes()[:5000]):
+        path.write_bytes(data)
+        with pytest.raises(
+            ValueError, match=rf"x\.onnx': ONNX Runtime .* does not load it \({len(data)} bytes\)"
+        ) as info:
+            OnnxClassifier(path)
+        assert "\n" not in str(info.value)
+    for missing in (tmp_path, tmp_path / "none.onnx"):
+        with pytest.raises(ValueError, match="no such file"):
+            OnnxClassifier(missing)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_that_takes_no_images_is_refused(tmp_path: Path) -> None:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", values[:1], values[1:])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    (tmp_path / "x.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(ValueError, match=r"float32 images \(N, C, H, W\) and logits"):
+        OnnxClassifier(tmp_path / "x.onnx")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"provider": "gpu"}, {"threads": 0}, {"batch_size": 0}, {"device_id": -1}, {"cuda_graphs": True}],
+)
+def test_wrong_arguments_are_named(exported: Path, arguments: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        OnnxClassifier(exported, **arguments)
+
+
+# Providers -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_provider_that_does_not_work_is_an_error_and_not_the_cpu(
+    exported: Path, provider: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ProviderError, match=f"provider='{provider}' does not work here: .*(driver|CPUs only)"):
+        OnnxClassifier(exported, provider=provider)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+def test_auto_takes_the_cpu_and_says_so(exported: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "nas_zoo"):
+        classifier = OnnxClassifier(exported, provider="auto")
+    assert classifier.provider == "cpu"
+    assert "no CUDA: there is no NVIDIA driver" in caplog.text
+    assert "small.onnx runs on cpu (CPUExecutionProvider)" in caplog.text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+def test_what_onnxruntime_says_of_a_missing_library_is_in_the_error(
+    exported: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The way past the look at the driver: ONNX Runtime itself gives another provider than the one asked for."""
+    classifier = OnnxClassifier(exported)
+    if runtime.PROVIDERS["cuda"] not in __import__("onnxruntime").get_available_providers():
+        pytest.skip("onnxruntime without CUDA")
+    session, chatter = classifier._open("cuda")
+    assert session is None or session.get_providers()[0] == "CPUExecutionProvider"
+    assert chatter
+    text = runtime._refusal("cuda", "CPUExecutionProvider", chatter)
+    assert "would have used CPUExecutionProvider" in text
+    assert "\x1b" not in text
+    assert "\n" not in text
+    assert capfd.readouterr() == ("", "")
+
+
+def test_missing_libraries_are_listed_with_the_cure() -> None:
+    line = (
+        "FAIL : Failed to load library a/b.so with error: libcudnn.so.9: cannot open shared object file: No such file"
+    )
+    text = runtime._refusal("cuda", "CPUExecutionProvider", line)
+    assert "missing libraries: libcudnn.so.9;" in text
+    assert "pip install 'onnxruntime-gpu[cuda,cudnn]'" in text
+    assert "tensorrt" in runtime._refusal(
+        "tensorrt", "CPUExecutionProvider", line.replace("cudnn.so.9", "nvinfer.so.10")
+    )
+
+
+def test_installed_packages_are_read_from_their_metadata(tmp_path: Path) -> None:
+    def install(name: str) -> None:
+        folder = tmp_path / f"{name.replace('-', '_')}-1.31.1.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.31.1\n")
+
+    where = [str(tmp_path)]
+    assert runtime._installed_packages(where) == set()
+    install("onnxruntime")
+    install("onnxruntime-extensions")
+    assert runtime._installed_packages(where) == {"onnxruntime"}
+    (problem,) = runtime._package_problems(runtime._installed_packages(where))
+    assert "for CPUs only: pip uninstall" in problem
+    install("onnxruntime-gpu")
+    (problem,) = runtime._package_problems(runtime._installed_packages(where))
+    assert "onnxruntime and onnxruntime-gpu are both installed and overwrite each other" in problem
+    assert runtime._package_problems({"onnxruntime-gpu"}) == []
+
+
+def test_both_packages_installed_is_what_the_error_says(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        folder = tmp_path / f"{name.replace('-', '_')}-1.31.1.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.31.1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ProviderError, match="onnxruntime and onnxruntime-gpu are both installed"):
+        OnnxClassifier(exported, provider="cuda")
+    assert OnnxClassifier(exported).provider == "cpu"
+    assert provider_problems("cpu") == []
+
+
+def test_stderr_is_captured_below_python_and_given_back(capfd: pytest.CaptureFixture[str]) -> None:
+    with runtime._captured_stderr() as lines:
+        os.write(2, b"from C\n")
+        subprocess.run([sys.executable, "-c", "import os; os.write(2, b'from a child')"], check=True)
+    assert lines == ["from C", "from a child"]
+    os.write(2, b"later\n")
+    assert capfd.readouterr().err == "later\n"
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("provider", ["cuda", "auto"])
+def test_cuda_gives_the_logits_of_the_cpu(exported: Path, classifier: OnnxClassifier, provider: str) -> None:
+    on_gpu = OnnxClassifier(exported, provider=provider, batch_size=4)
+    assert on_gpu.provider == "cuda"
+    x = torch.randn(9, 3, SIDE, SIDE)
+    expected = classifier.logits(x)
+    # TF32 may be on by default: three digits
+    np.testing.assert_allclose(on_gpu.logits(x), expected, atol=2e-2)
+    np.testing.assert_array_equal(on_gpu.logits(x.cuda()), on_gpu.logits(x))
+    (prediction,) = on_gpu.predict([photograph()], top_k=1)
+    assert prediction.labels == classifier.predict([photograph()], top_k=1)[0].labels
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+def test_tensors_stay_on_the_gpu(exported: Path, classifier: OnnxClassifier, cuda_graphs: bool) -> None:
+    on_gpu = OnnxClassifier(exported, provider="cuda", batch_size=4, cuda_graphs=cuda_graphs, tf32=False)
+    for count in (4, 1, 9, 4):
+        x = torch.randn(count, 3, SIDE, SIDE)
+        resident = x.cuda()
+        assert on_gpu._to_device(resident[:4]).data_ptr() == resident.data_ptr()
+        result = on_gpu.run(resident)
+        assert result.device.type == "cuda"
+        np.testing.assert_allclose(result.cpu().numpy(), classifier.logits(x), atol=1e-3)
+    batches = [torch.randn(3, 3, SIDE, SIDE).cuda() for _ in range(16)]
+    one_by_one = [on_gpu.logits(x) for x in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for got, expected in zip(pool.map(on_gpu.logits, batches), one_by_one, strict=True):
+            np.testing.assert_allclose(got, expected, atol=1e-5)

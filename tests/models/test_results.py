@@ -1,0 +1,523 @@
+"""Published checkpoints: the table, adopting a run, loading by name without a network."""
+
+import csv
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from nas_zoo.genotype import Genotype, genotype_record
+from nas_zoo.models import network, results
+from nas_zoo.models.network import MODELS
+from nas_zoo.models.results import Result, in_table, package_results, read_results
+from nas_zoo.release.adopt import main as adopt_main
+from nas_zoo.release.adopt import read_run, reference_images, result_of_run
+from nas_zoo.runs.checkpoint import RunLog, published_log
+from nas_zoo.train.run import TrainSettings
+from tests.weights import copy_package, python, shell, train_tiny, write_images
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Images, and two runs on them that differ by their seed."""
+    folder = tmp_path_factory.mktemp("runs")
+    images = write_images(folder / "images")
+    return images, train_tiny(images, folder / "seed0"), train_tiny(images, folder / "seed1", seed=1)
+
+
+@pytest.fixture(scope="module")
+def published(runs, tmp_path_factory):
+    """A copy of the package into which the command line has published the first run."""
+    package = copy_package(tmp_path_factory.mktemp("package"))
+    _, first, second = runs
+    done = shell(package, "adopt", first, "--model", "tiny_c10", "--tag", "blobs_e4", "--also", second, "--dtype",
+                 "float16", "--dataset", "Colours", "--dataset-note", "made by a test")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "float16 reaches" in done.stdout
+    return package
+
+
+def the_row(package: Path) -> Result:
+    (row,) = read_results(package / "nas_zoo" / "models" / "results.csv")
+    return row
+
+
+# --------------------------------------------------------------------------------------------------- the real table
+
+
+def test_the_packages_table_is_what_its_weights_and_models_are():
+    rows = package_results()
+    assert len({row.name for row in rows}) == len(rows)
+    for row in rows:
+        record = genotype_record(row.cell)
+        assert row.model in MODELS
+        assert Genotype.from_json(record).digest == row.genotype
+        assert row.cell == MODELS[row.model]["cell"]
+        cfg = timm.get_pretrained_cfg(row.name)
+        assert cfg is not None
+        assert (cfg.mean, cfg.std, cfg.num_classes) == (row.mean, row.std, row.num_classes)
+        assert abs(row.top1 - row.run_top1) <= 0.1
+        if row.weights:
+            path = results.fetch_weights(row)
+            assert path.stat().st_size == row.size
+            assert {t.dtype for t in load_file(path).values() if t.is_floating_point()} == {getattr(torch, row.dtype)}
+        log = RunLog.read(results.PACKAGE / "weights" / f"{row.name}.log.jsonl")
+        assert log[-1]["kind"] == "result"
+        assert round(100 * log[-1]["top1"], 4) == row.run_top1
+        assert log[0]["settings"]["epochs"] == row.epochs
+
+
+def test_the_readmes_table_of_weights_is_that_of_the_package():
+    lines = (results.PACKAGE.parents[1] / "README.md").read_text("utf-8").splitlines()
+    begin = next(i for i, line in enumerate(lines) if line.startswith("| model | parameters | multiply-adds | top-1 |"))
+    shown = lines[begin + 2 : lines.index("", begin)]
+    rows = package_results()
+    assert len(shown) == len(rows)
+    for row in rows:
+        start = f"| `{row.model}` (tag `{row.tag}`) | {row.params:,} | {row.macs / 1e6:.1f}M | {row.top1:.2f} % |"
+        assert any(line.startswith(f"{start} {row.test_images:,} of {row.dataset} |") for line in shown), row.name
+
+
+def test_no_file_of_the_package_lies_about_in_weights_and_all_are_40_mb_at_most():
+    folder = results.PACKAGE / "weights"
+    files = list(folder.iterdir()) if folder.is_dir() else []
+    assert sum(file.stat().st_size for file in files) <= results.MAX_BYTES == 40_000_000
+    expected = {name for row in package_results() for name in (row.weights, results.reference_path(row).name,
+                                                               f"{row.name}.log.jsonl") if name}  # fmt: skip
+    assert {file.name for file in files} == expected
+
+
+@pytest.mark.parametrize("name", [row.name for row in package_results()])
+def test_a_published_model_gives_its_reference_logits(name):
+    row = network.find_result(name)
+    assert row is not None
+    if not row.weights:
+        pytest.skip(f"{name} lies on the Hub")
+    images, logits = results.read_reference(results.reference_path(row))
+    with torch.no_grad():
+        got = timm.create_model(name, pretrained=True).eval()(images)
+    torch.testing.assert_close(got, logits, rtol=0, atol=1e-4 * max(1.0, float(logits.abs().max())))
+    assert logits.std() > 0.1  # references that are all alike would agree with anything
+
+
+# ------------------------------------------------------------------------------------------------------- publishing
+
+
+def test_the_row_is_that_of_the_run(published, runs):
+    row = the_row(published)
+    result = json.loads((runs[1] / "result.json").read_text())
+    other = json.loads((runs[2] / "result.json").read_text())
+    assert (row.name, row.cell, row.dataset, row.dataset_note) == (
+        "tiny_c10.blobs_e4", "darts_v2", "Colours", "made by a test")  # fmt: skip
+    assert row.run_top1 == round(100 * result["top1"], 4)
+    assert row.seeds == (0, 1)
+    assert row.seeds_top1 == (row.run_top1, round(100 * other["top1"], 4))
+    middle = sum(row.seeds_top1) / 2
+    assert row.spread == pytest.approx(sum((x - middle) ** 2 for x in row.seeds_top1) ** 0.5, abs=1e-4)
+    assert (row.epochs, row.test_images, row.train_images, row.params) == (4, 120, 120, result["parameters"])
+    assert row.changed_settings == {"batch_size": 20, "lr": 0.05, "warmup_epochs": 1}
+    assert row.seconds == result["seconds"]
+    assert f"torch={torch.__version__.split('+')[0]}" in row.versions
+    assert row.dtype == "float16"
+    weights = published / "nas_zoo" / "models" / "weights" / row.weights
+    assert (row.size, row.sha256) == (weights.stat().st_size, results.file_sha256(weights))
+    (tensors, whole) = (load_file(path) for path in (weights, runs[1] / "model.safetensors"))
+    assert tensors.keys() == whole.keys()
+    assert all(t.dtype == (torch.float16 if t.is_floating_point() else torch.int64) for t in tensors.values())
+
+
+def test_nothing_that_is_published_names_a_folder_of_this_machine(published, runs):
+    folder = published / "nas_zoo" / "models"
+    for path in [folder / "results.csv", *(folder / "weights").iterdir()]:
+        data = path.read_bytes()
+        for place in (published, runs[0], Path.home()):
+            assert str(place).encode() not in data
+    log = (folder / "weights" / "tiny_c10.blobs_e4.log.jsonl").read_text().splitlines()
+    assert json.loads(log[0])["settings"]["data"] == "images"
+
+
+OFFLINE = """
+import socket
+def refuse(*args, **kwargs): raise AssertionError("asked the network")
+socket.create_connection = socket.getaddrinfo = socket.socket.connect = refuse
+import sys, torch, timm, nas_zoo
+from pathlib import Path
+from safetensors.torch import load_file
+from nas_zoo.models import network, results
+from nas_zoo.models.load import load_model
+assert Path(nas_zoo.__file__).parent == Path.cwd() / "nas_zoo", nas_zoo.__file__
+run = sys.argv[1]
+x = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+stored = {k: v.float() if v.is_floating_point() else v for k, v in load_file(run + "/model.safetensors").items()}
+rounded = {k: v.half().float() if v.is_floating_point() else v for k, v in stored.items()}
+
+model = timm.create_model("tiny_c10", pretrained=True).eval()
+assert all(p.dtype == torch.float32 for p in model.parameters())
+assert all(torch.equal(value, rounded[key]) for key, value in model.state_dict().items())
+logits = model(x)
+assert torch.equal(timm.create_model("tiny_c10.blobs_e4", pretrained=True).eval()(x), logits)
+assert torch.equal(load_model("tiny_c10")(x), logits)
+assert model.pretrained_cfg["label_names"][3] == "cat" and model.pretrained_cfg["tag"] == "blobs_e4"
+assert not torch.equal(timm.create_model("tiny_c10").eval()(x), logits)
+assert timm.list_models("tiny_c10*", pretrained=True) == ["tiny_c10.blobs_e4"]
+# Other classes: everything but the classifier.
+five = timm.create_model("tiny_c10", pretrained=True, num_classes=5).eval()
+assert five(x).shape == (3, 5)
+assert torch.equal(five.forward_features(x), model.forward_features(x))
+none = timm.create_model("tiny_c10", pretrained=True, num_classes=0).eval()
+assert torch.equal(none(x), model.forward_head(model.forward_features(x), pre_logits=True))
+# Grey images: the stem's weights summed, as timm does.
+grey = timm.create_model("tiny_c10", pretrained=True, in_chans=1).eval()
+torch.testing.assert_close(grey(x[:, :1]), model(x[:, :1].expand(-1, 3, -1, -1)), rtol=1e-5, atol=1e-5)
+half = timm.create_model("tiny_c10", pretrained=True, dtype=torch.float16)
+assert half.classifier.weight.dtype == torch.float16
+levels = timm.create_model("tiny_c10", pretrained=True, features_only=True).eval()(x)
+assert torch.equal(levels[-1], model.forward_features(x))
+# Weights of one's own win over the published ones.
+own = timm.create_model("tiny_c10", pretrained=True, pretrained_cfg_overlay={"file": run + "/model.safetensors"})
+assert torch.equal(own.classifier.weight, stored["classifier.weight"])
+
+def told(*args, **kwargs):
+    try:
+        timm.create_model(*args, pretrained=True, **kwargs)
+    except ValueError as error:
+        assert "\\n" not in str(error)
+        return str(error)
+    raise AssertionError("was made")
+text = told("edas_in1k")
+assert "edas_in1k has no trained weights" in text and "nas-zoo train --model edas_in1k" in text and "tiny_c10" in text
+text = told("tiny_c10", init_channels=8)
+assert "init_channels=8" in text and "with 4" in text
+assert "genotype" in told("tiny_c10", genotype="edas_c10")
+path = results.fetch_weights(network.find_result("tiny_c10"))
+data = bytearray(path.read_bytes()); data[-1] ^= 1
+path.chmod(0o644); path.write_bytes(data)
+assert "SHA-256" in told("tiny_c10")
+path.unlink()
+assert "missing from the package" in told("tiny_c10")
+print("all of it")
+"""
+
+
+def test_a_published_model_loads_by_name_without_a_network(published, runs, tmp_path):
+    """With other classes, channels and types; damaged or missing weights and a model without any are told in a line."""
+    package = tmp_path / "own"
+    shutil.copytree(published, package)
+    done = python(package, "-c", OFFLINE, runs[1], HF_HOME=str(tmp_path / "hub"))
+    assert done.stdout.strip() == "all of it", done.stderr
+
+
+DOCTOR = """
+import sys
+from safetensors.torch import load_file, save_file
+from nas_zoo.models import network, results
+from nas_zoo.doctor import examine
+def found():
+    (one,) = [finding for finding in examine(models=True) if finding.what == "weights of tiny_c10.blobs_e4"]
+    return one.state, one.detail
+state, detail = found()
+assert state == "ok" and "logits agree" in detail, detail
+path = results.reference_path(network.find_result("tiny_c10"))
+tensors = load_file(path)
+tensors["logits"][1, 2] += 0.01
+save_file(tensors, path)
+state, detail = found()
+assert state == "wrong" and "1.0e-02" in detail, detail
+print("all of it")
+"""
+
+
+def test_relative_paths_are_left_out_of_the_published_log_too(runs, tmp_path):
+    """Of a data set that was named from another folder, as in --data ../../somewhere/images.tar."""
+    folder = tmp_path / "run"
+    shutil.copytree(runs[1], folder)
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    head = json.loads(lines[0])
+    head["command"] = "train.py --data ../../home/me/images.tar --out=there/run/ --model hf-hub:zoo/net"
+    head["settings"] |= {"data": "../../home/me/images.tar", "init_weights": "there/derived.safetensors"}
+    (folder / "log.jsonl").write_text("\n".join([json.dumps(head), *lines[1:]]) + "\n")
+    text = published_log(read_run(folder).log)
+    assert "home" not in text
+    assert "there" not in text
+    assert json.loads(text.splitlines()[0])["command"] == (
+        "train.py --data images.tar --out=run --model hf-hub:zoo/net"
+    )
+    assert json.loads(text.splitlines()[0])["settings"]["init_weights"] == "derived.safetensors"
+
+
+@pytest.mark.slow
+def test_doctor_compares_with_the_reference_tensors(published, tmp_path):
+    shutil.copytree(published, tmp_path / "own")
+    done = python(tmp_path / "own", "-c", DOCTOR)
+    assert done.stdout.strip() == "all of it", done.stderr
+
+
+def test_list_and_info_say_that_there_are_weights(published):
+    rows = {row["name"]: row for row in csv.DictReader(shell(published, "list", "--csv").stdout.splitlines())}
+    assert rows["tiny_c10"]["pretrained"] == "True"
+    assert rows["tiny_c10"]["top1"] == str(the_row(published).top1)
+    assert rows["edas_in1k"]["pretrained"] == "False"
+    assert rows["edas_in1k"]["top1"] == ""
+
+
+BY_TAG = """
+import timm, torch, nas_zoo
+from nas_zoo.models import network
+from nas_zoo.export.publish.published import open_checkpoint
+from nas_zoo.models.load import load_model
+assert timm.list_models("tiny_c100*", pretrained=True) == ["tiny_c100.blobs_e4"]
+assert timm.create_model("tiny_c100").num_classes == 100 and timm.get_pretrained_cfg("tiny_c100").tag is None
+assert network.find_result("tiny_c100") is None and network.find_result("tiny_c10").tag == "blobs_e4"
+model = timm.create_model("tiny_c100.blobs_e4", pretrained=True).eval()
+assert model.num_classes == 10 and model.pretrained_cfg["label_names"][3] == "cat"
+assert model.pretrained_cfg["input_size"] == (3, 16, 16) and model.pretrained_cfg["pool_size"] == (4, 4)
+x = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+assert torch.equal(model(x), timm.create_model("tiny_c10", pretrained=True).eval()(x))
+more = timm.create_model("tiny_c100.blobs_e4", pretrained=True, num_classes=100).eval()  # to be trained further
+assert torch.equal(more.forward_features(x), model.forward_features(x))
+for make in (lambda name: timm.create_model(name, pretrained=True), load_model, open_checkpoint):
+    try:
+        make("tiny_c100")
+        raise AssertionError("was made")
+    except ValueError as error:
+        assert "it has" in str(error) and "tiny_c100.blobs_e4" in str(error), error
+for name in ("tiny_c100.blobs_e4", "tiny_c10"):
+    assert open_checkpoint(name).title == name
+print("all of it")
+"""
+
+
+def test_weights_of_other_classes_are_had_by_their_tag_alone(published, runs, tmp_path):
+    """So that a model's name keeps its classes: edas_in1k stays a network of 1,000 whatever was trained with it."""
+    package = tmp_path / "own"
+    shutil.copytree(published, package)
+    models = json.loads((package / "nas_zoo" / "models" / "models.json").read_text())
+    models["tiny_c100"] = models["tiny_c10"] | {"data": "c100"}
+    (package / "nas_zoo" / "models" / "models.json").write_text(json.dumps(models))
+    done = shell(package, "adopt", runs[1], "--model", "tiny_c100", "--tag", "blobs_e4", "--dtype", "float16",
+                 "--dataset", "Colours")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "timm.create_model('tiny_c100.blobs_e4', pretrained=True)" in done.stdout
+    done = python(package, "-c", BY_TAG)
+    assert done.stdout.strip() == "all of it", done.stderr
+    (row,) = [
+        row for row in csv.DictReader(shell(package, "list", "--csv").stdout.splitlines()) if row["name"] == "tiny_c100"
+    ]
+    assert (row["pretrained"], row["num_classes"], row["tag"]) == ("False", "100", "blobs_e4")
+    assert "(Colours: tiny_c100.blobs_e4)" in shell(package, "list").stdout
+    assert "no (Colours: tiny_c100.blobs_e4)" in shell(package, "info", "tiny_c100").stdout
+    told = json.loads(shell(package, "info", "tiny_c100.blobs_e4", "--json").stdout)
+    assert (told["pretrained"], told["num_classes"]) == (True, 10)
+
+
+# ---------------------------------------------------------------------------------------------------------- mistakes
+
+
+def spoiled(run: Path, folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> Path:
+    """A copy of the run with other weights."""
+    folder.mkdir()
+    for path in run.iterdir():
+        if path.suffix in (".json", ".jsonl"):
+            shutil.copy2(path, folder)
+    with safe_open(run / "model.safetensors", "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(run / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata)
+    return folder
+
+
+FLOAT16 = """
+import sys
+from nas_zoo.models import results
+from nas_zoo.release.adopt import adopt
+images, large, coarse, sound = sys.argv[1:]
+table = results.PACKAGE / "results.csv"
+more = {"model": "tiny_c10", "tag": "x", "data": images}
+for run, told in (large, "float16 has not"), (coarse, "points, more than 0.1"):
+    try:
+        adopt(run, dtype="float16", **more)
+        raise AssertionError("was published")
+    except ValueError as error:
+        assert str(error).startswith("dtype='float16'") and told in str(error), error
+    assert results.read_results(table) == () and not (results.PACKAGE / "weights").exists()
+row, words = adopt(coarse, **more)
+assert words.startswith("kept as float32"), words
+assert (row.dtype, row.top1) == ("float32", row.run_top1), row
+try:
+    adopt(sound, **more)
+    raise AssertionError("was published")
+except ValueError as error:
+    assert "in the table already" in str(error), error
+row, words = adopt(sound, **more, replace=True)
+assert words.startswith("float16 reaches") and row.dtype == "float16", words
+assert results.read_results(table) == (row,)
+print("all of it")
+"""
+
+
+@pytest.mark.slow
+def test_float16_is_refused_where_it_costs_accuracy(runs, tmp_path):
+    """Two changes that leave every decision as it is in float32: logits beyond float16's range, and a common large
+    part in the classifier's rows, beside which float16 does not keep what tells the classes apart."""
+
+    def too_large(tensors):
+        tensors["classifier.weight"] *= 1e8
+        tensors["classifier.bias"] *= 1e8
+
+    def too_coarse(tensors):
+        tensors["classifier.weight"] += 1024.0
+
+    package = copy_package(tmp_path / "package")
+    large, coarse = (spoiled(runs[1], tmp_path / change.__name__, change) for change in (too_large, too_coarse))
+    done = python(package, "-c", FLOAT16, runs[0], large, coarse, runs[1])
+    assert done.stdout.strip() == "all of it", done.stderr
+
+
+def test_a_run_that_does_not_fit_is_refused_and_nothing_is_written(runs, tmp_path, capsys):
+    _, run, _ = runs
+    for words, told in (
+        (["--model", "edas_c10_s"], "has cells"),
+        (["--model", "darts_v2_c10_s"], "do not fit"),
+        (["--model", "no_such"], "not registered"),
+        ([], "do not fit"),  # cell_net_cifar itself is 20 cells wide
+    ):
+        assert adopt_main([str(run), "--tag", "x", *words]) == 2
+        error = capsys.readouterr().err
+        assert told in error
+        assert error.count("\n") == 1
+    assert adopt_main([str(tmp_path / "none"), "--tag", "x"]) == 2
+    assert "no such folder" in capsys.readouterr().err
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "checkpoint.pt").touch()
+    assert adopt_main([str(tmp_path / "begun"), "--tag", "x"]) == 2
+    assert "--resume" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="tag='Two Words'"):
+        result_of_run(run, tag="Two Words")
+    assert not (results.PACKAGE / "weights" / "cell_net_cifar.x.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_other_images_than_the_runs_are_noticed(runs, tmp_path):
+    package = copy_package(tmp_path / "package")
+    others = write_images(tmp_path / "images")
+    for path in (others / "test" / "cat").iterdir():  # cats that look like dogs
+        path.write_bytes((others / "test" / "dog" / path.name).read_bytes())
+    done = shell(package, "adopt", runs[1], "--model", "tiny_c10", "--tag", "x", "--data", others)
+    assert done.returncode == 2
+    assert "other images?" in done.stderr
+    assert read_results(package / "nas_zoo" / "models" / "results.csv") == ()
+
+
+def copy_run(run, to, **settings):
+    """A run's folder but for its checkpoints, with other settings in its result."""
+    to.mkdir()
+    for path in run.iterdir():
+        if path.suffix in (".json", ".jsonl", ".safetensors"):
+            (to / path.name).write_bytes(path.read_bytes())
+    result = json.loads((to / "result.json").read_text())
+    result["settings"] |= settings
+    (to / "result.json").write_text(json.dumps(result))
+    return to
+
+
+def test_seeds_have_to_be_of_the_same_settings(runs, tmp_path):
+    _, first, _ = runs
+    with pytest.raises(ValueError, match="runs of different seeds"):
+        result_of_run(first, also=[first])
+    with pytest.raises(ValueError, match=r"lr=0\.2.*0\.05.*seed alone"):
+        result_of_run(first, also=[copy_run(first, tmp_path / "other", seed=5, lr=0.2)])
+
+
+def test_an_older_run_is_compared_by_what_it_did(runs, tmp_path):
+    """A setting that came later stood at its default, and one that small images do not use makes no difference."""
+    _, first, _ = runs
+    older = copy_run(first, tmp_path / "older", seed=5)
+    result = json.loads((older / "result.json").read_text())
+    assert result["settings"].pop("crop_area_min") != TrainSettings.crop_area_min  # recipe quick's, of 16 pixels here
+    assert result["settings"].pop("crop_pct") == TrainSettings.crop_pct
+    (older / "result.json").write_text(json.dumps(result))
+    assert result_of_run(first, also=[older]).seeds == (0, 5)
+    for run in (first, older):  # photographs
+        config = json.loads((run / "config.json").read_text())
+        config["pretrained_cfg"]["input_size"] = [3, 96, 96]
+        (copy_run(run, tmp_path / f"{run.name}_96") / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"crop_area_min=0\.08.*0\.35"):
+        result_of_run(tmp_path / f"{first.name}_96", also=[tmp_path / "older_96"])
+
+
+# --------------------------------------------------------------------------------------------------------- the table
+
+
+def test_a_replaced_row_keeps_its_place(runs):
+    first, second = (result_of_run(runs[1], model="tiny_c10", tag=tag) for tag in ("a", "b"))
+    again = dataclasses.replace(first, date="2030-01-01")
+    assert results.with_row([first, second], again) == [again, second]
+    assert results.with_row([first], second) == [first, second]
+
+
+def test_the_row_tells_with_what_a_run_was_begun(runs, tmp_path):
+    """Not with what it was ended: a resumed run's last process may be of another version."""
+    folder = tmp_path / "run"
+    shutil.copytree(runs[1], folder)
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(result | {"commit": "later", "threads": 99}))
+    row = result_of_run(folder, model="tiny_c10", tag="a")
+    assert (row.commit, row.threads) == (result["commit"] or "", result["threads"])
+
+
+def test_rows_survive_the_table(runs, tmp_path):
+    row = result_of_run(runs[1], also=[runs[2]])
+    odd = dataclasses.replace(row, tag="odd", dataset='a "quoted", title', label_names=("a b", "c,d", *"efghijkl"))
+    results.write_results([odd, row], tmp_path / "results.csv")
+    assert read_results(tmp_path / "results.csv") == (odd, row)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "told"),
+    [
+        ("top1", "101", "top1=101.0: a percentage"),
+        ("top1", "97,2", "column top1: '97,2'"),
+        ("sha256", "abc", "64 hex digits"),
+        ("hub_id", "org/name", "one of both"),
+        ("dtype", "int8", "float32 and float16"),
+        ("seeds", "1 0", "published seed 0 first"),
+        ("settings", "lr=1", "JSON object"),
+        ("date", "21.11.2026", "YYYY-MM-DD"),
+        ("tag", "e600.c10", "lower-case words"),
+        ("label_names", '["cat"]', "10 names"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_line(column, value, told, runs, tmp_path):
+    text = in_table([result_of_run(runs[1])])
+    head, row = list(csv.reader(text.splitlines()))
+    row[head.index(column)] = value
+    with open(tmp_path / "results.csv", "w") as file:
+        csv.writer(file).writerows([head, row])
+    with pytest.raises(ValueError, match="line 2") as error:
+        read_results(tmp_path / "results.csv")
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_other_columns_and_a_row_twice_are_refused(runs, tmp_path):
+    row = result_of_run(runs[1])
+    path = tmp_path / "results.csv"
+    path.write_text(in_table([row, row]))
+    with pytest.raises(ValueError, match=r"line 3: cell_net_cifar\.run stands there twice"):
+        read_results(path)
+    path.write_text(in_table([row]).replace("top1", "accuracy", 1))
+    with pytest.raises(ValueError, match=r"missing: top1.*unknown: accuracy"):
+        read_results(path)
+
+
+def test_reference_images_are_the_same_each_time():
+    assert torch.equal(reference_images((3, 8, 8)), reference_images((3, 8, 8)))
+    assert reference_images((1, 8, 8)).shape == (4, 1, 8, 8)

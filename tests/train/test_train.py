@@ -1,0 +1,606 @@
+"""Training: that it learns, does what the papers' code does, can be stopped anywhere, and saves what timm opens."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from nas_zoo.data.batches import Batches
+from nas_zoo.data.named import open_source
+from nas_zoo.genotype import load_genotype
+from nas_zoo.models.network import CellNet
+from nas_zoo.runs.checkpoint import RunLog, load_checkpoint, save_checkpoint, write_weights
+from nas_zoo.runs.distributed import start_accelerator
+from nas_zoo.runs.settings import describe
+from nas_zoo.search.discretize import derived_network
+from nas_zoo.search.supernet import SearchSpace, Supernet
+from nas_zoo.train import evaluation
+from nas_zoo.train.evaluation import evaluate_model
+from nas_zoo.train.run import (
+    RECIPES,
+    AuxiliaryHead,
+    TensorDropPath,
+    Training,
+    TrainSettings,
+    evaluate,
+    main,
+    make_parser,
+    parse,
+    read_weights,
+)
+from tests.train_two_processes import iterate_in_float64
+
+ROOT = Path(__file__).parents[2]
+EXPECTED = ROOT / "tests" / "expected" / "train_losses.json"
+TINY = ["--model", "cell_net_cifar", "--init-channels", "4", "--num-cells", "3", "--train-limit", "200"]
+#: Everything that has a state or draws: auxiliary head, drop path, moving average, cutout, crops; 5 steps an epoch.
+SMALL = [*TINY, "--val-fraction", "0.2", "--batch-size", "32", "--epochs", "3", "--ema-decay", "0.9"]
+#: Without drop path, whose masks each process draws for its own rows.
+ALIKE = [*SMALL, "--drop-path", "0", "--epochs", "2"]
+#: May differ between a run and the same run in pieces.
+TIMES = ("seconds", "peak_memory_gb")
+
+
+def run_small(out: Path, *more: str) -> int:
+    return main([*SMALL, "--out", str(out), *more])
+
+
+def tiny_settings(*flags: str) -> TrainSettings:
+    return parse([*TINY, "--out", "does-not-exist", *flags])[0]
+
+
+def tiny_training(*flags: str) -> Any:
+    return Training(tiny_settings(*flags), start_accelerator())
+
+
+def lines_of(out: Path) -> list[dict]:
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in RunLog.read(out)[1:]]
+
+
+def flatten(value, path=""):
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            yield from flatten(entry, f"{path}/{key}")
+    elif isinstance(value, (list, tuple)):
+        for i, entry in enumerate(value):
+            yield from flatten(entry, f"{path}/{i}")
+    else:
+        yield path, value
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Bit for bit: weights, auxiliary head, moving average, optimizer, counters, the result; the log but for times."""
+    states = []
+    for folder in (one, other):
+        state = load_checkpoint(folder / "checkpoint.pt", "train")
+        state.pop("seconds")
+        state["settings"] = {k: v for k, v in state["settings"].items() if k not in ("out", "time_budget")}
+        states.append(dict(flatten(state)))
+    assert states[0].keys() == states[1].keys()
+    for key, value in states[0].items():
+        same = torch.equal(value, states[1][key]) if isinstance(value, torch.Tensor) else value == states[1][key]
+        assert same, key
+    assert lines_of(one) == lines_of(other)
+    assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A run that was never stopped."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert run_small(out) == 0
+    return out
+
+
+# ---- what a run leaves ----
+
+
+def test_a_run_logs_its_settings_then_its_epochs_then_its_result(whole):
+    head, *epochs, result = RunLog.read(whole)
+    assert head["settings"]["ema_decay"] == 0.9
+    assert head["result_weights"] == "ema"
+    assert head["data"] == {"name": "digits", "train": 160, "val": 40, "test": 359, "classes": list("0123456789")}
+    assert [line["epoch"] for line in epochs] == [1, 2, 3]
+    for line in epochs:
+        assert line["train"]["n"] == 160
+        assert line["val"]["ema"]["n"] == line["val"]["last"]["n"] == 40
+        assert "test" not in line
+    assert result["kind"] == "result"
+    assert result["split"] == "test"
+    assert result["weights"] == "ema"
+    assert list(result["others"]) == ["last"]
+    record = json.loads((whole / "result.json").read_text())
+    assert {name: record[name] for name in result if name != "kind"} == {k: v for k, v in result.items() if k != "kind"}
+    assert record["n"] == 359
+    assert record["versions"]["torch"]
+    assert record["parameters"] == sum(p.numel() for p in tiny_training().model.parameters())
+
+
+def test_the_losses_are_the_expected_ones(whole):
+    """Pinned: a change that should not change numbers must not."""
+    losses = [line["train"]["loss"] for line in lines_of(whole)[:-1]]
+    expected = json.loads(EXPECTED.read_text())["cifar"]
+    torch.testing.assert_close(torch.tensor(losses), torch.tensor(expected), rtol=2e-3, atol=2e-3)
+
+
+def test_timm_opens_the_folder_and_gets_the_same_logits(whole):
+    model: Any = timm.create_model(f"local-dir:{whole}", pretrained=True).eval().to(memory_format=torch.channels_last)
+    run = tiny_training(*SMALL[len(TINY) :])
+    run.load(load_checkpoint(whole / "checkpoint.pt", "train"))
+    images = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(model(images), run.ema.module.eval()(images))
+    source = open_source("digits", "train")
+    cfg = model.pretrained_cfg
+    assert tuple(cfg["label_names"]) == source.classes
+    assert tuple(cfg["input_size"]) == (1, 8, 8)
+    assert tuple(cfg["mean"]) == pytest.approx(source.mean)
+    assert tuple(cfg["std"]) == pytest.approx(source.std)
+    figures = evaluate_model(model, open_source("digits", "test"))
+    result = lines_of(whole)[-1]
+    assert figures["top1"] == result["top1"]
+    assert figures["loss"] == pytest.approx(result["loss"], rel=1e-5)
+
+
+def test_the_auxiliary_head_learns_and_is_in_no_saved_file(whole):
+    names = load_file(whole / "model.safetensors").keys()
+    assert not any("auxiliary" in name for name in names)
+    assert names == CellNet(init_channels=4, num_cells=3, in_chans=1).state_dict().keys()
+    run = tiny_training("--epochs", "1", "--batch-size", "50")
+    before = run.trained.auxiliary.conv1.weight.detach().clone()
+    images, labels = next(iter(run.train_batches.epoch(0)))
+    run.iterate(images, labels)
+    assert not torch.equal(before, run.trained.auxiliary.conv1.weight)
+    for name, parameter in run.trained.named_parameters():
+        assert "momentum_buffer" in run.optimizer.state[parameter], name
+
+
+def test_evaluation_of_a_folder_tells_the_result(whole, capsys):
+    assert evaluation.main([str(whole), "--data", "digits"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["top1"] == lines_of(whole)[-1]["top1"]
+    assert figures["n"] == 359
+    assert evaluation.main([str(whole / "nothing"), "--data", "digits"]) == 2
+    assert evaluation.main([str(whole.parent), "--data", "digits"]) == 2
+    assert "config.json" in capsys.readouterr().err
+
+
+# ---- what a step does ----
+
+
+def test_the_cifar_recipe_is_a_plain_darts_loop():
+    """The same by hand with torch alone: SGD with decay on everything, clipping, auxiliary loss, cosine by epoch."""
+    flags = ["--epochs", "2", "--batch-size", "50", "--drop-path", "0", "--cutout", "0", "--crop-padding", "0"]
+    run, plain = tiny_training(*flags), tiny_training(*flags)
+    model, head = plain.model, plain.trained.auxiliary
+    parameters = [*model.parameters(), *head.parameters()]
+    optimizer = torch.optim.SGD(parameters, 0.025, momentum=0.9, weight_decay=3e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2)
+    for epoch in range(2):
+        for images, labels in plain.train_batches.epoch(epoch):
+            optimizer.zero_grad()
+            features, tap = model.forward_auxiliary(images)
+            logits = model.classifier(features.mean((2, 3)))
+            loss = F.cross_entropy(logits, labels) + 0.4 * F.cross_entropy(head(tap), labels)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 5.0)
+            optimizer.step()
+        schedule.step()
+        run.epoch, run.step = epoch, 0
+        for images, labels in run.train_batches.epoch(epoch):
+            run.iterate(images, labels)
+    for mine, theirs in zip(run.trained.parameters(), plain.trained.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_handful_of_images_is_learned_by_heart(tmp_path):
+    out = tmp_path / "run"
+    flags = ["--recipe", "quick", "--train-limit", "20", "--batch-size", "20", "--epochs", "40", "--crop-padding", "0"]
+    assert main([*TINY, *flags, "--label-smoothing", "0", "--out", str(out)]) == 0
+    last = lines_of(out)[-2]
+    assert last["train"]["top1"] == 1.0
+    assert last["train"]["loss"] < 0.1
+
+
+def test_label_smoothing_is_timms():
+    from timm.loss import LabelSmoothingCrossEntropy
+
+    logits, labels = torch.randn(6, 10, generator=torch.Generator().manual_seed(0)), torch.arange(6)
+    torch.testing.assert_close(
+        F.cross_entropy(logits, labels, label_smoothing=0.1), LabelSmoothingCrossEntropy(0.1)(logits, labels)
+    )
+
+
+@pytest.mark.parametrize(("size", "pooling"), [(8, nn.AvgPool2d), (7, nn.AvgPool2d), (2, nn.AdaptiveAvgPool2d)])
+def test_the_auxiliary_head_pools_to_two_by_two(size, pooling):
+    head = AuxiliaryHead(12, size, 10)
+    assert isinstance(head.pool, pooling)
+    assert head.pool(torch.zeros(1, 12, size, size)).shape == (1, 12, 2, 2)
+    assert head(torch.zeros(3, 12, size, size)).shape == (3, 10)
+
+
+def test_drop_path_rises_linearly_and_reaches_the_network():
+    settings = tiny_settings("--epochs", "10", "--drop-path", "0.2")
+    assert [settings.drop_path_rate(epoch) for epoch in (0, 5, 9)] == pytest.approx([0.0, 0.1, 0.18])
+    run = tiny_training("--epochs", "10", "--batch-size", "50", "--drop-path", "0.2")
+    run.model.set_drop_path(0.1)
+    assert any(getattr(module, "drop_prob", None) == 0.1 for module in run.model.modules())
+
+
+def test_drop_path_with_its_rate_in_a_tensor_is_timms():
+    """What --compile puts in: rows kept are scaled by 1 / (1 - rate), the others are 0; nothing in evaluation."""
+    run = tiny_training("--compile", "--epochs", "10", "--batch-size", "50")
+    run.model.set_drop_path(0.2)
+    drops = [module for module in run.model.modules() if isinstance(module, TensorDropPath)]
+    assert len(drops) == 16  # sixteen of the edges are no identities
+    assert drops[0].drop_prob == pytest.approx(0.2)
+    torch.manual_seed(0)
+    x = torch.ones(2000, 2, 1, 1)
+    kept = drops[0](x)
+    assert sorted(set(kept.flatten().tolist())) == pytest.approx([0.0, 1.25])
+    assert torch.equal(kept[:, 0], kept[:, 1])
+    assert (kept > 0).float().mean().item() == pytest.approx(0.8, abs=0.03)
+    assert torch.equal(drops[0].eval()(x), x)
+    assert run.model.state_dict().keys() == tiny_training("--batch-size", "50").model.state_dict().keys()
+
+
+def test_weights_of_equal_value_give_files_of_equal_bytes(tmp_path):
+    weights = {"b": torch.ones(2, 3, 4, 4).contiguous(memory_format=torch.channels_last), "a": torch.zeros(3)}
+    for name in "xy":
+        write_weights(tmp_path / name, weights, {"genotype": "{}", "more": "text"})
+    assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
+    assert all(torch.equal(value, weights[name]) for name, value in load_file(tmp_path / "x").items())
+    assert read_weights(tmp_path / "x")[1] == {"format": "pt", "genotype": "{}", "more": "text"}
+
+
+def test_the_learning_rate_at_its_first_and_last_steps():
+    cifar = TrainSettings(epochs=600)
+    assert cifar.rate(0, 400, 520) == 0.025
+    assert cifar.rate(300, 0, 520) == pytest.approx(0.0125)
+    imagenet = tiny_settings("--recipe", "imagenet")
+    assert imagenet.rate(0, 0, 1251) == pytest.approx(0.1)
+    assert imagenet.rate(4, 0, 1251) == pytest.approx(0.5 * 246 / 250)
+    assert imagenet.rate(249, 0, 1251) == pytest.approx(0.002)
+    quick = tiny_settings("--recipe", "quick", "--epochs", "10")
+    assert quick.rate(0, 0, 20) == pytest.approx(0.1 / 40)
+    assert quick.rate(9, 19, 20) < 1e-4
+    assert max(quick.rate(epoch, step, 20) for epoch in range(10) for step in range(20)) > 0.09
+
+
+def test_weight_decay_is_on_everything_or_as_timm_has_it():
+    (group,) = tiny_training("--batch-size", "50").optimizer.param_groups
+    assert group["weight_decay"] == 3e-4
+    groups = tiny_training("--batch-size", "50", "--no-decay-all").optimizer.param_groups
+    assert sorted(group["weight_decay"] for group in groups) == [0.0, 3e-4]
+    assert all(p.ndim == 1 for group in groups if not group["weight_decay"] for p in group["params"])
+
+
+# ---- evaluation ----
+
+
+def test_evaluation_counts_every_image_once_and_leaves_the_mode():
+    source = open_source("digits", "test").subset(range(50))
+    torch.manual_seed(0)
+    model = CellNet(init_channels=4, num_cells=3, in_chans=1).train()
+    figures = [evaluate(model, Batches(source, None, size).epoch(0)) for size in (7, 50)]
+    assert model.training
+    assert figures[0]["n"] == 50
+    assert figures[0] == pytest.approx(figures[1], rel=1e-5)
+    assert "top5" not in figures[0]
+    images, labels = next(iter(Batches(source, None, 50).epoch(0)))
+    with torch.no_grad():
+        logits = model.eval()(images)
+    assert figures[1]["top1"] == (logits.argmax(1) == labels).double().mean().item()
+    assert figures[1]["loss"] == pytest.approx(F.cross_entropy(logits, labels).item())
+    many = CellNet(init_channels=4, num_cells=3, in_chans=1, num_classes=20)
+    assert evaluate(many, Batches(source, None, 50).epoch(0))["top5"] >= 0
+    with pytest.raises(ValueError, match="10 classes, the model 20"):
+        evaluate_model(many, source)
+
+
+# ---- stopping ----
+
+
+def test_a_run_stopped_after_every_single_iteration_is_the_run_that_never_stopped(whole, tmp_path):
+    out = tmp_path / "pieces"
+    assert run_small(out, "--time-budget", "0.0001") == 0
+    pieces = 1
+    while not (out / "result.json").exists():
+        assert main(["--resume", "--out", str(out), "--time-budget", "0.0001"]) == 0
+        pieces += 1
+    assert pieces == 15
+    assert_same_run(whole, out)
+
+
+def test_a_run_that_is_terminated_and_then_killed_is_the_run_that_never_stopped(whole, tmp_path):
+    out = tmp_path / "killed"
+    environment = dict(os.environ, OMP_NUM_THREADS=str(torch.get_num_threads()))
+    program = [sys.executable, "-m", "nas_zoo.train", "--out", str(out)]
+
+    def start(*flags: str) -> subprocess.Popen:
+        return subprocess.Popen([*program, *flags], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+
+    def wait_for_line(number: int) -> None:
+        deadline = time.monotonic() + 100
+        while RunLog(out).num_lines < number or not (out / "checkpoint.pt").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+    process = start(*SMALL)
+    wait_for_line(2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(100) == 143
+    process = start("--resume")
+    wait_for_line(3)
+    process.kill()
+    assert process.wait(100) == -signal.SIGKILL
+    assert not (out / "result.json").exists()
+    assert main(["--resume", "--out", str(out)]) == 0
+    assert_same_run(whole, out)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again_with_its_own_settings(whole, tmp_path):
+    out = tmp_path / "early"
+    out.mkdir()
+    (out / "log.jsonl").write_text((whole / "log.jsonl").read_text().splitlines()[0] + "\n")
+    assert main(["--resume", "--out", str(out)]) == 0
+    assert_same_run(whole, out)
+
+
+def test_a_checkpoint_that_is_cut_short_or_foreign_is_refused_and_kept(whole, tmp_path, capsys):
+    data = (whole / "checkpoint.pt").read_bytes()
+    cut = tmp_path / "cut.pt"
+    cut.write_bytes(data[: len(data) // 2])
+    assert main(["--resume", str(cut), "--out", str(tmp_path / "a")]) == 2
+    assert "cut short" in capsys.readouterr().err
+    foreign = tmp_path / "foreign.pt"
+    save_checkpoint(foreign, {"epoch": 1}, "search")
+    assert main(["--resume", str(foreign), "--out", str(tmp_path / "a")]) == 2
+    error = capsys.readouterr().err
+    assert "'search'" in error
+    assert "'train'" in error
+    assert cut.stat().st_size == len(data) // 2
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run_small(out, "--time-budget", "0.0001") == 0
+    path = out / "checkpoint.pt"
+    state = load_checkpoint(path, "train")
+    state["trained"]["model.classifier.bias"][0] = float("nan")
+    save_checkpoint(path, state, "train")
+    before = path.read_bytes()
+    assert main(["--resume", "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert "not finite in epoch 1" in error
+    assert error.count("\n") == 1
+    assert path.read_bytes() == before
+    assert not (out / "model.safetensors").exists()
+
+
+# ---- several processes ----
+
+
+def test_two_processes_train_as_one_does(tmp_path):
+    """In float64 within 1e-9 after ten steps; in float32 losses within 5e-3, where rounding turns a ReLU on or off."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    environment = dict(os.environ, ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
+    both = tmp_path / "two"
+    done = subprocess.run(
+        [*launch, "tests.train_two_processes", str(both), *ALIKE],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+    exact = iterate_in_float64(ALIKE, 10)
+    other = torch.load(both / "float64.pt", weights_only=True)
+    assert exact.keys() == other.keys()
+    for name, value in exact.items():
+        torch.testing.assert_close(value, other[name], rtol=1e-9, atol=1e-9)
+
+    alone = tmp_path / "one"
+    assert main([*ALIKE, "--out", str(alone)]) == 0
+    assert RunLog.read(both)[0]["processes"] == 2
+    for one, two in zip(lines_of(alone)[:-1], lines_of(both)[:-1], strict=True):
+        assert one["train"]["n"] == two["train"]["n"] == 160
+        assert one["train"]["loss"] == pytest.approx(two["train"]["loss"], abs=5e-3)
+        assert one["val"]["ema"]["n"] == two["val"]["ema"]["n"]
+    result, result2 = lines_of(alone)[-1], lines_of(both)[-1]
+    assert result["n"] == result2["n"] == 359
+    assert result["loss"] == pytest.approx(result2["loss"], abs=5e-3)
+
+
+def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run_small(tmp_path / "run") == 2
+    assert "ACCELERATE_USE_CPU" in capsys.readouterr().err
+
+
+# ---- first weights ----
+
+
+@pytest.fixture
+def derived(tmp_path) -> tuple[Path, CellNet]:
+    """What a search leaves: a derived network with the supernet's weights."""
+    torch.manual_seed(3)
+    genotype = load_genotype("darts_v2")
+    supernet = Supernet(SearchSpace(), 4, 3, num_classes=10, in_chans=1)
+    network = derived_network(supernet, genotype)
+    path = tmp_path / "derived.safetensors"
+    save_file(dict(network.state_dict()), path, {"format": "pt", "genotype": genotype.to_json()})
+    return path, network
+
+
+def test_a_search_s_own_weights_are_where_training_starts(derived, tmp_path):
+    path, network = derived
+    settings = parse(["--init-weights", str(path), "--batch-size", "50", "--out", str(tmp_path / "run")])[0]
+    run = Training(settings, start_accelerator())
+    assert run.model.pool_bn
+    assert (run.model.init_channels, run.model.num_cells) == (4, 3)  # read off the file
+    images = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(run.model.eval()(images), network.eval()(images), atol=1e-6)
+    again = Training(settings, start_accelerator(), run.state(0, run.sums)["model_args"])
+    again.load(run.state(0, run.sums))
+    assert all(torch.equal(a, b) for a, b in zip(run.model.parameters(), again.model.parameters(), strict=True))
+
+
+def test_a_run_from_first_weights_can_be_resumed_without_them_and_opened(derived, tmp_path):
+    path, _ = derived
+    out = tmp_path / "run"
+    flags = ["--recipe", "quick", "--epochs", "1", "--train-limit", "128", "--init-weights", str(path)]
+    assert main([*flags, "--out", str(out), "--time-budget", "0.0001"]) == 0
+    path.unlink()
+    assert main(["--resume", "--out", str(out)]) == 0
+    model = timm.create_model(f"local-dir:{out}", pretrained=True)
+    assert model.pool_bn
+    assert model.genotype == load_genotype("darts_v2")
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--init-channels", "6"], "of another shape (stem.0.conv.weight (12, 1, 3, 3) for (18, 1, 3, 3)"),
+        (["--num-cells", "4"], "missing (cells."),
+        (["--genotype", "darts_v1"], "of other cells than genotype='darts_v1'"),
+        (["--init-weights", "nothing.safetensors"], "no readable .safetensors file"),
+    ],
+)
+def test_first_weights_that_do_not_fit_are_told_in_one_line(derived, tmp_path, capsys, flags, told):
+    out = tmp_path / "run"
+    assert main(["--init-weights", str(derived[0]), "--out", str(out), *flags]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+# ---- settings ----
+
+
+def test_the_recipes_have_the_papers_numbers():
+    cifar = tiny_settings("--recipe", "cifar")
+    assert (cifar.epochs, cifar.batch_size, cifar.lr, cifar.min_lr) == (600, 96, 0.025, 0.0)
+    assert (cifar.momentum, cifar.weight_decay, cifar.decay_all, cifar.grad_clip) == (0.9, 3e-4, True, 5.0)
+    assert (cifar.cutout, cifar.aux_weight, cifar.drop_path) == (16, 0.4, 0.2)
+    assert (cifar.schedule, cifar.schedule_per, cifar.label_smoothing) == ("cosine", "epoch", 0.0)
+    imagenet = tiny_settings("--recipe", "imagenet")
+    assert (imagenet.epochs, imagenet.batch_size, imagenet.lr, imagenet.weight_decay) == (250, 1024, 0.5, 3e-5)
+    assert (imagenet.schedule, imagenet.warmup_epochs) == ("linear", 5)
+    assert (imagenet.label_smoothing, imagenet.aux_weight) == (0.1, 0.4)
+    nothing_given = parse(["--out", "does-not-exist"])[0]
+    assert nothing_given == TrainSettings(out=Path("does-not-exist"))  # the class's own defaults are recipe cifar
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_says_all_of_training_and_nothing_else(name):
+    fields = set(TrainSettings.__dataclass_fields__)
+    assert set(RECIPES[name]) <= fields
+    assert set(RECIPES["cifar"]) <= set(RECIPES[name])
+
+
+def test_flags_win_over_the_file_the_file_over_the_recipe(tmp_path):
+    config = tmp_path / "own.yaml"
+    config.write_text("recipe: quick\nlr: 0.3\nepochs: 7\n")
+    settings = tiny_settings("--config", str(config), "--epochs", "9")
+    assert (settings.recipe, settings.lr, settings.epochs, settings.ema_decay) == ("quick", 0.3, 9, 0.999)
+    table = {line.split()[0]: line for line in describe(settings).splitlines()}
+    assert table["lr"].endswith(f"config {config}")
+    assert table["epochs"].endswith("flag --epochs")
+    assert table["ema_decay"].endswith("recipe quick")
+    assert table["seed"].endswith("default")
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--recipe", "slow"], "recipe"),
+        (["--lr", "0"], "lr=0.0"),
+        (["--crop-area-min", "0"], "crop_area_min=0.0"),
+        (["--optimizer", "sdg"], "optimizer='sdg'"),
+        (["--model", "no_such_net"], "model='no_such_net'"),
+        (["--model", "resnet18", "--aux-weight", "0"], "resnet18"),
+        (["--batch-size", "300"], "batch_size 300"),
+        (["--genotype", "dart_v2"], "dart_v2"),
+        (["--data", "no-such-folder"], "no-such-folder"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_and_leaves_no_folder(tmp_path, capsys, flags, told):
+    out = tmp_path / "run"
+    try:
+        code = main([*TINY, "--out", str(out), *flags])
+    except SystemExit as ended:  # argparse's own
+        code = ended.code  # type: ignore[assignment]
+    assert code == 2
+    assert told in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_an_unknown_setting_is_an_error(tmp_path, capsys):
+    config = tmp_path / "own.yaml"
+    config.write_text("learning_rate: 0.3\n")
+    assert main([*TINY, "--config", str(config), "--out", str(tmp_path / "run")]) == 2
+    assert "unknown setting 'learning_rate'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse(["--epoch", "3"])
+    assert "--epochs" in capsys.readouterr().err
+
+
+def test_a_folder_with_a_run_is_not_written_over_and_not_resumed_otherwise(whole, capsys):
+    before = (whole / "log.jsonl").read_bytes()
+    assert run_small(whole) == 2
+    assert "--resume continues it" in capsys.readouterr().err
+    assert main(["--resume", "--out", str(whole), "--lr", "0.7"]) == 2
+    assert "lr=0.7: the run to be resumed has 0.025" in capsys.readouterr().err
+    assert (whole / "log.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(("recipe", "least"), [("quick", 0.35), ("imagenet", 0.08)])
+def test_of_photographs_random_crops_show_at_least_what_is_asked_for(recipe, least):
+    flags = ["--recipe", recipe, "--aux-weight", "0", "--batch-size", "32", "--train-limit", "64"]
+    assert tiny_training(*flags, "--image-size", "96").train_batches.augment.crop_area == (least, 1.0)
+    asked = tiny_training(*flags, "--image-size", "96", "--crop-area-min", "0.5").train_batches.augment
+    assert asked.random_resized_crop
+    assert asked.crop_area == (0.5, 1.0)
+    assert not tiny_training(*flags, "--image-size", "32").train_batches.augment.random_resized_crop
+
+
+def test_other_timm_models_can_be_trained_without_the_auxiliary_head(tmp_path):
+    flags = ["--model", "test_resnet", "--aux-weight", "0", "--drop-path", "0", "--epochs", "1", "--train-limit", "64"]
+    out = tmp_path / "run"
+    assert main([*flags, "--image-size", "32", "--batch-size", "32", "--out", str(out)]) == 0
+    assert timm.create_model(f"local-dir:{out}", pretrained=True).num_classes == 10
+
+
+def test_help_shows_examples_and_every_setting():
+    text = make_parser().format_help()
+    assert "accelerate launch -m nas_zoo.train" in text
+    assert all(f"--{name.replace('_', '-')}" in text for name in TrainSettings.__dataclass_fields__)
+
+
+def test_a_foreign_model_that_would_corrupt_memory_in_channels_last_is_trained_without(tmp_path, monkeypatch):
+    from torch import nn
+
+    from nas_zoo.train import run as train
+
+    def make(settings, num_classes, in_chans, model_args):
+        pool_and_classify = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
+        return nn.Sequential(nn.Conv2d(in_chans, 4, 1, 2), *pool_and_classify)
+
+    monkeypatch.setattr(train, "make_model", make)
+    settings = train.settings_of({"recipe": "quick", "data": "digits", "out": tmp_path, "train_limit": 64})
+    training = train.Training(settings, train.start_accelerator())
+    assert settings.channels_last
+    assert training.train_batches.memory_format is torch.contiguous_format
