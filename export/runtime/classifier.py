@@ -6,6 +6,8 @@
 All files of ``nas-zoo export`` work alike: float32, float16, int8, and those with their preprocessing inside.
 ONNX Runtime replaces a provider that does not load by the CPU, and at most writes a line to stderr. Here a provider
 that was asked for by name is used, or it is a ProviderError that says what is missing.
+
+Arrays on the CPU need NumPy, Pillow and ONNX Runtime alone; torch is imported for tensors and for GPUs only.
 """
 
 from __future__ import annotations
@@ -27,13 +29,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image, UnidentifiedImageError
 
 from nas_zoo.data import pictures
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["PROVIDERS", "FolderPredictions", "OnnxClassifier", "Prediction", "ProviderError", "provider_problems"]
 
@@ -52,12 +56,8 @@ _RESAMPLING = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 _CPU_PACKAGE, _GPU_PACKAGE = "onnxruntime", "onnxruntime-gpu"
-# ONNX Runtime's word for a type that is accepted: NumPy's and torch's
-_TYPES: dict[str, tuple[Any, torch.dtype]] = {
-    "tensor(float)": (np.float32, torch.float32),
-    "tensor(float16)": (np.float16, torch.float16),
-    "tensor(uint8)": (np.uint8, torch.uint8),
-}
+# ONNX Runtime's word for a type that inputs and outputs may have: NumPy's
+_TYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 _MAX_GRAPHS = 16  # CUDA graphs of one classifier, each of which holds memory of its own
 _WHOLE_IMAGES = 16  # images of any size that are held decoded at once
 _MISSING_LIBRARY = re.compile(r"((?:lib)?[\w.+-]+\.(?:so|dll|dylib)[\w.]*): cannot open shared object file")
@@ -222,9 +222,13 @@ class OnnxClassifier:
     def _use(self, session: Any, provider: str) -> None:
         self._session = session
         self.provider = provider
-        on_gpu = provider != "cpu" and torch.cuda.is_available()
-        # Where torch has no CUDA, ONNX Runtime copies each batch to the GPU by itself.
-        self._device = torch.device("cuda", self.device_id) if on_gpu else torch.device("cpu")
+        self._device = "cpu"  # of the tensors that run() gives
+        if provider != "cpu":
+            import torch
+
+            # Where torch has no CUDA, ONNX Runtime copies each batch to the GPU by itself.
+            if torch.cuda.is_available():
+                self._device = f"cuda:{self.device_id}"
 
     def _switch_to(self, provider: str) -> None:
         """Makes the provider the one in use, proven by a run; ProviderError otherwise."""
@@ -280,8 +284,7 @@ class OnnxClassifier:
                 f"{outputs[0].shape}; float32 images (N, C, H, W) and logits (N, classes) are accepted, float16 ones "
                 "and uint8 images too"
             )
-        self._input_type, self._input_dtype = _TYPES[inputs[0].type]
-        self._output_dtype = _TYPES[outputs[0].type][1]
+        self._input_type, self._output_type = _TYPES[inputs[0].type], _TYPES[outputs[0].type]
         self.takes_images = self._input_type is np.uint8
         last = inputs[0].shape[3]
         self._channels_last = self.takes_images and (isinstance(last, int) and last in (1, 3))
@@ -379,12 +382,24 @@ class OnnxClassifier:
         """
         if self.gives_probabilities:
             raise ValueError(f"{self.path.name} gives probabilities, no logits: probabilities() has them")
-        return self._array(self.run(pixel_values))
+        return self._values(pixel_values)
 
     def probabilities(self, x: Any) -> np.ndarray:
         """Probabilities (N, classes) float32 of what the file takes: scaled images as in ``logits``, or uint8 ones."""
-        values = self._array(self.run(x))
+        values = self._values(x)
         return values if self.gives_probabilities else softmax(values).astype(np.float32)
+
+    def _values(self, x: Any) -> np.ndarray:
+        """What run() gives, as an array (N, classes) float32; arrays on the CPU do without tensors on the way."""
+        if self.provider != "cpu" or not isinstance(x, np.ndarray):
+            array: np.ndarray = self.run(x).float().cpu().numpy()
+            return array
+        self._check_input(x)
+        parts = [np.zeros((0, self.num_classes or 0), self._output_type)] if len(x) == 0 else []
+        for start in range(0, len(x), self.batch_size):
+            part = np.require(x[start : start + self.batch_size], self._input_type, ["C"])
+            parts += self._session.run([self._output_name], {self._input_name: part})
+        return np.concatenate(parts).astype(np.float32, copy=False)
 
     def run(self, x: Any) -> torch.Tensor:
         """What the file gives for what it takes, as a tensor (N, classes) on the device in use.
@@ -397,23 +412,25 @@ class OnnxClassifier:
                 (N, H, W, C) (or (N, C, H, W), as the file says). An array, a tensor on any device, or anything that
                 speaks DLPack (CuPy, JAX).
         """
+        import torch
+
         if not isinstance(x, np.ndarray | torch.Tensor):
             if not hasattr(x, "__dlpack__"):
                 raise ValueError(f"{type(x).__name__}: an array, a tensor or something with __dlpack__ is accepted")
             x = torch.from_dlpack(x)
         self._check_input(x)
         if len(x) == 0:
-            return torch.zeros(0, self.num_classes or 0, dtype=self._output_dtype, device=self._device)
+            return torch.zeros(0, self.num_classes or 0, dtype=self._torch_type(self._output_type), device=self._device)
         step = self.batch_size
         parts = [self._run(self._to_device(x[i : i + step])) for i in range(0, len(x), step)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _check_input(self, x: np.ndarray | torch.Tensor) -> None:
         if self.takes_images:
-            right, want, words = x.dtype in (np.uint8, torch.uint8), self._fixed[1:], "uint8"
+            right, want, words = str(x.dtype) in ("uint8", "torch.uint8"), self._fixed[1:], "uint8"
             more = "; scaled ones go to the file without preprocessing"
         else:
-            right = x.is_floating_point() if isinstance(x, torch.Tensor) else np.issubdtype(x.dtype, np.floating)
+            right = np.issubdtype(x.dtype, np.floating) if isinstance(x, np.ndarray) else x.is_floating_point()
             want = self._fixed[1:] if self.input_size is None else self.input_size
             words, more = "scaled float", "; predict() takes files and uint8 images"
         fits = x.ndim == 4 and all(
@@ -426,26 +443,32 @@ class OnnxClassifier:
             )
 
     @staticmethod
-    def _array(values: torch.Tensor) -> np.ndarray:
-        array: np.ndarray = values.float().cpu().numpy()
-        return array
+    def _torch_type(numpy_type: Any) -> torch.dtype:
+        import torch
+
+        dtype: torch.dtype = getattr(torch, np.dtype(numpy_type).name)
+        return dtype
 
     def _to_device(self, part: np.ndarray | torch.Tensor) -> torch.Tensor:
         """Of the file's type, contiguous, on the device of the provider; no copy where it is that already."""
+        import torch
+
         if isinstance(part, np.ndarray):
             # writeable, because torch warns of read-only arrays
             part = torch.from_numpy(np.require(part, self._input_type, ["C", "W"]))
-        return part.detach().to(self._device, self._input_dtype).contiguous()
+        return part.detach().to(self._device, self._torch_type(self._input_type)).contiguous()
 
     def _run(self, x: torch.Tensor) -> torch.Tensor:
         """One batch, bound by its address: the same code on every device."""
+        import torch
+
         if self.num_classes is None:  # the size of the result is not known before
             binding = self._session.io_binding()
             self._bind_input(binding, x)
             binding.bind_output(self._output_name, "cpu")
             self._session.run_with_iobinding(binding)
             return torch.from_numpy(binding.copy_outputs_to_cpu()[0]).to(self._device)
-        result = torch.empty(len(x), self.num_classes, dtype=self._output_dtype, device=self._device)
+        result = torch.empty(len(x), self.num_classes, dtype=self._torch_type(self._output_type), device=self._device)
         if self._cuda_graphs and self.provider == "cuda":
             return self._replay(x, result)
         binding = self._session.io_binding()
@@ -458,17 +481,21 @@ class OnnxClassifier:
     def _bind_input(self, binding: Any, x: torch.Tensor) -> None:
         kind, index = x.device.type, x.device.index or 0
         if kind == "cuda":
+            import torch
+
             # ONNX Runtime works on a stream of its own and would read before torch has written.
             torch.cuda.current_stream(x.device).synchronize()
         binding.bind_input(self._input_name, kind, index, self._input_type, tuple(x.shape), x.data_ptr())
 
     def _bind_output(self, binding: Any, result: torch.Tensor) -> None:
         kind, index = result.device.type, result.device.index or 0
-        dtype = np.float16 if self._output_dtype is torch.float16 else np.float32
-        binding.bind_output(self._output_name, kind, index, dtype, tuple(result.shape), result.data_ptr())
+        shape = tuple(result.shape)
+        binding.bind_output(self._output_name, kind, index, self._output_type, shape, result.data_ptr())
 
     def _replay(self, x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
         """One batch as a CUDA graph, which reads and writes where it was recorded."""
+        import torch
+
         with self._graph_lock:
             key = tuple(x.shape)
             if key not in self._graphs:
@@ -605,7 +632,7 @@ class OnnxClassifier:
                     yield from zip((path for path, _ in good), predictions, strict=True)
 
     def _top(self, x: np.ndarray, top_k: int) -> list[Prediction]:
-        values = self._array(self.run(x)).astype(np.float64)
+        values = self._values(x).astype(np.float64)
         if not np.isfinite(values).all():
             raise ValueError(f"{self.path.name}: {self._output_name} that are not finite; the model is damaged")
         if self.labels is not None and len(self.labels) != values.shape[1]:
