@@ -19,13 +19,38 @@ The mathematics is that of the layers; float32 agrees with them to the last digi
 Letters: M = N H W positions, C channels, K terms.
 """
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["mixed_sum", "update_statistics"]
+from nas_zoo.models.operations import DilatedConv, FactorizedReduce, NormalizedPool, SeparableConv, StackedConv
+
+__all__ = ["mixed_sum", "split", "update_statistics"]
+
+#: What each operation of the search form ends in: (1x1 convolution or None, BatchNorm), by the names of its layers.
+_LAST_LAYERS: dict[type[nn.Module], tuple[str | None, str]] = {
+    SeparableConv: ("pw2", "bn2"),
+    DilatedConv: ("pw", "bn"),
+    StackedConv: (None, "bn"),
+    FactorizedReduce: (None, "bn"),
+    NormalizedPool: (None, "bn"),
+}
+
+
+def split(op: nn.Module) -> tuple[nn.Module, Tensor | None, nn.Module]:
+    """What gives u_k; W_k as (C, C, 1, 1), or None for the identity; the BatchNorm. Of all operations but nn.Identity.
+
+    The first is the operation itself, with the same layers but for the last ones.
+    """
+    conv, norm = _LAST_LAYERS[type(op)]
+    layers: dict[str, Any] = dict(op.named_children())
+    weight = None if conv is None else layers[conv].weight
+    start = copy.copy(op)  # shallow: it has the same layers, and until the next line even the same dictionary of them
+    start._modules = {name: nn.Identity() if name in (conv, norm) else layer for name, layer in layers.items()}
+    return start, weight, layers[norm]
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -31,10 +31,9 @@ from nas_zoo.models.operations import (
     NormalizedPool,
     PointwiseNorm,
     build_op,
-    last_layers,
     reads_relu,
 )
-from nas_zoo.search.mixed_sum import mixed_sum
+from nas_zoo.search.mixed_sum import mixed_sum, split
 
 __all__ = ["EdgeMixing", "Mixing", "SearchSpace", "Supernet", "shuffle_channels"]
 
@@ -165,18 +164,18 @@ class SearchCell(nn.Module):
         others = [term for term in terms if not isinstance(self.operation(term.edge, term.op), nn.Identity)]
         total: torch.Tensor | None = None
         if others:
-            bare = []
-            for term in others:
-                op, key = self.operation(term.edge, term.op), (term.source, term.op)
-                if isinstance(op, NormalizedPool):
-                    if key not in pooled:
-                        pooled[key] = op(term.input, bare=True)
-                    bare.append(pooled[key])
-                else:
-                    bare.append(op(term.input, bare=True))
-            ends = [last_layers(self.operation(term.edge, term.op)) for term in others]
+            starts, weights, norms = zip(*(split(self.operation(term.edge, term.op)) for term in others), strict=True)
+            inputs = []
+            for term, start in zip(others, starts, strict=True):
+                if not isinstance(start, NormalizedPool):
+                    inputs.append(start(term.input))
+                    continue
+                key = (term.source, term.op)
+                if key not in pooled:
+                    pooled[key] = start(term.input)
+                inputs.append(pooled[key])
             mix = torch.stack([one if term.weight is None else term.weight for term in others])
-            total = mixed_sum(bare, [weight for weight, _ in ends], mix, [norm for _, norm in ends])
+            total = mixed_sum(inputs, list(weights), mix, list(norms))
         for term in identities:
             y = term.input if term.weight is None else term.input * term.weight
             total = y if total is None else total + y
@@ -266,7 +265,7 @@ class Supernet(nn.Module):
         super().__init__()
         if partial_channels < 1 or init_channels % partial_channels:
             raise ValueError(
-                f"partial_channels={partial_channels}: has to divide init_channels={init_channels} without remainder"
+                f"partial_channels must be a divisor of init_channels ({init_channels}), got {partial_channels}"
             )
         self.space, self.partial_channels = space, partial_channels
         self.plan = plan_network(layout, init_channels, num_cells, dict.fromkeys(KINDS, space.num_nodes), in_chans)

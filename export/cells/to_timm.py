@@ -20,6 +20,7 @@ from typing import Any
 from nas_zoo import __version__
 from nas_zoo.genotype import KINDS, Cell, Genotype, as_genotype
 from nas_zoo.models import operations
+from nas_zoo.models.depthwise import DepthwiseConv
 from nas_zoo.models.layout import LAYOUTS, plan_network
 from nas_zoo.models.network import DATA
 
@@ -144,25 +145,20 @@ def to_timm_module(
     return text
 
 
-#: Stands for nas_zoo.models.depthwise.DepthwiseConv, whose backward pass is of use to long runs on CPUs only.
-_DEPTHWISE = '''class DepthwiseConv(nn.Conv2d):
-    """One odd square kernel a channel; keeps the size or halves it (rounded up)."""
-
-    def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1, device=None, dtype=None) -> None:
-        padding = dilation * (kernel - 1) // 2
-        super().__init__(
-            channels, channels, kernel, stride, padding, dilation, channels, bias=False, device=device, dtype=dtype
-        )
-
-
-'''
-
-
 def _block_text(blocks: list[Any]) -> str:
-    """The classes of nas_zoo.models.operations, without the supernet's way to stop before the last layers."""
+    """The code of these classes as it is, below that of the convolution which some of them are made of."""
     text = "\n\n".join(inspect.getsource(block) for block in blocks).rstrip()
-    text = text.replace(", bare: bool = False", "").replace("return x if bare else ", "return ")
-    return (_DEPTHWISE if "DepthwiseConv(" in text else "") + text
+    return (_depthwise_text() if "DepthwiseConv(" in text else "") + text
+
+
+def _depthwise_text() -> str:
+    """DepthwiseConv without its own backward pass, which is of use to long runs on CPUs only."""
+    made = inspect.getsource(DepthwiseConv.__init__)
+    return (
+        "class DepthwiseConv(nn.Conv2d):\n"
+        '    """One odd square kernel a channel; keeps the size or halves it (rounded up)."""\n\n'
+        f"{made}\n\n"
+    )
 
 
 def _cell_text(cell: Cell) -> str:

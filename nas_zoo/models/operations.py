@@ -10,9 +10,6 @@ DARTS begins every convolution with a ReLU of its own. Up to eight operations re
 cell takes the ReLU of a state once and hands it to the operations that want it: ``reads_relu`` says which do. The
 arithmetic is the same (tests compare with the layer-by-layer form).
 
-The search form ends, but for the identity, in a BatchNorm, behind a 1x1 convolution or not: ``last_layers``. With
-``bare=True`` an operation stops before them, and a supernet can take them for all operations of a node at once.
-
 Shapes: every operation maps (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride)), for odd sizes too.
 """
 
@@ -23,7 +20,7 @@ from torch import nn
 from nas_zoo.genotype import OPERATIONS
 from nas_zoo.models.depthwise import DepthwiseConv
 
-__all__ = ["SEARCH_OPERATIONS", "FactorizedReduce", "PointwiseNorm", "build_op", "last_layers", "reads_relu"]
+__all__ = ["SEARCH_OPERATIONS", "FactorizedReduce", "PointwiseNorm", "build_op", "reads_relu"]
 
 #: Candidate operations of DARTS without 'none' (DA2S, section 4.1); EDAS puts 'none' in front of them.
 SEARCH_OPERATIONS = (
@@ -76,11 +73,10 @@ class FactorizedReduce(nn.Module):
         self.conv2 = nn.Conv2d(in_chs, out_chs - out_chs // 2, 1, bias=False, **dd)
         self.bn = nn.BatchNorm2d(out_chs, affine=affine, **dd)
 
-    def forward(self, x: torch.Tensor, bare: bool = False) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         even = x[:, :, ::2, ::2]
         odd = F.pad(x[:, :, 1::2, 1::2], (0, x.shape[3] % 2, 0, x.shape[2] % 2))
-        x = torch.cat([self.conv1(even), self.conv2(odd)], dim=1)
-        return x if bare else self.bn(x)
+        return self.bn(torch.cat([self.conv1(even), self.conv2(odd)], dim=1))
 
 
 class SeparableConv(nn.Module):
@@ -96,10 +92,10 @@ class SeparableConv(nn.Module):
         self.pw2 = nn.Conv2d(channels, channels, 1, bias=False, **dd)
         self.bn2 = nn.BatchNorm2d(channels, affine=affine, **dd)
 
-    def forward(self, x: torch.Tensor, bare: bool = False) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         # In place is safe here and only here: nothing but this operation ever sees bn1's output.
         x = self.dw2(F.relu(self.bn1(self.pw1(self.dw1(x))), inplace=True))
-        return x if bare else self.bn2(self.pw2(x))
+        return self.bn2(self.pw2(x))
 
 
 class DilatedConv(nn.Module):
@@ -112,9 +108,8 @@ class DilatedConv(nn.Module):
         self.pw = nn.Conv2d(channels, channels, 1, bias=False, **dd)
         self.bn = nn.BatchNorm2d(channels, affine=affine, **dd)
 
-    def forward(self, x: torch.Tensor, bare: bool = False) -> torch.Tensor:
-        x = self.dw(x)
-        return x if bare else self.bn(self.pw(x))
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.bn(self.pw(self.dw(x)))
 
 
 class StackedConv(nn.Module):
@@ -127,9 +122,8 @@ class StackedConv(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, (7, 1), (stride, 1), (3, 0), bias=False, **dd)
         self.bn = nn.BatchNorm2d(channels, affine=affine, **dd)
 
-    def forward(self, x: torch.Tensor, bare: bool = False) -> torch.Tensor:
-        x = self.conv2(self.conv1(x))
-        return x if bare else self.bn(x)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.bn(self.conv2(self.conv1(x)))
 
 
 class NormalizedPool(nn.Module):
@@ -140,19 +134,8 @@ class NormalizedPool(nn.Module):
         self.pool = pool
         self.bn = nn.BatchNorm2d(channels, affine=affine, device=device, dtype=dtype)
 
-    def forward(self, x: torch.Tensor, bare: bool = False) -> torch.Tensor:
-        x = self.pool(x)
-        return x if bare else self.bn(x)
-
-
-def last_layers(op: nn.Module) -> tuple[torch.Tensor | None, nn.BatchNorm2d]:
-    """What ``op(x, bare=True)`` leaves out: the weight (C, C, 1, 1) of a 1x1 convolution, or None, and a BatchNorm."""
-    if isinstance(op, SeparableConv):
-        return op.pw2.weight, op.bn2
-    if isinstance(op, DilatedConv):
-        return op.pw.weight, op.bn
-    assert isinstance(op, FactorizedReduce | NormalizedPool | StackedConv)
-    return None, op.bn
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.bn(self.pool(x))
 
 
 def build_op(
@@ -186,4 +169,4 @@ def build_op(
         return NormalizedPool(pool, channels, affine, **dd) if pool_bn else pool
     if name == "conv_7x1_1x7":
         return StackedConv(channels, stride, affine, **dd)
-    raise ValueError(f"unknown operation {name!r}; accepted: {', '.join(OPERATIONS)}")
+    raise ValueError(f"there is no operation {name!r}; those that there are: {', '.join(OPERATIONS)}")

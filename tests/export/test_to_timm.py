@@ -1,5 +1,6 @@
 """Genotypes written out: a module that stands alone and computes the same, and texts that are read back."""
 
+import inspect
 import os
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import nas_zoo  # noqa: F401  # registers
 from nas_zoo.cli import main
 from nas_zoo.export.cells.to_timm import export_model, to_dot, to_timm_module
 from nas_zoo.genotype import Genotype, load_genotype
+from nas_zoo.models import operations
+from nas_zoo.models.depthwise import DepthwiseConv
 from tests.models.test_convert import ODD, SKIPPING
 
 ALL = {"darts_v2": "cifar", "nasnet_a": "imagenet", "fairdarts_c": "cifar", "odd": "imagenet", "skipping": "imagenet"}
@@ -81,6 +84,18 @@ def test_a_written_module_holds_what_its_cells_need_only(tmp_path):
     for arguments in (["check"], ["format", "--check"]):
         command = [sys.executable, "-m", "ruff", *arguments, "--isolated", "--line-length", "120", str(file)]
         subprocess.run(command, check=True, capture_output=True)
+
+
+def test_a_written_module_copies_the_code_of_the_operations_as_it_is():
+    text = to_timm_module(load_genotype("darts_v2"), "my_darts")
+    for made in (
+        operations.PointwiseNorm,
+        operations.FactorizedReduce,
+        operations.SeparableConv,
+        operations.DilatedConv,
+        DepthwiseConv.__init__,
+    ):
+        assert inspect.getsource(made) in text
 
 
 @pytest.mark.parametrize("name", ["darts_v2", "nasnet_a", "fairdarts_c"])

@@ -148,5 +148,5 @@ def test_operations_are_made_on_the_device_and_in_the_dtype_asked_for(name):
 
 @pytest.mark.parametrize("name", ["none", "sep_conv", "sep_conv_9x9", ""])
 def test_an_unknown_operation_is_told(name):
-    with pytest.raises(ValueError, match=f"unknown operation '{name}'"):
+    with pytest.raises(ValueError, match=f"there is no operation '{name}'"):
         build_op(name, CHANNELS, 1)

@@ -6,13 +6,29 @@ import pytest
 import torch
 from torch import nn
 
-from nas_zoo.genotype import KINDS
-from nas_zoo.models.operations import SEARCH_OPERATIONS
-from nas_zoo.search.mixed_sum import mixed_sum
+from nas_zoo.genotype import KINDS, OPERATIONS
+from nas_zoo.models.operations import SEARCH_OPERATIONS, build_op
+from nas_zoo.search.mixed_sum import mixed_sum, split
 from nas_zoo.search.supernet import EdgeMixing, SearchCell, SearchSpace, Supernet
 from tests.plain_darts import PlainSupernet
 
 WITH_NONE = SearchSpace(operations=("none", *SEARCH_OPERATIONS))
+
+
+@pytest.mark.parametrize(
+    ("name", "stride"), [(n, s) for n in OPERATIONS for s in (1, 2) if (n, s) != ("skip_connect", 1)]
+)
+def test_an_operation_is_its_start_its_pointwise_convolution_and_its_norm(name, stride):
+    torch.manual_seed(0)
+    op = build_op(name, 4, stride, affine=False, pool_bn=True)
+    x = torch.randn(3, 4, 6, 7)
+    expected, names = op(x), list(op.state_dict())
+    start, weight, norm = split(op)
+    u = start(x)
+    assert torch.equal(norm(u if weight is None else nn.functional.conv2d(u, weight)), expected)
+    parts = {*start.parameters(), *(() if weight is None else (weight,))}
+    assert parts == set(op.parameters())  # its own, no copies
+    assert list(op.state_dict()) == names  # and the operation itself is as it was
 
 
 def layer_by_layer(terms, weights, mix, norms):

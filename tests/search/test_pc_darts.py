@@ -128,7 +128,7 @@ def test_odd_sizes_and_both_layouts_work_with_partial_channels():
 
 
 def test_channels_that_do_not_divide_are_refused_and_there_is_no_derived_network():
-    with pytest.raises(ValueError, match="partial_channels=3: has to divide init_channels=4"):
+    with pytest.raises(ValueError, match=r"partial_channels must be a divisor of init_channels \(4\), got 3"):
         Supernet(SPACE, 4, 3, partial_channels=3)
     supernet = Supernet(SPACE, 4, 3, partial_channels=2)
     genotype = load_genotype("pc_darts_c10")
