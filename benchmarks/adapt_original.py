@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nas_zoo.runs.checkpoint import run_facts
+from nas_zoo.runs.facts import run_facts
 
 HELD_OUT = 5  # one of so many images of a class
 FORMS = ("original", "jpeg")

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from nas_zoo.genotype import as_genotype
-from nas_zoo.runs.checkpoint import RunLog, published, published_log
+from nas_zoo.runs.facts import published, published_log
+from nas_zoo.runs.log import RunLog
 
 ROOT = Path(__file__).resolve().parents[1]
 

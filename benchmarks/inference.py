@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for the reference among th
 from nas_zoo.export.graph.to_onnx import export_onnx
 from nas_zoo.export.runtime.classifier import OnnxClassifier
 from nas_zoo.models.network import CellNet
-from nas_zoo.runs.checkpoint import run_facts
+from nas_zoo.runs.facts import run_facts
 from tests.plain_darts import plain_copy
 
 

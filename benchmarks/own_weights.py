@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from nas_zoo.runs.checkpoint import RunLog, run_facts
+from nas_zoo.runs.facts import run_facts
+from nas_zoo.runs.log import RunLog
 from nas_zoo.search import run
 from nas_zoo.train import run as train
 

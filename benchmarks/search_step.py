@@ -44,8 +44,8 @@ from torch.profiler import ProfilerActivity, profile
 from nas_zoo.genotype import KINDS
 from nas_zoo.models.depthwise import DepthwiseConv
 from nas_zoo.models.network import CellNet
-from nas_zoo.runs.checkpoint import run_facts
 from nas_zoo.runs.distributed import start_accelerator
+from nas_zoo.runs.facts import run_facts
 from nas_zoo.search import supernet as supernet_module
 from nas_zoo.search.method import METHODS, SearchSettings, Step, find_method
 from nas_zoo.search.run import Search

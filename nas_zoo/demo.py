@@ -70,7 +70,7 @@ def run_demo(out: Path, seed: int = 0, overwrite: bool = False) -> dict[str, Any
     from nas_zoo.export.graph.to_onnx import export_onnx
     from nas_zoo.export.runtime.classifier import OnnxClassifier
     from nas_zoo.models.load import load_model
-    from nas_zoo.runs.checkpoint import RunLog
+    from nas_zoo.runs.log import RunLog
     from nas_zoo.search import run
     from nas_zoo.train import run as train
 

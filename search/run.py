@@ -37,17 +37,7 @@ from nas_zoo.data.batches import Augment, Batches, default_augment
 from nas_zoo.data.named import limited, open_source, search_split
 from nas_zoo.data.pictures import ImageSource
 from nas_zoo.genotype import KINDS, Genotype
-from nas_zoo.runs.checkpoint import (
-    RunLog,
-    StopRequest,
-    check_finite,
-    peak_memory_gb,
-    run_facts,
-    run_to_resume,
-    save_checkpoint,
-    write_json,
-    write_weights,
-)
+from nas_zoo.runs.checkpoint import check_finite, save_checkpoint, write_json, write_weights
 from nas_zoo.runs.distributed import (
     autocast_for,
     average_buffers,
@@ -58,6 +48,8 @@ from nas_zoo.runs.distributed import (
     start_accelerator,
     total_over_processes,
 )
+from nas_zoo.runs.facts import peak_memory_gb, run_facts
+from nas_zoo.runs.log import RunLog, run_to_resume
 from nas_zoo.runs.schedule import cosine
 from nas_zoo.runs.settings import (
     Parser,
@@ -69,6 +61,7 @@ from nas_zoo.runs.settings import (
     settings_from,
     to_dict,
 )
+from nas_zoo.runs.stop import StopRequest
 from nas_zoo.search.discretize import DERIVATIONS, derived_network, gap_table, measure_gap
 from nas_zoo.search.method import METHODS, SearchSettings, Step, find_method
 from nas_zoo.search.supernet import Mixing, Supernet
@@ -556,7 +549,7 @@ def search(settings: SearchSettings, resume: dict[str, Any] | None = None, start
                 # asked of the others now and then: with one process a clock is free
                 asked = run.step % 50 == 0 or accelerator.num_processes == 1
                 due = asked and longest_since(last_save, accelerator.device) > CHECKPOINT_SECONDS
-                reason = stop.agree(accelerator)
+                reason = stop.agree(accelerator.device)
                 if run.step < run.steps and (due or reason is not None):
                     run.seconds += time.monotonic() - mark
                     save()
@@ -583,7 +576,7 @@ def search(settings: SearchSettings, resume: dict[str, Any] | None = None, start
                     )
             run.epoch, run.step = run.epoch + 1, 0
             save()
-            reason = stop.agree(accelerator)
+            reason = stop.agree(accelerator.device)
             if reason is not None and run.epoch < settings.epochs:
                 log.event("stopped", reason=reason, epoch=run.epoch + 1, iteration=0)
                 return reason

@@ -35,7 +35,7 @@ from nas_zoo.export.graph.real_images import RealImages
 from nas_zoo.export.graph.to_onnx import INPUT_NAME, OUTPUT_NAME, plain_copy
 from nas_zoo.export.graph.variants import IMAGES_NAME, PROBABILITIES_NAME, metadata_of
 from nas_zoo.export.runtime.classifier import OnnxClassifier, softmax
-from nas_zoo.runs.checkpoint import run_facts
+from nas_zoo.runs.facts import run_facts
 
 __all__ = ["TOLERANCES", "AccuracyLost", "Disagrees", "Tolerance", "summary", "verify"]
 

@@ -13,7 +13,7 @@ from nas_zoo.models.load import load_model
 from nas_zoo.models.network import find_result
 from nas_zoo.models.results import Result
 from nas_zoo.release.adopt import read_run, reference_tensors, result_of_run
-from nas_zoo.runs.checkpoint import published_log
+from nas_zoo.runs.facts import published_log
 
 __all__ = ["Checkpoint", "open_checkpoint"]
 

@@ -31,7 +31,7 @@ from nas_zoo.export.graph.to_onnx import ModelSettings, export_onnx, write_atomi
 from nas_zoo.export.runtime.classifier import OnnxClassifier
 from nas_zoo.models.load import load_model
 from nas_zoo.models.table import in_csv
-from nas_zoo.runs.checkpoint import run_facts
+from nas_zoo.runs.facts import run_facts
 from nas_zoo.runs.settings import Parser, add_flags, given_flags, setting, settings_from
 
 __all__ = ["COLUMNS", "RUNTIMES", "BenchSettings", "Timing", "bench_model", "measure", "write_csv"]

@@ -40,7 +40,9 @@ from nas_zoo.models.count import count
 from nas_zoo.models.load import load_model, read_state_dict
 from nas_zoo.models.network import MODELS, CellNet
 from nas_zoo.models.results import DTYPES, Result
-from nas_zoo.runs.checkpoint import RunLog, published, published_log, write_weights
+from nas_zoo.runs.checkpoint import write_weights
+from nas_zoo.runs.facts import published, published_log
+from nas_zoo.runs.log import RunLog
 from nas_zoo.runs.settings import Parser, to_dict
 from nas_zoo.train.evaluation import evaluate_model
 from nas_zoo.train.run import TrainSettings, describe_mismatch, settings_of

@@ -35,7 +35,6 @@ __all__ = [
     "keep_freed_memory",
     "longest_since",
     "max_over_processes",
-    "rank",
     "start_accelerator",
     "sum_over_processes",
     "total_over_processes",
@@ -48,11 +47,6 @@ M = TypeVar("M", bound=nn.Module)
 def world_size() -> int:
     """Number of processes; 1 when torch.distributed is not initialised."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def rank() -> int:
-    """Number of this process, 0 .. world_size() - 1."""
-    return dist.get_rank() if world_size() > 1 else 0
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
@@ -129,13 +123,13 @@ def autocast_for(device: torch.device, precision: str) -> Callable[[], Any]:
 
 
 @torch.no_grad()
-def average_gradients(parameters: Iterable[Tensor], world: int | None = None) -> None:
+def average_gradients(parameters: Iterable[Tensor]) -> None:
     """Every .grad becomes its mean over the processes: one flat all-reduce for each dtype and device.
 
     Parameters without a gradient are left out: which ones have one must be the same on every process (the active
     operations are drawn from a generator that is seeded alike). Other sizes on another process end in an abort of gloo.
     """
-    _average([parameter.grad for parameter in parameters if parameter.grad is not None], world)
+    _average([parameter.grad for parameter in parameters if parameter.grad is not None])
 
 
 @torch.no_grad()
@@ -150,9 +144,8 @@ def average_buffers(module: nn.Module) -> None:
     _average([buffer for buffer in module.buffers() if buffer.is_floating_point()])
 
 
-def _average(tensors: list[Tensor], world: int | None = None) -> None:
+def _average(tensors: list[Tensor]) -> None:
     processes = world_size()
-    assert world is None or world == processes, f"told of {world} processes, torch.distributed has {processes}"
     if processes == 1 or not tensors:
         return
     groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}

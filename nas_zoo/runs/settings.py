@@ -37,7 +37,6 @@ __all__ = [
     "add_flags",
     "describe",
     "given_flags",
-    "load_settings",
     "read_config",
     "resumed_settings",
     "setting",
@@ -204,11 +203,6 @@ class Parser(argparse.ArgumentParser):
         super().error(_with_nearest_flags(self, message))
 
 
-class _RaisingParser(Parser):
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(_with_nearest_flags(self, message))
-
-
 def _with_nearest_flags(parser: argparse.ArgumentParser, message: str) -> str:
     if not message.startswith("unrecognized arguments: "):
         return message
@@ -218,25 +212,21 @@ def _with_nearest_flags(parser: argparse.ArgumentParser, message: str) -> str:
     return message if not hints else "unknown " + " and ".join(hints)
 
 
-def add_flags(parser: argparse.ArgumentParser, settings_class: type, *, skip: Iterable[str] = ()) -> None:
+def add_flags(parser: argparse.ArgumentParser, settings_class: type) -> None:
     """One flag a field under a heading of the class: `--num-cells` for num_cells, `--x` and `--no-x` for a bool.
 
     A tuple takes several words or one with commas. A flag that is not given leaves no trace in the namespace, so
-    that it does not hide what the YAML file says. `skip` names fields that get no flag.
+    that it does not hide what the YAML file says.
     """
     parser.allow_abbrev = False
     # argparse takes -1 for a number and -1e-3 for a flag
     parser._negative_number_matcher = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
     hints = _types(settings_class)
     group = parser.add_argument_group(_title(settings_class))
-    left_out = set(skip)
-    assert left_out <= set(_fields(settings_class)), f"{settings_class.__name__} has no {sorted(left_out)}"
     for name, field in _fields(settings_class).items():
-        if name in left_out:
-            continue
         kind = hints[name]
         common: dict[str, Any] = {
-            "dest": f"{_DEST}{settings_class.__name__}:{name}",
+            "dest": f"{_DEST}{name}",
             "default": argparse.SUPPRESS,
             "help": _help(field),
         }
@@ -300,10 +290,9 @@ def _help(field: dataclasses.Field[Any]) -> str:
     return f"{text} ({', '.join(notes)})".strip().replace("%", "%%")
 
 
-def given_flags(namespace: argparse.Namespace, settings_class: type | None = None) -> dict[str, Any]:
-    """The settings that stood on the command line, by field name; of one class only if the parser serves several."""
-    start = _DEST if settings_class is None else f"{_DEST}{settings_class.__name__}:"
-    return {key.split(":")[2]: value for key, value in vars(namespace).items() if key.startswith(start)}
+def given_flags(namespace: argparse.Namespace) -> dict[str, Any]:
+    """The settings that stood on the command line, by field name."""
+    return {key.removeprefix(_DEST): value for key, value in vars(namespace).items() if key.startswith(_DEST)}
 
 
 # ------------------------------------------------------------------------------------------------------------ YAML
@@ -376,19 +365,16 @@ def settings_from(
     flags: Mapping[str, Any] | None = None,
     config: Path | str | None = None,
     *,
-    others: Sequence[type] = (),
     under: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> S:
     """An instance of the class: defaults, over them the YAML file, over it the flags.
 
     `under` are layers between the defaults and the file, the later over the earlier, by the name that `describe` and
-    errors give them ("recipe quick"). `others` are settings classes that share the file and the flags: their names are
-    passed over, not refused.
+    errors give them ("recipe quick").
     ValueError for an unknown name, a value of the wrong type, a missing one, or what the class's own __post_init__
     refuses; each names the setting, the value and where it was written.
     """
     fields, hints = _fields(settings_class), _types(settings_class)
-    shared = {name for other in others for name in _fields(other)} - set(fields)
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     layers: list[tuple[str, Mapping[str, Any]]] = list((under or {}).items())
@@ -397,11 +383,9 @@ def settings_from(
     layers.append(("flag", flags or {}))
     for where, layer in layers:
         for name, value in layer.items():
-            if name in shared:
-                continue
             source = f"flag {_flag(name)}" if where == "flag" else where
             if name not in fields:
-                near = _nearest(name, [*fields, *shared])
+                near = _nearest(name, fields)
                 raise ValueError(f"{source}: unknown setting {name!r}{near or '; known: ' + ', '.join(fields)}")
             try:
                 values[name] = _convert(value, hints[name])
@@ -454,13 +438,6 @@ def resumed_settings(
             raise ValueError(f"{name}={now[name]!r}: the run to be resumed has {saved.get(name)!r}")
     kept = {name: value for name, value in saved.items() if name not in given and name not in forgotten}
     return settings_from(settings_class, kept | {name: value for name, value in now.items() if name in given})
-
-
-def load_settings(settings_class: type[S], argv: Sequence[str], config: Path | str | None = None) -> S:
-    """Settings from command-line words and a YAML file; every error is a ValueError, none ends the program."""
-    parser = _RaisingParser(add_help=False)
-    add_flags(parser, settings_class)
-    return settings_from(settings_class, given_flags(parser.parse_args(list(argv))), config)
 
 
 def to_dict(settings: Any) -> dict[str, Any]:

@@ -51,17 +51,7 @@ from nas_zoo.data.pictures import ImageSource
 from nas_zoo.genotype import Genotype, as_genotype
 from nas_zoo.models.depthwise import strided_pointwise
 from nas_zoo.models.network import CellNet
-from nas_zoo.runs.checkpoint import (
-    RunLog,
-    StopRequest,
-    check_finite,
-    peak_memory_gb,
-    run_facts,
-    run_to_resume,
-    save_checkpoint,
-    write_json,
-    write_weights,
-)
+from nas_zoo.runs.checkpoint import check_finite, save_checkpoint, write_json, write_weights
 from nas_zoo.runs.distributed import (
     autocast_for,
     average_buffers,
@@ -71,6 +61,8 @@ from nas_zoo.runs.distributed import (
     start_accelerator,
     total_over_processes,
 )
+from nas_zoo.runs.facts import peak_memory_gb, run_facts
+from nas_zoo.runs.log import RunLog, run_to_resume
 from nas_zoo.runs.schedule import learning_rate
 from nas_zoo.runs.settings import (
     Parser,
@@ -83,6 +75,7 @@ from nas_zoo.runs.settings import (
     settings_from,
     to_dict,
 )
+from nas_zoo.runs.stop import StopRequest
 from nas_zoo.train.evaluation import evaluate, evaluate_model
 
 __all__ = [
@@ -802,7 +795,7 @@ def train(settings: TrainSettings, resume: dict[str, Any] | None = None, started
                     run.settle()
                     bar.set_postfix(loss=f"{run.sums[0] / run.sums[2]:.3f}")
                     due = longest_since(last_save, accelerator.device) > CHECKPOINT_SECONDS
-                reason = stop.agree(accelerator)
+                reason = stop.agree(accelerator.device)
                 if run.step < run.steps and (due or reason is not None):
                     run.seconds += time.monotonic() - mark
                     save()
@@ -821,7 +814,7 @@ def train(settings: TrainSettings, resume: dict[str, Any] | None = None, started
                 print(report_epoch(line, settings.epochs), flush=True)
             run.epoch, run.step = run.epoch + 1, 0
             save()
-            reason = stop.agree(accelerator)
+            reason = stop.agree(accelerator.device)
             if reason is not None and run.epoch < settings.epochs:
                 log.event("stopped", reason=reason, epoch=run.epoch + 1, iteration=0)
                 return reason

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from nas_zoo.genotype import KINDS, OPERATIONS, Genotype
-from nas_zoo.runs.checkpoint import RunLog, published
+from nas_zoo.runs.facts import published
+from nas_zoo.runs.log import RunLog
 
 __all__ = ["GAP_FILE", "Run", "dig", "read_run", "read_runs"]
 

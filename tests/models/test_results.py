@@ -19,7 +19,8 @@ from nas_zoo.models.network import MODELS
 from nas_zoo.models.results import Result, in_table, package_results, read_results
 from nas_zoo.release.adopt import main as adopt_main
 from nas_zoo.release.adopt import read_run, reference_images, result_of_run
-from nas_zoo.runs.checkpoint import RunLog, published_log
+from nas_zoo.runs.facts import published_log
+from nas_zoo.runs.log import RunLog
 from nas_zoo.train.run import TrainSettings
 from tests.weights import copy_package, python, shell, train_tiny, write_images
 

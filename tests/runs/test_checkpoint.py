@@ -1,15 +1,11 @@
 import errno
-import json
 import math
 import os
 import pickle
 import random
-import signal
 import subprocess
 import sys
 import textwrap
-import threading
-import time
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -20,19 +16,7 @@ import torch
 from torch import nn
 
 from nas_zoo.runs import checkpoint
-from nas_zoo.runs.checkpoint import (
-    RunLog,
-    StopRequest,
-    check_finite,
-    load_checkpoint,
-    peak_memory_gb,
-    previous_path,
-    published,
-    published_log,
-    run_facts,
-    run_to_resume,
-    save_checkpoint,
-)
+from nas_zoo.runs.checkpoint import check_finite, load_checkpoint, previous_path, save_checkpoint
 
 STATE: dict[str, Any] = {
     "step": 7,
@@ -45,9 +29,6 @@ def run_program(text: str, *words: object) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", textwrap.dedent(text), *map(str, words)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-
-
-# ----------------------------------------------------------------------------------------------------- checkpoints
 
 
 def test_what_is_saved_is_loaded(tmp_path):
@@ -356,173 +337,6 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
         save_checkpoint(tmp_path / "file" / "last.pt", {"step": 1}, "search")
 
 
-# --------------------------------------------------------------------------------------------------- stop requests
-
-
-def test_a_signal_asks_and_the_handlers_come_back():
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with StopRequest() as stop:
-            assert stop.reason() is None
-            assert stop.agree(1, "cpu") is None
-            os.kill(os.getpid(), number)
-            assert stop.reason() == stop.should_stop() == stop.agree(1, "cpu") == signal.Signals(number).name
-            os.kill(os.getpid(), number)  # at once, as torchrun doubles a Ctrl-C
-            assert stop.reason() == signal.Signals(number).name
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
-
-
-def test_the_handlers_come_back_after_an_error():
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyError), StopRequest():
-        raise KeyError
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_a_time_budget_counts_from_the_start_of_the_program():
-    with StopRequest(1000) as stop:
-        assert stop.reason() is None
-    with StopRequest(1000, started=time.monotonic() - 1001) as stop:
-        assert stop.reason() == "time budget"
-    with StopRequest(0) as stop:
-        assert stop.reason() == "time budget"
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.reason() == "SIGTERM"
-    for budget in (-1, math.nan):
-        with pytest.raises(ValueError, match=r"time budget .* s: has to be 0 or more"):
-            StopRequest(budget)
-
-
-def test_outside_the_main_thread_signals_stay_as_they_are():
-    before, seen = signal.getsignal(signal.SIGTERM), []
-
-    def enter() -> None:
-        with StopRequest(0) as stop:
-            seen.append((stop.reason(), signal.getsignal(signal.SIGTERM)))
-
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    assert seen == [("time budget", before)]
-
-
-SIGNALS = """
-    import os, signal, sys, time
-    from nas_zoo.runs.checkpoint import StopRequest
-
-    with StopRequest() as stop:
-        child = os.fork()
-        if child == 0:
-            os.kill(os.getpid(), signal.SIGINT)
-            print("the worker goes on", flush=True)
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(10)
-        print("the worker ended by", -os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-        os.kill(os.getpid(), signal.SIGINT)
-        print(stop.reason(), flush=True)
-        time.sleep(0.6)
-        os.kill(os.getpid(), signal.SIGINT)
-        print("not reached", flush=True)
-"""
-
-
-def test_a_second_ctrl_c_kills_at_once_and_a_forked_worker_ends_with_its_parent_only():
-    done = run_program(SIGNALS)
-    assert done.stdout.splitlines() == ["the worker goes on", "the worker ended by 15", "SIGINT"], done.stderr
-    assert done.returncode == -signal.SIGINT
-    assert "\nSIGINT: stopping after this step; Ctrl-C again stops at once\n" in done.stderr
-
-
-# ------------------------------------------------------------------------------------------------------------- log
-
-
-def test_a_log_starts_with_the_run_and_has_a_line_an_epoch(tmp_path):
-    log = RunLog(tmp_path / "run")
-    log.start({"epochs": 2, "out": Path("a")}, {"device": "cpu"}, seed=3)
-    log.append({"epoch": 0, "loss": math.nan, "best": -math.inf, "top1": np.float32(0.5), "lr": torch.tensor(0.25)})
-    log.append({"epoch": 1, "shape": (1, 2), "kind": "derived"})
-    assert log.num_lines == 3
-    run, first, second = RunLog.read(tmp_path / "run")
-    assert run == {"kind": "run", "device": "cpu", "settings": {"epochs": 2, "out": "a"}, "seed": 3}
-    assert first == {"kind": "epoch", "epoch": 0, "loss": None, "best": None, "top1": 0.5, "lr": 0.25}
-    assert second == {"kind": "derived", "epoch": 1, "shape": [1, 2]}
-    with pytest.raises(ValueError, match=r"record\['a'\] is a object, which a log line cannot hold"):
-        log.append({"a": object()})
-    assert log.num_lines == 3
-
-
-def test_a_log_is_not_written_over_unless_asked(tmp_path):
-    log = RunLog(tmp_path)
-    log.start({}, {})
-    with pytest.raises(ValueError, match="holds the log of a run already"):
-        log.start({}, {})
-    log.append({"epoch": 0})
-    log.start({"new": True}, {}, overwrite=True)
-    assert RunLog.read(log.path) == [{"kind": "run", "settings": {"new": True}}]
-
-
-def test_a_half_written_line_does_not_count_and_is_written_over(tmp_path):
-    log = RunLog(tmp_path)
-    log.start({}, {})
-    log.append({"epoch": 0})
-    with open(log.path, "ab") as file:
-        file.write(b'{"kind": "epoch", "epo')
-    assert log.num_lines == 2
-    assert len(RunLog.read(log.path)) == 2
-    log.append({"epoch": 1})
-    assert [record.get("epoch") for record in RunLog.read(log.path)] == [None, 0, 1]
-
-
-def test_a_resumed_log_equals_the_one_that_never_stopped(tmp_path):
-    whole, stopped = RunLog(tmp_path / "whole"), RunLog(tmp_path / "stopped")
-    for log in (whole, stopped):
-        log.start({"epochs": 4}, {"device": "cpu"})
-        for epoch in range(4 if log is whole else 3):
-            log.append({"epoch": epoch})
-    with open(stopped.path, "ab") as file:
-        file.write(b'{"half')
-    stopped.event("resumed", line=3)
-    stopped.take_up(3, {"epochs": 4})  # the checkpoint was made after epoch 1
-    assert stopped.num_lines == 3
-    for epoch in (2, 3):
-        stopped.append({"epoch": epoch})
-    assert stopped.path.read_bytes() == whole.path.read_bytes()
-    (event,) = RunLog.read(stopped.events_path)
-    assert (event["kind"], event["line"]) == ("resumed", 3)
-    assert event["time"].endswith("+00:00")
-    with pytest.raises(ValueError, match="has 5 lines, the checkpoint was made after 9"):
-        stopped.take_up(9, {"epochs": 4})
-
-
-def test_the_log_of_another_run_is_not_cut(tmp_path):
-    log = RunLog(tmp_path)
-    log.start({"epochs": 4, "out": "here"}, {"device": "cpu"})
-    log.append({"epoch": 0})
-    before = log.path.read_bytes()
-    with pytest.raises(ValueError, match="log of another run: epochs is 4 there, in the checkpoint 5"):
-        log.take_up(1, {"epochs": 5, "out": "here"}, changeable=("out",))
-    assert log.path.read_bytes() == before
-    log.take_up(1, {"epochs": 4, "out": "there", "of a later version": 1}, changeable=("out",))
-    assert log.num_lines == 1
-    with pytest.raises(ValueError, match=r"has 0 lines.*where its log\.jsonl lies"):
-        RunLog(tmp_path / "elsewhere").take_up(1, {})
-
-
-def test_what_there_is_to_resume(tmp_path):
-    assert run_to_resume(tmp_path, None, "search") == (None, None)
-    with pytest.raises(ValueError, match="nothing to resume"):
-        run_to_resume(tmp_path, "", "search")
-    RunLog(tmp_path).start({"epochs": 4}, {})
-    assert run_to_resume(tmp_path, "", "search") == ({"epochs": 4}, None)
-    with pytest.raises(ValueError, match="holds a run"):
-        run_to_resume(tmp_path, None, "search")
-    save_checkpoint(tmp_path / "checkpoint.pt", {"settings": {"epochs": 5}}, "search")
-    assert run_to_resume(tmp_path, "", "search") == ({"epochs": 5}, {"settings": {"epochs": 5}})
-    (tmp_path / "log.jsonl").write_bytes(b'{"half')  # killed while it began
-    (tmp_path / "checkpoint.pt").unlink()
-    assert run_to_resume(tmp_path, "", "search") == (None, None)
-
-
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_noticed(bad):
     tensors = [torch.ones(3), torch.ones(2, 2, dtype=torch.bfloat16), torch.zeros(0), torch.tensor(7)]
@@ -530,126 +344,3 @@ def test_weights_that_are_not_finite_are_noticed(bad):
     tensors[0][1] = bad
     with pytest.raises(FloatingPointError, match="not finite in epoch 3; the last checkpoint is kept"):
         check_finite(tensors, "in epoch 3")
-
-
-def test_a_bad_line_in_the_middle_is_told(tmp_path):
-    path = tmp_path / "log.jsonl"
-    path.write_text('{"kind": "run"}\nnonsense\n{}\n')
-    with pytest.raises(ValueError, match=r"log\.jsonl, line 2: is no JSON"):
-        RunLog.read(path)
-    path.write_text("[1]\n")
-    with pytest.raises(ValueError, match="line 1: is no JSON object"):
-        RunLog.read(path)
-    with pytest.raises(ValueError, match="cannot be read: No such file"):
-        RunLog.read(tmp_path / "none.jsonl")
-
-
-def test_only_the_main_process_writes(tmp_path):
-    log = RunLog(tmp_path / "run", writes=False)
-    log.start({}, {})
-    log.append({"epoch": 0})
-    log.event("stopped")
-    log.take_up(7, {})
-    assert not (tmp_path / "run").exists()
-
-
-FULL_DISK_LOG = """
-    import resource, sys
-    from nas_zoo.runs.checkpoint import RunLog
-
-    log = RunLog(sys.argv[1])
-    log.start({}, {})
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
-    try:
-        log.append({"long": "x" * 200})
-    except OSError as error:
-        print(error.strerror)
-    log.append({"epoch": 0})
-    print(len(log.read(log.path)))
-"""
-
-
-def test_a_full_disk_leaves_no_half_line(tmp_path):
-    done = run_program(FULL_DISK_LOG, tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [f"log {tmp_path / 'log.jsonl'}: line not written: File too large", "2"]
-
-
-# ----------------------------------------------------------------------------------------------------------- facts
-
-
-def test_run_facts_are_json_and_tell_nothing_of_the_machine(monkeypatch):
-    words = ["/home/me/search/run.py", "--data", "/home/me/flowers/", "--out=/home/me/run", "--url", "https://a/b", "x"]
-    monkeypatch.setattr(sys, "argv", words)
-    facts = run_facts("cpu")
-    text = json.dumps(facts, allow_nan=False)
-    assert facts["command"] == "run.py --data flowers --out=run --url https://a/b x"
-    assert facts["versions"]["torch"] == torch.__version__.split("+")[0]
-    assert {"python", "timm", "accelerate", "nas-zoo"} <= facts["versions"].keys()
-    assert facts["device"] == "cpu"
-    assert facts["processes"] == 1
-    for private in (os.uname().nodename, str(Path.home()), "/home/me", str(Path(checkpoint.__file__).parent)):
-        assert private not in text
-
-
-def git(folder: Path, *words: str) -> str:
-    identity = ["-c", "user.name=t", "-c", "user.email=t@t"]
-    return subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True, text=True).stdout
-
-
-def test_the_commit_is_that_of_the_package_and_says_dirty(tmp_path, monkeypatch):
-    package = tmp_path / "nas_zoo"
-    package.mkdir()
-    file = package / "checkpoint.py"
-    file.write_text("1")
-    monkeypatch.setattr(checkpoint, "__file__", str(file))
-    assert run_facts("cpu")["commit"] is None
-    git(tmp_path, "init", "-q")
-    git(tmp_path, "commit", "-q", "--allow-empty", "-m", "somebody else's")
-    assert run_facts("cpu")["commit"] is None  # an install inside another checkout
-    git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "-q", "-m", "ours")
-    head = git(tmp_path, "rev-parse", "HEAD").strip()
-    monkeypatch.setenv("GIT_DIR", "/nowhere")
-    assert run_facts("cpu")["commit"] == head
-    monkeypatch.delenv("GIT_DIR")
-    (tmp_path / "new").touch()
-    assert run_facts("cpu")["commit"] == head
-    file.write_text("2")
-    assert run_facts("cpu")["commit"] == f"{head}-dirty"
-    monkeypatch.setenv("PATH", "")
-    assert run_facts("cpu")["commit"] is None
-
-
-def test_peak_memory_of_this_process():
-    assert 0.05 < peak_memory_gb("cpu") < 100
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_peak_memory_and_name_of_a_gpu(tmp_path):
-    kept = torch.zeros(250_000_000, device="cuda")
-    assert peak_memory_gb("cuda") >= 1.0
-    assert run_facts()["device_name"] == torch.cuda.get_device_name()
-    save_checkpoint(tmp_path / "last.pt", {"kept": kept[:10].clone()}, "search")
-    assert load_checkpoint(tmp_path / "last.pt", "search")["kept"].device.type == "cpu"
-
-
-def test_of_what_is_published_no_folder_is_left():
-    provenance = {
-        "method": "edas", "n": 3,
-        "data": "/home/me/images.tar.xz", "test_data": "../there/test.tar", "out": "runs/one/",
-        "command": "run.py --data /home/me/images.tar.xz --out=runs/one/ --model hf-hub:zoo/net --note a/b",
-    }  # fmt: skip
-    assert published({"name": "a/b", "nodes": [["max_pool_3x3", 0]], "provenance": provenance}) == {
-        "name": "a/b",  # no path: the name of the cells
-        "nodes": [["max_pool_3x3", 0]],
-        "provenance": {
-            "method": "edas", "data": "images.tar.xz", "test_data": "test.tar", "out": "one", "n": 3,
-            "command": "run.py --data images.tar.xz --out=one --model hf-hub:zoo/net --note b",
-        },
-    }  # fmt: skip
-    lines = [{"kind": "run", "data": {"name": "/home/me/digits", "images": 9}}, {"kind": "epoch", "loss": 1.5}]
-    assert published_log(lines) == (
-        '{"kind": "run", "data": {"name": "digits", "images": 9}}\n{"kind": "epoch", "loss": 1.5}\n'
-    )

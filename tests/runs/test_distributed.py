@@ -13,7 +13,6 @@ import torch.multiprocessing as mp
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from nas_zoo.runs.checkpoint import StopRequest
 from nas_zoo.runs.distributed import (
     GlobalBatchNorm,
     GlobalBatchNormAct,
@@ -21,10 +20,10 @@ from nas_zoo.runs.distributed import (
     average_gradients,
     convert_global_batch_norm,
     max_over_processes,
-    rank,
     sum_over_processes,
     world_size,
 )
+from nas_zoo.runs.stop import StopRequest
 
 WORLD = 2
 STEPS = 3
@@ -69,7 +68,7 @@ def run_net(net: nn.Module, rows: slice, *, channels_last: bool = False) -> dict
         logits = net(x)
         net.zero_grad()
         nn.functional.cross_entropy(logits, labels[rows]).backward()
-        average_gradients(net.parameters(), world_size())
+        average_gradients(net.parameters())
         assert x.grad is not None
         # d(mean over the local rows) is world times d(mean over all rows)
         result |= {f"logits {step}": logits.detach(), f"grad of x {step}": x.grad / world_size()}
@@ -159,7 +158,7 @@ def work(number: int, folder: str) -> None:
     )
     d.data = d.data.double()
     d.grad = torch.full_like(d, 10.0 * number)
-    average_gradients([a, b, c, d], world_size())
+    average_gradients([a, b, c, d])
     result["gradients"] = [a.grad, b.grad, c.grad, d.grad]
 
     buffers = nn.BatchNorm2d(2)
@@ -171,14 +170,14 @@ def work(number: int, folder: str) -> None:
 
     mine = torch.tensor([1.0, 10.0 * number])
     result["sum"], result["max"], result["mine"] = sum_over_processes(mine), max_over_processes(mine), mine
-    result["rank"] = [rank(), world_size()]
+    result["world"] = world_size()
 
     reasons = []
     with StopRequest() as stop:
-        reasons.append(stop.agree(WORLD, "cpu"))
+        reasons.append(stop.agree())
         if number == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        reasons.append(stop.agree(WORLD, "cpu"))
+        reasons.append(stop.agree())
     with StopRequest(0.0 if number == 0 else None) as stop:
         reasons.append(stop.agree())
     result["reasons"] = reasons
@@ -281,7 +280,7 @@ def test_sums_and_maxima(results):
         assert result["sum"].tolist() == [2.0, 10.0]
         assert result["max"].tolist() == [1.0, 10.0]
         assert result["mine"].tolist() == [1.0, 10.0 * number]
-        assert result["rank"] == [number, 2]
+        assert result["world"] == 2
 
 
 def test_all_processes_stop_when_one_is_asked_to(results):
@@ -294,11 +293,11 @@ def test_one_process_is_left_as_it_is():
     twin = copy.deepcopy(net)
     assert convert_global_batch_norm(net) is net
     assert type(net[1]) is nn.BatchNorm2d
-    assert (world_size(), rank()) == (1, 0)
+    assert world_size() == 1
     x, _ = joint_batch(0)
     net(x).sum().backward()
     before = [parameter.grad for parameter in net.parameters()]
-    average_gradients(net.parameters(), 1)
+    average_gradients(net.parameters())
     average_buffers(net)
     assert all(parameter.grad is grad for parameter, grad in zip(net.parameters(), before, strict=True))
     values = torch.ones(2)

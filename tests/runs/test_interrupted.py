@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas_zoo.runs.checkpoint import RunLog, load_checkpoint
+from nas_zoo.runs.checkpoint import load_checkpoint
+from nas_zoo.runs.log import RunLog
 from nas_zoo.search import gap, run
 from nas_zoo.search.report import page
 from nas_zoo.train import run as train

@@ -3,7 +3,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NoReturn
 
 import pytest
 
@@ -12,7 +12,6 @@ from nas_zoo.runs.settings import (
     add_flags,
     describe,
     given_flags,
-    load_settings,
     read_config,
     setting,
     settings_from,
@@ -44,13 +43,20 @@ class TinySettings:
 
 
 @dataclass(frozen=True)
-class MethodSettings:
-    temperature: float = setting(1.0, "of the softmax")
-
-
-@dataclass(frozen=True)
 class NeedySettings:
     model: str = setting(help="name of the model")
+
+
+class RaisingParser(Parser):
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        raise ValueError(message)
+
+
+def load_settings(settings_class: type, words: list[str], config: Path | None = None) -> Any:
+    """As a program reads them, the parser's errors raised."""
+    parser = RaisingParser(add_help=False)
+    add_flags(parser, settings_class)
+    return settings_from(settings_class, given_flags(parser.parse_args(words)), config)
 
 
 def write(folder: Path, text: str) -> Path:
@@ -238,27 +244,11 @@ def test_a_setting_without_default_is_needed():
     assert load_settings(NeedySettings, ["--model", "edas_c10"]).model == "edas_c10"
 
 
-def test_two_classes_share_a_parser_and_a_file(tmp_path):
-    parser = Parser()
+def test_a_plain_argument_parser_serves_too():
+    parser = argparse.ArgumentParser()
     parser.add_argument("--config", type=Path)
     add_flags(parser, TinySettings)
-    add_flags(parser, MethodSettings)
-    config = write(tmp_path, "epochs: 7\ntemperature: 2.0")
-    ns = parser.parse_args(["--config", str(config), "--lr", "1", "--temperature", "3"])
-    assert given_flags(ns) == {"lr": 1.0, "temperature": 3.0}
-    tiny = settings_from(TinySettings, given_flags(ns, TinySettings), ns.config, others=(MethodSettings,))
-    method = settings_from(MethodSettings, given_flags(ns), ns.config, others=(TinySettings,))
-    assert (tiny.epochs, tiny.lr, method.temperature) == (7, 1.0, 3.0)
-    config.write_text("temperatur: 2.0")
-    with pytest.raises(ValueError, match="nearest: temperature"):
-        settings_from(TinySettings, {}, config, others=(MethodSettings,))
-
-
-def test_a_plain_argument_parser_serves_too_and_skip_leaves_a_flag_out():
-    parser = argparse.ArgumentParser()
-    add_flags(parser, TinySettings, skip=("epochs",))
-    assert given_flags(parser.parse_args(["--lr", "1"])) == {"lr": 1.0}
-    assert "--epochs" not in parser.format_help()
+    assert given_flags(parser.parse_args(["--lr", "1", "--config", "tiny.yaml"])) == {"lr": 1.0}
 
 
 def test_help_shows_text_unit_default_and_choices():

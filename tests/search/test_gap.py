@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nas_zoo.cli import main
-from nas_zoo.runs.checkpoint import RunLog
+from nas_zoo.runs.log import RunLog
 from nas_zoo.search import run
 
 

@@ -17,7 +17,7 @@ import pytest
 from nas_zoo.cli import main
 from nas_zoo.genotype import KINDS, OPERATIONS, Genotype
 from nas_zoo.models.palette import OPERATION_COLORS
-from nas_zoo.runs.checkpoint import RunLog
+from nas_zoo.runs.log import RunLog
 from nas_zoo.search import run
 from nas_zoo.search.report import page as report
 from nas_zoo.search.report.history import read_run, read_runs

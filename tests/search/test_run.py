@@ -14,7 +14,8 @@ import torch
 
 from nas_zoo.genotype import Genotype, load_genotype
 from nas_zoo.models.network import CellNet
-from nas_zoo.runs.checkpoint import RunLog, load_checkpoint
+from nas_zoo.runs.checkpoint import load_checkpoint
+from nas_zoo.runs.log import RunLog
 from nas_zoo.search.gap import measure
 from nas_zoo.search.run import cosine, main, mean_entropy, parse
 from tests.run_two_processes import SEARCHES, iterate  # type: ignore[import-not-found]

@@ -1,0 +1,138 @@
+"""What a run was made with, and how a record of it is published: nothing in either tells of the machine or the user."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nas_zoo.runs import distributed
+
+__all__ = ["peak_memory_gb", "published", "published_log", "run_facts"]
+
+_PACKAGES = ("nas-zoo", "torch", "torchvision", "timm", "accelerate", "numpy", "onnx", "onnxruntime-gpu")
+
+
+def run_facts(device: torch.device | str | None = None) -> dict[str, Any]:
+    """What a run was made with, as JSON has it: versions, device, processors, processes, git commit, command line.
+
+    Holds no host name, no user name and no absolute path (of a path in the command line the last part is kept), so it
+    can be published. The device is the one given, else a GPU if there is one. The commit is None outside a checkout
+    and ends in "-dirty" if tracked files are changed.
+    """
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    return {
+        "versions": versions,
+        "device": device.type,
+        "device_name": name,
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processes": distributed.world_size(),
+        "commit": _commit(),
+        "command": _command(sys.argv),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        match = None
+    return match[1].strip() if match else platform.machine()
+
+
+def _command(argv: list[str]) -> str:
+    program, *words = argv or [""]
+    return " ".join([os.path.basename(program), *(_without_folders(word, relative=False) for word in words)])
+
+
+def _commit() -> str | None:
+    here = Path(__file__).resolve()
+    # a hook's GIT_DIR would answer for another repository
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], cwd=here.parent, env=environment, capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # an install inside somebody else's checkout is not tracked there
+        commit = git("rev-parse", "HEAD")
+        return commit + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def peak_memory_gb(device: torch.device | str) -> float:
+    """The most memory so far, in 1e9 bytes: allocated tensors on a GPU, resident memory of this process on a CPU."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    if sys.platform == "win32":
+        raise ValueError("peak memory of a CPU run is not known on Windows")
+    import resource  # not there on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+#: Keys of settings, results and provenance whose value may be a path.
+_PATH_KEYS = ("data", "test_data", "data_root", "out", "init_weights", "genotype")
+
+
+def published(record: Any) -> Any:
+    """A record of a run (a line of its log, its genotype.json) as it may be published: no folders of the machine.
+
+    Of every path (the values that may be one, the data set's name, words of the command) the last part alone stays.
+    """
+    return _published(record, ())
+
+
+def _published(record: Any, keys: tuple[str, ...]) -> Any:
+    """`keys`: those that lead to this record from the whole one."""
+    if isinstance(record, Mapping):
+        return {key: _published(value, (*keys, key)) for key, value in record.items()}
+    if isinstance(record, list):
+        return [_published(value, ()) for value in record]
+    if not isinstance(record, str):
+        return record
+    if keys[-1:] == ("command",):
+        return " ".join(map(_without_folders, record.split(" ")))
+    is_path = keys[-2:] == ("data", "name") or (keys and keys[-1] in _PATH_KEYS)
+    return Path(record).name or record if is_path else record
+
+
+def published_log(lines: Iterable[Mapping[str, Any]]) -> str:
+    """The text of log.jsonl (`lines` of RunLog.read) as it may be published."""
+    return "".join(json.dumps(published(line), ensure_ascii=False) + "\n" for line in lines)
+
+
+def _without_folders(word: str, *, relative: bool = True) -> str:
+    """A word of a command line with the last part alone of a path in it, also behind "--flag=".
+
+    A path on this machine (absolute, of somebody's home) is always cut; of another, which may say where to find the
+    thing from here, only if `relative` is set. Names on the Hub are no paths.
+    """
+    start, equals, value = word.rpartition("=")
+    if value.startswith(("hf-hub:", "hf_hub:")) or not (relative or value.startswith(("/", "~"))):
+        return word
+    return start + equals + (value.rstrip("/").rpartition("/")[2] or value)

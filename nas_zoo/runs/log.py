@@ -1,0 +1,160 @@
+"""log.jsonl and events.jsonl of a run, and what a run's folder holds to go on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nas_zoo.runs.checkpoint import _json_value, _write_all, load_checkpoint
+
+__all__ = ["RunLog", "run_to_resume"]
+
+
+class RunLog:
+    """log.jsonl of a run: a first line of kind "run" (facts, settings), then one line of kind "epoch" for each epoch.
+
+        log = RunLog(folder, writes=accelerator.is_main_process)
+        log.start(to_dict(settings), run_facts(device), seed=settings.seed)      # a new run
+        log.take_up(state["log_lines"], state["settings"], changeable=("out",))   # a resumed one
+        log.append({"epoch": 3, "loss": 0.7, "seconds": 12.0})
+        save_checkpoint(..., {"log_lines": log.num_lines, ...})
+
+    The file holds nothing of a stop and a resume, so it equals that of the run that never stopped (but for seconds);
+    such things go to events.jsonl with event(). Every line is on disk when the call returns. A last line that a killed
+    process left half-written does not count and is cut off by the next write. NaN and infinity are written as null.
+    """
+
+    def __init__(self, folder: Path | str, *, writes: bool = True) -> None:
+        self.path = Path(folder) / "log.jsonl"
+        self.events_path = Path(folder) / "events.jsonl"
+        self.writes = writes
+
+    def start(
+        self, settings: Mapping[str, Any], facts: Mapping[str, Any], *, overwrite: bool = False, **more: Any
+    ) -> None:
+        """Writes the first line. ValueError if the folder holds the log of a run already, unless overwrite is set."""
+        if not self.writes:
+            return
+        if self.num_lines and not overwrite:
+            raise ValueError(f"{self.path} holds the log of a run already: resume it or take another folder")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_bytes(b"")
+        _append_line(self.path, {"kind": "run", **facts, "settings": dict(settings), **more})
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """One line; kind is "epoch" unless the record says otherwise."""
+        if self.writes:
+            _append_line(self.path, {"kind": "epoch", **record})
+
+    def event(self, kind: str, **more: Any) -> None:
+        """One line in events.jsonl with the time of day (UTC): started, resumed, stopped and why."""
+        if self.writes:
+            self.events_path.parent.mkdir(parents=True, exist_ok=True)
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            _append_line(self.events_path, {"kind": kind, "time": now, **more})
+
+    @property
+    def num_lines(self) -> int:
+        """Complete lines in log.jsonl, the first one included; 0 if there is no file."""
+        return len(_line_ends(self.path))
+
+    def take_up(self, num_lines: int, settings: Mapping[str, Any], *, changeable: Iterable[str] = ()) -> None:
+        """Keeps the first num_lines lines: what was logged after the checkpoint is going to be logged again.
+
+        ValueError, and nothing is cut, where the log is not that of the checkpoint's run: too short, or of other
+        `settings` (those that are `changeable` aside).
+        """
+        if not self.writes:
+            return
+        ends = _line_ends(self.path)
+        if not 1 <= num_lines <= len(ends):
+            raise ValueError(
+                f"{self.path} has {len(ends)} lines, the checkpoint was made after {num_lines}; a run goes on where "
+                "its log.jsonl lies"
+            )
+        logged = self.read(self.path)[0].get("settings", {})
+        for name in sorted(logged.keys() & settings.keys() - set(changeable)):
+            if logged[name] != settings[name]:
+                raise ValueError(
+                    f"{self.path} is the log of another run: {name} is {logged[name]!r} there, in the checkpoint "
+                    f"{settings[name]!r}"
+                )
+        with open(self.path, "rb+") as file:
+            file.truncate(ends[num_lines - 1])
+            os.fsync(file.fileno())
+
+    @staticmethod
+    def read(path: Path | str) -> list[dict[str, Any]]:
+        """The lines of a log (the file or its folder) without a half-written last one. ValueError names a bad line."""
+        path = Path(path)
+        if path.is_dir():
+            path = path / "log.jsonl"
+        try:
+            lines = path.read_bytes().split(b"\n")[:-1]  # behind the last newline: nothing, or half a line
+        except OSError as error:
+            raise ValueError(f"log {path}: cannot be read: {error.strerror}") from None
+        records = []
+        for number, line in enumerate(lines, 1):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                raise ValueError(f"log {path}, line {number}: is no JSON") from None
+            if not isinstance(record, dict):
+                raise ValueError(f"log {path}, line {number}: is no JSON object")
+            records.append(record)
+        return records
+
+
+def run_to_resume(out: Path, resume: str | None, kind: str) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """What there is to go on with: the run's settings and the contents of its checkpoint, each None where it has none.
+
+    Args:
+        out: Folder of the run.
+        resume: None: a new run is wanted; "": that of the folder is to go on; else the checkpoint to go on from.
+        kind: Of checkpoint.
+
+    A run that was killed before its first checkpoint has settings in its log, and begins again with them.
+
+    Raises:
+        ValueError: A new run where one is already, nothing to resume, a checkpoint that cannot be read.
+    """
+    log, checkpoint = out / "log.jsonl", Path(resume or out / "checkpoint.pt")
+    if resume is None:
+        if log.exists():
+            raise ValueError(f"out={out}: holds a run; --resume continues it, another --out starts one")
+        return None, None
+    if resume or checkpoint.exists():
+        state = load_checkpoint(checkpoint, kind)
+        return state["settings"], state
+    if not log.exists():
+        raise ValueError(f"out={out}: nothing to resume, it holds neither checkpoint.pt nor log.jsonl")
+    return next((line["settings"] for line in RunLog.read(log)), None), None
+
+
+def _line_ends(path: Path) -> list[int]:
+    """Offset behind each newline; [] without a file."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    return [match.end() for match in re.finditer(b"\n", data)]
+
+
+def _append_line(path: Path, record: Mapping[str, Any]) -> None:
+    line = json.dumps(_json_value(record, "record"), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    with open(path, "ab+", buffering=0) as file:
+        ends = _line_ends(path)
+        whole = ends[-1] if ends else 0
+        if file.seek(0, os.SEEK_END) != whole:
+            file.truncate(whole)
+        try:
+            _write_all(file.fileno(), line)
+            os.fsync(file.fileno())
+        except OSError as error:
+            file.truncate(whole)
+            raise OSError(error.errno, f"log {path}: line not written: {error.strerror}") from None
