@@ -145,10 +145,20 @@ def to_timm_module(
     return text
 
 
+#: Stands for nas_zoo.models.depthwise.every_other_pixel, whose backward pass is of use on a CPU only.
+_EVERY_OTHER_PIXEL = '''def every_other_pixel(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """x at even rows and columns, and at odd ones; where a side is odd the second has zeros at its end."""
+    return x[:, :, ::2, ::2], F.pad(x[:, :, 1::2, 1::2], (0, x.shape[3] % 2, 0, x.shape[2] % 2))
+
+
+'''
+
+
 def _block_text(blocks: list[Any]) -> str:
-    """The code of these classes as it is, below that of the convolution which some of them are made of."""
+    """The code of these classes as it is, below that of what they call of nas_zoo.models.depthwise."""
     text = "\n\n".join(inspect.getsource(block) for block in blocks).rstrip()
-    return (_depthwise_text() if "DepthwiseConv(" in text else "") + text
+    depthwise = _depthwise_text() if "DepthwiseConv(" in text else ""
+    return depthwise + (_EVERY_OTHER_PIXEL if "every_other_pixel(" in text else "") + text
 
 
 def _depthwise_text() -> str:

@@ -22,7 +22,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["DepthwiseConv", "concatenate", "may_run_by_hand", "strided_pointwise"]
+__all__ = ["DepthwiseConv", "concatenate", "every_other_pixel", "may_run_by_hand", "strided_pointwise"]
 
 
 def _is_eager(x: Tensor) -> bool:
@@ -95,6 +95,52 @@ def concatenate(parts: list[Tensor]) -> Tensor:
     if torch.jit.is_scripting():
         return torch.cat(parts, dim=1)
     return _concatenate_densely(parts)
+
+
+# Every other pixel ----------------------------------------------------------------------------------------------------
+
+
+def _take_apart(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x[:, :, ::2, ::2], F.pad(x[:, :, 1::2, 1::2], (0, x.shape[3] % 2, 0, x.shape[2] % 2))
+
+
+class _EveryOtherPixel(torch.autograd.Function):
+    """Both halves copied once, and one gradient filled; autograd's own way makes a full-sized zero for each slice."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        even, odd = _take_apart(x)
+        return _dense(even), odd
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Any) -> None:
+        ctx.shape = inputs[0].shape
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        even, odd = grads
+        n, c, h, w = ctx.shape
+        grad = even.new_zeros(n, h, w, c).permute(0, 3, 1, 2)
+        grad[:, :, ::2, ::2] = even
+        grad[:, :, 1::2, 1::2] = odd[:, :, : h // 2, : w // 2]
+        return grad
+
+
+@torch.jit.ignore
+def _every_other_pixel(x: Tensor) -> tuple[Tensor, Tensor]:
+    return _EveryOtherPixel.apply(x) if may_run_by_hand(x) else _take_apart(x)
+
+
+def every_other_pixel(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, C, H, W) -> x at even rows and columns, and at odd ones; both (N, C, ceil(H / 2), ceil(W / 2)).
+
+    Where a side is odd the second has a row or column of zeros at its end.
+    """
+    if torch.jit.is_scripting():
+        return x[:, :, ::2, ::2], F.pad(x[:, :, 1::2, 1::2], (0, x.shape[3] % 2, 0, x.shape[2] % 2))
+    return _every_other_pixel(x)
 
 
 # Depthwise convolution ------------------------------------------------------------------------------------------------

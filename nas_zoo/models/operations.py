@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nas_zoo.genotype import OPERATIONS
-from nas_zoo.models.depthwise import DepthwiseConv
+from nas_zoo.models.depthwise import DepthwiseConv, every_other_pixel
 
 __all__ = ["SEARCH_OPERATIONS", "FactorizedReduce", "PointwiseNorm", "build_op", "reads_relu"]
 
@@ -74,8 +74,7 @@ class FactorizedReduce(nn.Module):
         self.bn = nn.BatchNorm2d(out_chs, affine=affine, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        even = x[:, :, ::2, ::2]
-        odd = F.pad(x[:, :, 1::2, 1::2], (0, x.shape[3] % 2, 0, x.shape[2] % 2))
+        even, odd = every_other_pixel(x)
         return self.bn(torch.cat([self.conv1(even), self.conv2(odd)], dim=1))
 
 

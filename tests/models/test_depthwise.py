@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nas_zoo.models.depthwise import DepthwiseConv, _Depthwise, concatenate
+from nas_zoo.models.depthwise import DepthwiseConv, _Depthwise, concatenate, every_other_pixel, may_run_by_hand
 
 LAST = torch.channels_last
 
@@ -87,6 +87,20 @@ class Both(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.relu(concatenate([self.conv(x), self.conv(x + 1)]))
+
+
+@pytest.mark.parametrize("size", [(6, 6), (7, 5), (1, 4), (1, 1)])
+def test_every_other_pixel_and_its_gradient_are_those_of_the_slices(size):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, *size, dtype=torch.float64).to(memory_format=LAST).requires_grad_()
+    assert may_run_by_hand(x)
+    even, odd = every_other_pixel(x)
+    assert even.grad_fn.name() == "_EveryOtherPixelBackward"
+    torch.testing.assert_close(even, x[:, :, ::2, ::2], rtol=0, atol=0)
+    padded = F.pad(x, (0, size[1] % 2, 0, size[0] % 2))
+    torch.testing.assert_close(odd, padded[:, :, 1::2, 1::2], rtol=0, atol=0)
+    torch.autograd.gradcheck(every_other_pixel, x)
+    torch.autograd.gradgradcheck(every_other_pixel, x)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
