@@ -33,9 +33,10 @@ from accelerate import Accelerator
 from torch import nn
 from tqdm import tqdm
 
-from nas_zoo.data.batches import Augment, Batches, default_augment
+from nas_zoo.data.augment import Augment, default_augment
+from nas_zoo.data.batches import Batches
 from nas_zoo.data.named import limited, open_source, search_split
-from nas_zoo.data.pictures import ImageSource
+from nas_zoo.data.sources import ImageSource
 from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.runs.checkpoint import check_finite, save_checkpoint, write_json, write_weights
 from nas_zoo.runs.distributed import (

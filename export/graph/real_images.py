@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from nas_zoo.data.named import NAMES, TEST_FOLDERS, open_source
-from nas_zoo.data.pictures import ImageFiles, list_folder, open_picture
+from nas_zoo.data.pictures import open_picture
+from nas_zoo.data.sources import ImageFiles, list_folder
 from nas_zoo.export.runtime.classifier import ImageLike
 
 __all__ = ["RealImages", "real_images"]

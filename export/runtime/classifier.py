@@ -35,6 +35,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from nas_zoo.data import pictures
+from nas_zoo.data.sources import list_folder
 
 if TYPE_CHECKING:
     import torch
@@ -599,7 +600,7 @@ class OnnxClassifier:
         """
         _check_top_k(top_k)
         place = Path(folder)
-        names = pictures.list_folder(place).files.names
+        names = list_folder(place).files.names
         if not names:
             kinds = ", ".join(sorted(pictures.EXTENSIONS))
             raise ValueError(f"{str(place)!r}: no images in this folder; accepted: {kinds}")
@@ -696,12 +697,12 @@ def _decode(
         if not picture.width or not picture.height:
             raise ValueError("no pixels in it")
         picture.load()
-        picture = pictures._to_mode(picture, channels)
+        picture = pictures.to_mode(picture, channels)
         if height:
             picture = _fit(picture, (height, width), crop_pct, resampling)
     except UnidentifiedImageError as error:  # whose own words are the address of a buffer
         raise ValueError(f"cannot read the image {where}: no image, or of a kind that is not read") from error
-    except pictures._DECODE_ERRORS as error:
+    except pictures.DECODE_ERRORS as error:
         raise ValueError(f"cannot read the image {where}: {error or type(error).__name__}") from error
     # copied, since a view of Pillow's memory is read-only
     return np.array(picture).reshape(picture.height, picture.width, channels)

@@ -1,1 +1,1 @@
-"""From a file's bytes to batches of pixels: pictures, data sets by name, augmentation."""
+"""From a file's bytes to batches of pixels: pictures, their sources, data sets by name, batches, augmentation."""

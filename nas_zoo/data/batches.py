@@ -1,152 +1,27 @@
-"""Batches of images as a pure function of (seed, epoch, sample): stopped, resumed or split, the same pixels.
-
-Nothing here has a state and nothing draws from torch's generators. Every random number is a hash (splitmix64) of seed,
-epoch, sample index and its own number, so the order of epoch 7 and the crop of sample 123 in it can be asked for at any
-time, by any process and any loading worker. They are the same on every machine and device.
-
-The training transforms are those of DARTS (`utils._data_transforms_cifar10`), in its order: zero (black) padding and a
-random crop of the pixels, a random mirror image, scaling to mean 0 and deviation 1, and last the cutout, whose square
-is therefore 0 *after* scaling: the mean colour, not black, as the padding is.
-"""
+"""Batches of images as a pure function of (seed, epoch, sample): stopped, resumed or split, the same pixels."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from nas_zoo.data.pictures import Box, ImageSource, _checked_indices
+from nas_zoo.data.augment import (
+    RESIZED_CROP,
+    Augment,
+    cut_out,
+    epoch_order,
+    pad_crop_flip,
+    random_draws,
+    resized_crop_box,
+)
+from nas_zoo.data.sources import DEVICE_LIMIT_GB, ImageSource, checked_indices
 
-__all__ = ["Augment", "Batches", "default_augment", "epoch_order", "random_draws"]
-
-DEVICE_LIMIT_GB = 2.0  # decoded images up to this size live on the device
-PHOTOGRAPH_PIXELS = 96  # from this side on a random resized crop is the usual augmentation, below it the padded crop
-
-# Independent streams of random numbers.
-_ORDER, _CROP, _RESIZED_CROP = 0, 1, 2
-
-
-@dataclass(frozen=True)
-class Augment:
-    """Training augmentation of one data set.
-
-    crop_padding: black pixels around the image before a crop of the image's size. flip: mirror half of the images.
-    cutout: side in pixels of a square set to 0 after scaling, cut off at the border (DARTS: 16 for CIFAR); 0: none.
-    random_resized_crop: instead of the padded crop, a part of crop_area (fractions of the whole area) and of a shape
-    between 3:4 and 4:3 out of the *original* image, resized (Inception, as torchvision's RandomResizedCrop); images are
-    then decoded anew for every batch.
-    """
-
-    crop_padding: int = 4
-    flip: bool = True
-    cutout: int = 0
-    random_resized_crop: bool = False
-    crop_area: tuple[float, float] = (0.08, 1.0)
-
-    def __post_init__(self) -> None:
-        for name in ("crop_padding", "cutout"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be 0 or more pixels, got {getattr(self, name)}")
-        low, high = self.crop_area
-        if not 0 < low <= high <= 1:
-            raise ValueError(f"crop_area must be two fractions 0 < low <= high <= 1, got {self.crop_area}")
-
-
-def default_augment(source: ImageSource, image_size: int | None = None, cutout: int = 0) -> Augment:
-    """The usual augmentation for a source: padding of an eighth of the side (4 for 32), or random resized crops.
-
-    Mirror images only where the source allows them (`flip_ok`: not for digits); resized crops from 96 pixels on.
-    """
-    size = image_size or source.image_size
-    photograph = size >= PHOTOGRAPH_PIXELS
-    return Augment(
-        crop_padding=0 if photograph else round(size / 8),
-        flip=source.flip_ok,
-        cutout=cutout,
-        random_resized_crop=photograph,
-    )
-
-
-# ---- random numbers ----
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """The output function of splitmix64 (Steele, Lea, Flood 2014), on uint64 that wrap around."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-_STEP = 0x9E3779B97F4A7C15  # splitmix64's increment, 2^64 / golden ratio
-
-
-def random_draws(seed: int, epoch: int, indices: np.ndarray, count: int, stream: int = _CROP) -> np.ndarray:
-    """`count` uniform numbers in [0, 1) for each sample: (n, count) float64, a function of the arguments only."""
-    state = np.zeros(1, dtype=np.uint64)
-    for value in (seed, epoch, stream):
-        state = _mix(state + np.array([(value + _STEP) % 2**64], dtype=np.uint64))
-    state = _mix(state + indices.astype(np.uint64) + np.uint64(_STEP))
-    numbers = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_STEP)
-    return (_mix(state[:, None] + numbers) >> np.uint64(11)) * 2.0**-53  # the upper 53 bits
-
-
-def epoch_order(seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
-    """`indices` in the random order of one epoch."""
-    return indices[np.argsort(random_draws(seed, epoch, indices, 1, _ORDER)[:, 0], kind="stable")]
-
-
-def resized_crop_box(draws: np.ndarray, area: tuple[float, float], width: int, height: int) -> Box:
-    """(left, top, right, bottom) in pixels of a random part of an image, from 40 uniform numbers.
-
-    torchvision's rule: ten tries of an area and a shape (log-uniform in 3/4 .. 4/3); if none fits, the largest centred
-    part whose shape is in the range. Unlike there, the part need not begin and end at whole pixels.
-    """
-    for size, shape, x, y in draws.reshape(10, 4).tolist():
-        pixels = (area[0] + (area[1] - area[0]) * size) * width * height
-        ratio = (3 / 4) * (16 / 9) ** shape
-        w, h = math.sqrt(pixels * ratio), math.sqrt(pixels / ratio)
-        if w <= width and h <= height:
-            left, top = x * (width - w), y * (height - h)
-            return left, top, min(left + w, width), min(top + h, height)
-    w, h = min(width, height * 4 / 3), min(height, width * 4 / 3)
-    return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
-
-
-# ---- the batched transforms ----
-
-
-def pad_crop_flip(images: Tensor, padding: int, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
-    """Each uint8 image (n, H, W, C) padded with black, cropped to H x W at (top, left), mirrored where flip is 1."""
-    count, height, width, channels = images.shape
-    device = images.device
-    padded = F.pad(images, (0, 0, padding, padding, padding, padding))
-    rows = top[:, None] + torch.arange(height, device=device)
-    columns = torch.arange(width, device=device).expand(count, width)
-    columns = torch.where(flip[:, None] != 0, width - 1 - columns, columns) + left[:, None]
-    sample = torch.arange(count, device=device)[:, None, None]
-    # One gather of whole pixels by flat index: half the time of indexing with three tensors on a CPU.
-    flat = (sample * padded.shape[1] + rows[:, :, None]) * padded.shape[2] + columns[:, None, :]
-    return padded.view(-1, channels).index_select(0, flat.view(-1)).view(count, height, width, channels)
-
-
-def cut_out(images: Tensor, side: int, center_y: Tensor, center_x: Tensor) -> Tensor:
-    """Sets a square of `side` pixels (side // 2 to each side of the centre) of each image (n, C, H, W) to 0, in place.
-
-    As in DARTS: the centre is any pixel, the square is cut off at the border, an odd side loses its last pixel.
-    """
-    half = side // 2
-    y = torch.arange(images.shape[2], device=images.device)
-    x = torch.arange(images.shape[3], device=images.device)
-    in_y = (y >= center_y[:, None] - half) & (y < center_y[:, None] + half)
-    in_x = (x >= center_x[:, None] - half) & (x < center_x[:, None] + half)
-    return images.masked_fill_((in_y[:, :, None] & in_x[:, None, :])[:, None], 0.0)
+__all__ = ["Batches"]
 
 
 class _Decoding(Dataset[Tensor]):
@@ -159,7 +34,7 @@ class _Decoding(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         augment, part = self.augment, None
         if augment is not None and augment.random_resized_crop:
-            draws = random_draws(self.seed, self.epoch, np.array([index]), 40, _RESIZED_CROP)[0]
+            draws = random_draws(self.seed, self.epoch, np.array([index]), 40, RESIZED_CROP)[0]
             part = partial(resized_crop_box, draws, augment.crop_area)
         return torch.from_numpy(self.source.image(index, self.image_size, part))
 
@@ -198,9 +73,7 @@ class Batches:
         device_limit_gb: float = DEVICE_LIMIT_GB,
     ) -> None:
         self.source = source
-        self.indices = _checked_indices(
-            np.arange(len(source)) if indices is None else indices, len(source), source.name
-        )
+        self.indices = checked_indices(np.arange(len(source)) if indices is None else indices, len(source), source.name)
         self.batch_size, self.rank, self.world = batch_size, rank, world
         self.image_size = image_size or source.image_size
         self.device = torch.device(device)

@@ -1,11 +1,8 @@
 """Opens labelled images by name, folder or tar, as one type, with every fault found before training starts.
 
-    train = open_source("digits", "train")
-    train = open_source("photos.tar.xz", "train");  test = open_source("photos.tar.xz", "test")
-    batches = Batches(train, None, 64, augment=default_augment(train), shuffle=True, seed=0, drop_last=True)
-
-The images themselves and what reads them are in nas_zoo.data.pictures, the batches in nas_zoo.data.batches; both are
-offered here.
+train = open_source("digits", "train")
+train = open_source("photos.tar.xz", "train");  test = open_source("photos.tar.xz", "test")
+batches = Batches(train, None, 64, augment=default_augment(train), shuffle=True, seed=0, drop_last=True)
 """
 
 from __future__ import annotations
@@ -21,10 +18,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from nas_zoo.data.batches import DEVICE_LIMIT_GB, Augment, Batches, default_augment, epoch_order
-from nas_zoo.data.pictures import EXTENSIONS, ImageFiles, ImageSource, decode_all, list_folder, list_tar
+from nas_zoo.data.augment import epoch_order
+from nas_zoo.data.pictures import EXTENSIONS
+from nas_zoo.data.sources import DEVICE_LIMIT_GB, ImageFiles, ImageSource, decode_all, list_folder, list_tar
 
-__all__ = ["NAMES", "SPLITS", "Augment", "Batches", "ImageSource", "default_augment", "open_source", "search_split"]
+__all__ = ["NAMES", "SPLITS", "cache_folder", "hold_out", "limited", "open_source", "search_split"]
 
 logger = logging.getLogger("nas_zoo")
 

@@ -1,32 +1,19 @@
-"""Labelled images as one type, whether they lie decoded in memory or as files in a folder or a tar.
+"""One way from a file's bytes to pixels, for training, evaluation, calibration and prediction alike.
 
-Nothing is ever unpacked to disk: a plain tar is read in place by offset, a compressed one (which cannot be read from
-the middle) once from front to end, its still encoded members kept in memory.
+Imports NumPy and Pillow only, so that a program that predicts needs no torch.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
-import logging
-import lzma
-import os
 import struct
-import tarfile
 import zlib
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
-__all__ = ["FileTree", "ImageFiles", "ImageSource", "decode_all", "fit", "list_folder", "list_tar", "open_picture"]
-
-logger = logging.getLogger("nas_zoo")
+__all__ = ["EXTENSIONS", "MAX_PIXELS", "Box", "Part", "fit", "open_picture", "to_array", "to_mode"]
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pnm"}
@@ -35,202 +22,15 @@ EXTENSIONS = frozenset(
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 MAX_PIXELS = 89_478_485  # an image, as Pillow's own warning level: 256 MB decoded
 MAX_MEMBER_BYTES = 64 * 2**20  # an encoded image in a tar
-MAX_HELD_BYTES = 4 * 2**30  # encoded images of one compressed tar, held in memory
-FOLDER_DEPTH = 5  # leading folder / split / class / image, and one more to be able to say that it is too deep
-_THREADED_PIXELS = (
-    96 * 96
-)  # below it, threads wait for each other longer than they decode (measured at 32x32: 2x slower)
 
 # What Pillow's decoders raise on damaged files.
-_DECODE_ERRORS = (
+DECODE_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, MemoryError,
     struct.error, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
 )  # fmt: skip
-_TAR_ERRORS = (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, OSError, struct.error)
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 Part = Callable[[int, int], Box]  # (width, height) of the whole image -> the part of it to take
-
-
-@dataclass(frozen=True, eq=False)
-class ImageFiles:
-    """Encoded images that can be read one by one, from any process or thread.
-
-    `names` are paths inside `place` (a folder or a tar). With `spans` (N, 2: offset and size in bytes) image i is that
-    part of the file `place`; with `blobs` it is held in memory; with neither it is the file `place / names[i]`.
-    """
-
-    place: Path
-    names: tuple[str, ...]
-    spans: np.ndarray | None = None
-    blobs: tuple[bytes, ...] | None = None
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def read(self, i: int) -> bytes:
-        """The encoded bytes of image i; ValueError naming it if it has gone since it was listed."""
-        try:
-            if self.blobs is not None:
-                return self.blobs[i]
-            if self.spans is None:
-                return (self.place / self.names[i]).read_bytes()
-            offset, size = (int(v) for v in self.spans[i])
-            with open(self.place, "rb") as archive:  # opened anew: a file position shared by workers would be a race
-                archive.seek(offset)
-                return archive.read(size)
-        except OSError as error:
-            raise ValueError(f"cannot read {self.where(i)}: {error}") from error
-
-    def where(self, i: int) -> str:
-        """Words that name image i in an error."""
-        return f"{self.names[i]!r} in {str(self.place)!r}"
-
-    def subset(self, indices: Iterable[int]) -> ImageFiles:
-        """The files of `indices`, in their order."""
-        rows = [int(i) for i in indices]
-        return replace(
-            self,
-            names=tuple(self.names[i] for i in rows),
-            spans=None if self.spans is None else self.spans[rows],
-            blobs=None if self.blobs is None else tuple(self.blobs[i] for i in rows),
-        )
-
-    def decode(
-        self, i: int, image_size: int, in_chans: int, *, crop_pct: float = 1.0, part: Part | None = None
-    ) -> np.ndarray:
-        """Image i as uint8 (image_size, image_size, in_chans).
-
-        As `fit` makes it; with `part`, the part of the original image that it names. ValueError naming the file if it
-        is corrupt.
-        """
-        data = self.read(i)
-        try:
-            picture = open_picture(data)
-            picture.load()
-            return _to_array(fit(_to_mode(picture, in_chans), image_size, crop_pct=crop_pct, part=part), in_chans)
-        except _DECODE_ERRORS as error:
-            raise self._corrupt(i, error) from error
-
-    def size(self, i: int) -> tuple[int, int]:
-        """(width, height) of image i as its header says; ValueError naming the file if the header is corrupt."""
-        try:
-            if self.spans is None and self.blobs is None:
-                with open(self.place / self.names[i], "rb") as stream:  # the header only, not the whole photograph
-                    return open_picture(stream).size
-            return open_picture(self.read(i)).size
-        except _DECODE_ERRORS as error:
-            raise self._corrupt(i, error) from error
-
-    def _corrupt(self, i: int, error: BaseException) -> ValueError:
-        return ValueError(f"corrupt image {self.where(i)}: {error or type(error).__name__}; replace or remove it")
-
-
-@dataclass(frozen=True, eq=False)
-class ImageSource:
-    """One split of a data set: N images with labels, decoded (`images`), as files (`files`) or both.
-
-    labels (N,) int64 in [0, len(classes)); images (N, H, W, in_chans) uint8; mean and std per channel on the 0..1
-    scale, of the training split; image_size in pixels, the side of `image(i)`, to which images held in another size are
-    resized when asked for; crop_pct: the part of the shorter side that the centre crop keeps (1: all of it); flip_ok: a
-    mirrored image is still of its class.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    labels: np.ndarray = field(repr=False)
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    in_chans: int
-    image_size: int
-    images: np.ndarray | None = field(default=None, repr=False)
-    files: ImageFiles | None = field(default=None, repr=False)
-    flip_ok: bool = True
-    crop_pct: float = 1.0
-
-    def __post_init__(self) -> None:
-        count = len(self.labels)
-        if self.images is None and self.files is None:
-            raise ValueError(f"{self.name}: an image source needs images or files")
-        if self.labels.ndim != 1 or self.labels.dtype != np.int64:
-            raise ValueError(
-                f"{self.name}: labels must be one int64 an image, got {self.labels.dtype} {self.labels.shape}"
-            )
-        if count and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
-            raise ValueError(
-                f"{self.name}: labels from {self.labels.min()} to {self.labels.max()} do not fit its "
-                f"{len(self.classes)} classes"
-            )
-        if self.images is not None and (
-            self.images.ndim != 4 or self.images.dtype != np.uint8 or self.images.shape[3] != self.in_chans
-        ):
-            raise ValueError(
-                f"{self.name}: images must be uint8 (N, H, W, {self.in_chans}), "
-                f"got {self.images.dtype} {self.images.shape}"
-            )
-        for what, held in (("images", self.images), ("files", self.files)):
-            if held is not None and len(held) != count:
-                raise ValueError(f"{self.name}: {len(held)} {what} for {count} labels")
-        if len(self.mean) != self.in_chans or len(self.std) != self.in_chans:
-            raise ValueError(f"{self.name}: mean {self.mean} and std {self.std} must have {self.in_chans} values each")
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.classes)
-
-    @property
-    def fingerprint(self) -> str:
-        """16 hex digits that tell data sets apart: of classes, sizes, all labels and the first image's pixels."""
-        digest = hashlib.sha256(json.dumps([self.classes, self.image_size, self.in_chans]).encode())
-        digest.update(self.labels.tobytes())
-        digest.update(self.image(0).tobytes())
-        return digest.hexdigest()[:16]
-
-    def subset(self, indices: Sequence[int] | np.ndarray) -> ImageSource:
-        """The images of `indices` in their order; classes, mean and std stay those of the whole."""
-        rows = _checked_indices(indices, len(self), self.name)
-        return replace(
-            self,
-            labels=self.labels[rows],
-            images=None if self.images is None else self.images[rows],
-            files=None if self.files is None else self.files.subset(rows),
-        )
-
-    def image(self, i: int, image_size: int | None = None, part: Part | None = None) -> np.ndarray:
-        """Image i as uint8 (size, size, in_chans) with size = image_size, by default the source's own (see `fit`)."""
-        i = range(len(self))[i]
-        held = None if self.images is None else self.images[i]
-        size = image_size or self.image_size
-        if held is not None and part is None and held.shape[:2] == (size, size):
-            return held
-        if self.files is not None:  # from the original pixels: an image that was resized once is not resized again
-            return self.files.decode(i, size, self.in_chans, crop_pct=self.crop_pct, part=part)
-        assert held is not None
-        picture = Image.fromarray(held[:, :, 0] if self.in_chans == 1 else held)
-        return _to_array(fit(picture, size, crop_pct=self.crop_pct, part=part), self.in_chans)
-
-    def decoded(self, image_size: int) -> np.ndarray:
-        """All images as uint8 (N, image_size, image_size, in_chans); the array that is held where it fits already."""
-        if self.images is not None and self.images.shape[1:3] == (image_size, image_size):
-            return self.images
-        return decode_all(
-            lambda i: self.image(i, image_size), len(self), image_size, self.in_chans, f"{self.name}: decoding"
-        )
-
-
-def _checked_indices(indices: Sequence[int] | np.ndarray, count: int, name: str) -> np.ndarray:
-    rows = np.asarray(indices)
-    if rows.size == 0:
-        raise ValueError(f"{name}: no samples chosen (an empty list of indices)")
-    if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer) or rows.min() < 0 or rows.max() >= count:
-        raise ValueError(f"{name}: sample indices must be whole numbers from 0 to {count - 1}")
-    return rows.astype(np.int64)
-
-
-# ---- pictures ----
 
 
 def fit(picture: Image.Image, image_size: int, *, crop_pct: float = 1.0, part: Part | None = None) -> Image.Image:
@@ -261,7 +61,7 @@ def open_picture(data: bytes | io.BufferedReader) -> Image.Image:
     return picture
 
 
-def _to_mode(picture: Image.Image, in_chans: int) -> Image.Image:
+def to_mode(picture: Image.Image, in_chans: int) -> Image.Image:
     """RGB, or grey (ITU-R 601) for in_chans 1. Transparency is dropped as torchvision's ImageFolder drops it."""
     mode = "L" if in_chans == 1 else "RGB"
     if picture.mode == mode:
@@ -278,152 +78,6 @@ def _to_mode(picture: Image.Image, in_chans: int) -> Image.Image:
     return picture if picture.mode == mode else picture.convert(mode)
 
 
-def _to_array(picture: Image.Image, in_chans: int) -> np.ndarray:
+def to_array(picture: Image.Image, in_chans: int) -> np.ndarray:
     array = np.array(picture)  # np.asarray would give a read-only view, of which torch warns
     return array[:, :, None] if in_chans == 1 else array
-
-
-def decode_all(one: Callable[[int], np.ndarray], count: int, image_size: int, in_chans: int, words: str) -> np.ndarray:
-    """uint8 (count, image_size, image_size, in_chans) of one(0), one(1) ...; a progress bar where it takes long."""
-    images = np.empty((count, image_size, image_size, in_chans), dtype=np.uint8)
-
-    def work(rows: range) -> int:
-        for i in rows:
-            images[i] = one(i)
-        return len(rows)
-
-    parts = [range(first, min(first + 64, count)) for first in range(0, count, 64)]
-    threads = 1 if image_size**2 < _THREADED_PIXELS else min(8, os.cpu_count() or 1)
-    with tqdm(total=count, desc=words, unit="image", delay=2.0, disable=None) as bar:
-        if threads == 1:
-            for rows in parts:
-                bar.update(work(rows))
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                try:
-                    for done in pool.map(work, parts):
-                        bar.update(done)
-                except BaseException:
-                    pool.shutdown(wait=True, cancel_futures=True)  # the first bad image ends it, not the last part
-                    raise
-    return images
-
-
-# ---- finding the files ----
-
-
-@dataclass(frozen=True, eq=False)
-class FileTree:
-    """What a folder or a tar holds: its images, its folders, and how many other files were passed over."""
-
-    files: ImageFiles
-    folders: frozenset[str]
-    ignored: int
-
-
-def _hidden(parts: Sequence[str]) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
-
-
-def list_folder(place: Path) -> FileTree:
-    """The image files below a folder, sorted by name; hidden entries and other files passed over, links followed."""
-    names: list[str] = []
-    folders: set[str] = set()
-    ignored = 0
-
-    def walk(folder: str, depth: int) -> None:
-        nonlocal ignored
-        with os.scandir(place / folder) as entries:
-            for entry in entries:
-                name = f"{folder}/{entry.name}" if folder else entry.name
-                if _hidden((entry.name,)):
-                    ignored += 1
-                elif entry.is_dir():
-                    folders.add(name)
-                    if depth < FOLDER_DEPTH:  # a bound also against links that lead back up
-                        walk(name, depth + 1)
-                elif PurePosixPath(entry.name).suffix.lower() in EXTENSIONS:
-                    names.append(name)
-                else:
-                    ignored += 1
-
-    try:
-        walk("", 1)
-    except OSError as error:
-        raise ValueError(f"cannot list the folder {str(place)!r}: {error}") from error
-    return FileTree(ImageFiles(place, tuple(sorted(names))), frozenset(folders), ignored)
-
-
-def list_tar(place: Path) -> FileTree:
-    """The image members of a tar, sorted by name; plain, or compressed with gzip, bzip2 or xz.
-
-    ValueError, naming the member, for links, devices, names that lead out of the archive and images of more than
-    64 MiB; and for a file that is no tar, or a damaged one. Of a member that occurs twice the last one counts, as in
-    tar itself.
-    """
-    plain = _is_plain_tar(place)
-    found: dict[str, tuple[int, int] | bytes] = {}
-    folders: set[str] = set()
-    ignored = held = 0
-    try:
-        with (
-            tarfile.open(place, "r:" if plain else "r|*") as archive,
-            tqdm(desc=f"reading {place.name}", unit="file", delay=2.0, disable=None) as bar,
-        ):
-            for member in archive:
-                bar.update()
-                archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header: 1 GB for ImageNet
-                path = PurePosixPath(member.name)
-                if path.is_absolute() or ".." in path.parts:
-                    raise ValueError(
-                        f"{str(place)!r}: member {member.name!r} leads out of the archive; make the tar anew"
-                    )
-                if _hidden(path.parts):
-                    ignored += not member.isdir()
-                    continue
-                folders.update(str(parent) for parent in path.parents if parent.parts)
-                if member.isdir():
-                    folders.add(str(path))
-                    continue
-                if not member.isreg() or member.issparse():
-                    raise ValueError(
-                        f"{str(place)!r}: member {member.name!r} is a link, a device or another special file; "
-                        "a tar of images must hold folders and plain files only"
-                    )
-                if path.suffix.lower() not in EXTENSIONS:
-                    ignored += 1
-                    continue
-                if member.size > MAX_MEMBER_BYTES:
-                    raise ValueError(
-                        f"{str(place)!r}: member {member.name!r} has {member.size} bytes, more than {MAX_MEMBER_BYTES}"
-                    )
-                if plain:
-                    found[str(path)] = (member.offset_data, member.size)
-                    continue
-                held += member.size
-                if held > MAX_HELD_BYTES:
-                    raise ValueError(
-                        f"{str(place)!r}: more than {MAX_HELD_BYTES / 2**30:.0f} GiB of images in a compressed tar; "
-                        "make it a plain .tar (JPEG hardly shrinks) or a folder, which are read in place"
-                    )
-                stream = archive.extractfile(member)
-                assert stream is not None  # isreg() was true
-                found[str(path)] = stream.read()
-    except _TAR_ERRORS as error:
-        kinds = "a plain tar, or one compressed with gzip, bzip2 or xz"
-        raise ValueError(f"cannot read {str(place)!r} as a tar: {error}; accepted: {kinds}") from error
-    names = tuple(sorted(found))
-    if plain:
-        spans = np.array([found[name] for name in names], dtype=np.int64).reshape(-1, 2)
-        files = ImageFiles(place, names, spans=spans)
-    else:
-        files = ImageFiles(place, names, blobs=tuple(found[name] for name in names))  # type: ignore[misc]
-    return FileTree(files, frozenset(folders), ignored)
-
-
-def _is_plain_tar(place: Path) -> bool:
-    try:
-        with tarfile.open(place, "r:"):
-            return True
-    except _TAR_ERRORS:
-        return False

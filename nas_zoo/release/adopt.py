@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_zoo.data.batches import PHOTOGRAPH_PIXELS
+from nas_zoo.data.augment import PHOTOGRAPH_PIXELS
 from nas_zoo.data.named import open_source
 from nas_zoo.genotype import Genotype, genotype_record, list_genotypes
 from nas_zoo.models import results

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from nas_zoo.data.batches import Batches
 from nas_zoo.data.named import open_source
-from nas_zoo.data.pictures import ImageSource
+from nas_zoo.data.sources import ImageSource
 from nas_zoo.models.load import load_model
 from nas_zoo.runs.distributed import autocast_for, max_over_processes, start_accelerator, sum_over_processes, world_size
 from nas_zoo.runs.settings import Parser, add_flags, given_flags, setting, settings_from

@@ -45,9 +45,10 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from nas_zoo.data.batches import Augment, Batches, default_augment, epoch_order, random_draws
+from nas_zoo.data.augment import Augment, default_augment, epoch_order, random_draws
+from nas_zoo.data.batches import Batches
 from nas_zoo.data.named import limited, open_source
-from nas_zoo.data.pictures import ImageSource
+from nas_zoo.data.sources import ImageSource
 from nas_zoo.genotype import Genotype, as_genotype
 from nas_zoo.models.depthwise import strided_pointwise
 from nas_zoo.models.network import CellNet

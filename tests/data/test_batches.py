@@ -13,9 +13,10 @@ import torchvision.transforms.functional as tvf
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
-from nas_zoo.data.batches import Augment, Batches, cut_out, epoch_order, pad_crop_flip, random_draws, resized_crop_box
+from nas_zoo.data.augment import Augment, cut_out, epoch_order, pad_crop_flip, random_draws, resized_crop_box
+from nas_zoo.data.batches import Batches
 from nas_zoo.data.named import open_source
-from nas_zoo.data.pictures import ImageSource
+from nas_zoo.data.sources import ImageSource
 
 FULL = Augment(crop_padding=4, flip=True, cutout=8)
 

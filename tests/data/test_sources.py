@@ -12,17 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas_zoo.data import pictures as images_module
-from nas_zoo.data.named import (
-    STATISTICS,
-    ImageSource,
-    _computed,
-    channel_statistics,
-    default_augment,
-    hold_out,
-    open_source,
-    search_split,
-)
+from nas_zoo.data import sources
+from nas_zoo.data.augment import default_augment
+from nas_zoo.data.named import STATISTICS, _computed, channel_statistics, hold_out, open_source, search_split
+from nas_zoo.data.pictures import fit
+from nas_zoo.data.sources import ImageSource
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 CLASSES = ("cat", "dog", "owl")
@@ -307,18 +301,18 @@ def test_size_is_native_if_all_share_a_small_one_else_224_and_crops_are_centred(
     wide = np.zeros((10, 30, 3), np.uint8)
     wide[:, 10:20] = 200  # the middle square
     picture = Image.fromarray(wide)
-    assert (np.asarray(images_module.fit(picture, 10)) == 200).all()
-    assert images_module.fit(picture, 7, crop_pct=0.5).size == (7, 7)
-    assert images_module.fit(picture, 64).size == (64, 64)
+    assert (np.asarray(fit(picture, 10)) == 200).all()
+    assert fit(picture, 7, crop_pct=0.5).size == (7, 7)
+    assert fit(picture, 64).size == (64, 64)
     square = Image.fromarray(wide[:, 10:20])
-    assert images_module.fit(square, 10) is square
+    assert fit(square, 10) is square
 
 
 def test_image_of_another_size_is_made_from_the_original_file(tmp_path):
     place = write_folder(tmp_path / "a", tree(size=(40, 30)))
     source = open_source(place, image_size=8)
     original = Image.open(place / names(source)[3])
-    assert (source.image(3, 24) == np.asarray(images_module.fit(original, 24))).all()
+    assert (source.image(3, 24) == np.asarray(fit(original, 24))).all()
     assert source.decoded(24).shape == (12, 24, 24, 3)
     assert source.decoded(8) is held(source)
 
@@ -505,11 +499,11 @@ def test_names_that_lead_out_of_a_tar_are_refused(tmp_path, name):
 
 
 def test_tar_member_over_the_limit_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(images_module, "MAX_MEMBER_BYTES", 1000)
+    monkeypatch.setattr(sources, "MAX_MEMBER_BYTES", 1000)
     place = write_tar(tmp_path / "a.tar", tree() | {"owl/big.png": b"x" * 1001})
     with pytest.raises(ValueError, match=r"'owl/big.png' has 1001 bytes, more than 1000"):
         open_source(place)
-    monkeypatch.setattr(images_module, "MAX_HELD_BYTES", 2000)
+    monkeypatch.setattr(sources, "MAX_HELD_BYTES", 2000)
     assert len(open_source(write_tar(tmp_path / "b.tar", tree()))) == 12  # a plain tar is read in place
     with pytest.raises(ValueError, match=r"GiB of images in a compressed tar; make it a plain .tar"):
         open_source(write_tar(tmp_path / "b.tar.xz", tree(), "w:xz"))
