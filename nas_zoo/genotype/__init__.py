@@ -1,19 +1,9 @@
 """What a cell is, how people write one down, and the cells there are."""
 
-from nas_zoo.genotype.genotype import (
-    KINDS,
-    MAX_NODES,
-    OPERATIONS,
-    Cell,
-    Edge,
-    Genotype,
-    Kind,
-    as_genotype,
-    genotype_record,
-    list_genotypes,
-    list_records,
-    load_genotype,
-)
+from nas_zoo.genotype.catalog import genotype_record, list_genotypes, list_records
+from nas_zoo.genotype.cell import KINDS, MAX_NODES, OPERATIONS, Cell, Edge, Kind
+from nas_zoo.genotype.genotype import Genotype
+from nas_zoo.genotype.reading import as_genotype, load_genotype
 
 __all__ = [
     "KINDS",

@@ -22,8 +22,8 @@ from timm.models._builder import resolve_pretrained_cfg
 from timm.models._features import feature_take_indices
 from torch import nn
 
-from nas_zoo.genotype import Genotype, as_genotype
-from nas_zoo.genotype import genotype as genotypes
+from nas_zoo.genotype import KINDS, Genotype, as_genotype
+from nas_zoo.genotype import Cell as Edges
 from nas_zoo.models import results
 from nas_zoo.models.depthwise import concatenate
 from nas_zoo.models.layout import CellSpec, Plan, find_live, plan_network
@@ -94,7 +94,7 @@ class Cell(nn.Module):
 
     def __init__(
         self,
-        cell: genotypes.Cell,
+        cell: Edges,
         spec: CellSpec,
         activate: bool,
         drop_path: float = 0.0,
@@ -364,7 +364,7 @@ class CellNet(nn.Module):
 
 
 def _plan(genotype: Genotype, layout: str, init_channels: int, num_cells: int, in_chans: int) -> Plan:
-    num_concat: dict[str, int] = {kind: len(genotype.cell(kind).concat) for kind in genotypes.KINDS}
+    num_concat: dict[str, int] = {kind: len(genotype.cell(kind).concat) for kind in KINDS}
     return plan_network(layout, init_channels, num_cells, num_concat, in_chans)
 
 
