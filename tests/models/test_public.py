@@ -1,0 +1,116 @@
+"""The table of weights that others publish: whole, checked, and of models and cells that are there."""
+
+import csv
+import dataclasses
+import io
+from pathlib import Path
+
+import pytest
+
+from nas_zoo.genotype import load_genotype
+from nas_zoo.models import public
+from nas_zoo.models.network import DATA, MODELS
+from nas_zoo.models.public import find_public, public_of, public_weights, read_public
+
+ROWS = public_weights()
+BY_NAME = [row for row in ROWS if not row.not_by_name]
+
+
+@pytest.mark.parametrize("row", BY_NAME, ids=lambda row: row.name)
+def test_a_row_fits_its_model(row):
+    model = MODELS[row.model]
+    data = DATA[model["data"]]
+    assert find_public(row.name) is row
+    assert row in public_of(row.model)
+    assert len(data.mean) == len(row.mean)
+    assert (row.input_size[1] == 224) == (data.layout == "imagenet")
+    # Checked by the git blob, by a hash, or, of a Drive or release link, by the shapes and the hash at first use.
+    assert row.git_blob or row.md5 or row.sha256 or "google.com" in row.link or "/releases/" in row.link
+    if row.link.startswith("https://raw."):
+        assert row.link == f"https://raw.githubusercontent.com/{row.repository}/{row.commit}/{row.path}"
+        assert len(row.commit) == 40
+        assert row.git_blob
+
+
+@pytest.mark.parametrize("row", [row for row in BY_NAME if row.edges], ids=lambda row: row.name)
+def test_edges_that_are_numbered_apart_are_as_many_as_the_cells(row):
+    genotype = load_genotype(MODELS[row.model]["cell"])
+    assert row.numbering is not None
+    for numbers, cell in zip(row.numbering, genotype, strict=True):
+        assert len(numbers) == sum(len(node) for node in cell.nodes)
+        assert list(numbers) == sorted(set(numbers))
+
+
+def test_the_whole_list_is_there():
+    """36 files under plain links with their git blob ids in the names of DARTS, and others; figures are of the file."""
+    assert len(ROWS) == 73
+    plain = [row for row in BY_NAME if row.git_blob and row.keys == "darts" and len(row.mean) == 3]
+    assert len(plain) == 36
+    assert len({row.git_blob for row in BY_NAME if row.git_blob}) == sum(bool(row.git_blob) for row in BY_NAME)
+    assert len({row.file_name for row in BY_NAME}) == len(BY_NAME)
+    for name, err, of in (
+        ("relativenas_c10.emi", 2.26, "not said"),
+        ("eenas_r_in1k.eenas", 23.98, "best epoch"),
+        ("random_nsas_c_c100.nsas", 16.88, "last epoch"),  # the file's, not the README's 16.69 of the best epoch
+        ("p_darts_in1k.darmo", 24.06, "not said"),
+    ):
+        row = find_public(name)
+        assert row is not None
+        assert (row.reported_err, row.reported_of) == (err, of)
+
+
+def test_licences_are_said_and_decide_what_may_be_passed_on():
+    rows = {name: find_public(name) for name in ("relativenas_c10.emi", "p_darts_c10.pdarts", "xnas_c10.small")}
+    assert rows["relativenas_c10.emi"].license == "no licence stated"
+    assert "non-commercial" in rows["p_darts_c10.pdarts"].license
+    assert [row.may_be_passed_on for row in rows.values()] == [False, False, True]
+    assert not find_public("p_darts_in1k.darmo").may_be_passed_on  # where it comes from is not stated
+
+
+def test_no_figure_of_others_is_in_a_configuration():
+    for row in BY_NAME:
+        text = str(row.cfg())
+        assert row.reported_err is None or f"{row.reported_err}" not in text
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("tag", "Emi", "tag must be lower-case words"),
+        ("git_blob", "3397", "git_blob must be 40 hex digits"),
+        ("reported_err", "226", "reported_err must be a percentage"),
+        ("reported_err", "two", "reported_err must be made of numbers"),
+        ("reported_of", "", "reported_of must be one of best epoch"),
+        ("license", "", "license must say 'no licence stated'"),
+        ("keys", "vega", "keys must be one of darts, fairdarts"),
+        ("mean", "0.5", "mean must be 3 numbers"),
+        ("link", "ftp://host/file", "link must begin with https://"),
+    ],
+)
+def test_a_damaged_table_is_told_by_line_and_column(tmp_path, column, value, words):
+    text = Path(public.__file__).with_name("public.csv").read_text()
+    rows = list(csv.DictReader(io.StringIO(text)))
+    rows[0][column] = value
+    file = tmp_path / "public.csv"
+    with file.open("w", newline="") as out:
+        writer = csv.DictWriter(out, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(ValueError, match=f"line 2: {words}"):
+        read_public(file)
+
+
+def test_a_name_that_stands_twice_is_refused(tmp_path):
+    text = Path(public.__file__).with_name("public.csv").read_text()
+    head, first, *_ = text.splitlines()
+    (tmp_path / "twice.csv").write_text("\n".join([head, first, first]) + "\n")
+    with pytest.raises(ValueError, match=r"relativenas_c10\.emi stands there twice"):
+        read_public(tmp_path / "twice.csv")
+    (tmp_path / "other.csv").write_text("model,tag\n")
+    with pytest.raises(ValueError, match="the columns must be model,tag,repository"):
+        read_public(tmp_path / "other.csv")
+
+
+def test_a_row_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ROWS[0].tag = "mine"  # type: ignore[misc]
