@@ -30,7 +30,7 @@ from nas_zoo.models.network import DATA, MODELS
 from nas_zoo.models.results import Result
 from nas_zoo.models.table import paper_figures
 from nas_zoo.runs.settings import Parser
-from nas_zoo.train.run import RECIPES
+from nas_zoo.train.recipes import RECIPES
 
 __all__ = ["card_data", "card_text", "main", "write_card"]
 

@@ -45,7 +45,8 @@ from nas_zoo.runs.facts import published, published_log
 from nas_zoo.runs.log import RunLog
 from nas_zoo.runs.settings import Parser, to_dict
 from nas_zoo.train.evaluation import evaluate_model
-from nas_zoo.train.run import TrainSettings, describe_mismatch, settings_of
+from nas_zoo.train.model import describe_mismatch
+from nas_zoo.train.recipes import TrainSettings, settings_of
 
 __all__ = ["Dataset", "adopt", "main", "reference_images", "result_of_run", "with_dtype"]
 

@@ -24,23 +24,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
-import os
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import timm
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from safetensors import SafetensorError, safe_open
 from timm.layers import DropPath
-from timm.models._hub import save_config_for_hf
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -49,10 +44,10 @@ from nas_zoo.data.augment import Augment, default_augment, epoch_order, random_d
 from nas_zoo.data.batches import Batches
 from nas_zoo.data.named import limited, open_source
 from nas_zoo.data.sources import ImageSource
-from nas_zoo.genotype import Genotype, as_genotype
+from nas_zoo.genotype import Genotype
 from nas_zoo.models.depthwise import strided_pointwise
 from nas_zoo.models.network import CellNet
-from nas_zoo.runs.checkpoint import check_finite, save_checkpoint, write_json, write_weights
+from nas_zoo.runs.checkpoint import check_finite, save_checkpoint, write_json
 from nas_zoo.runs.distributed import (
     autocast_for,
     average_buffers,
@@ -64,370 +59,27 @@ from nas_zoo.runs.distributed import (
 )
 from nas_zoo.runs.facts import peak_memory_gb, run_facts
 from nas_zoo.runs.log import RunLog, run_to_resume
-from nas_zoo.runs.schedule import learning_rate
 from nas_zoo.runs.settings import (
     Parser,
     add_flags,
     describe,
     given_flags,
-    read_config,
     resumed_settings,
-    setting,
-    settings_from,
     to_dict,
 )
 from nas_zoo.runs.stop import StopRequest
-from nas_zoo.train.evaluation import evaluate, evaluate_model
+from nas_zoo.train.auxiliary import AuxiliaryHead, TensorDropPath, Trained
+from nas_zoo.train.evaluation import evaluate
+from nas_zoo.train.model import chosen_args, make_model, read_weights, save_model
+from nas_zoo.train.recipes import TrainSettings, settings_of
 
-__all__ = [
-    "RECIPES",
-    "AuxiliaryHead",
-    "TrainSettings",
-    "evaluate",
-    "evaluate_model",
-    "main",
-    "save_model",
-    "train",
-]
+__all__ = ["Training", "main", "parse", "train"]
 
 CHECKPOINT_KIND = "train"
 CHECKPOINT_SECONDS = 600.0
 #: What a resumed run may change: where things lie and how long it may take, never what is computed.
 CHANGEABLE = ("data", "test_data", "data_root", "out", "time_budget", "workers")
 _MASKS = 16  # the stream of random numbers that seeds rank 0's masks; those below are the batches' own
-
-RECIPES: dict[str, dict[str, Any]] = {
-    # DARTS for CIFAR (paper, section 3.2 and appendix A.1; cnn/train.py): C = 36 and 20 cells are the models' own
-    # defaults. EDAS (section 4.2) says 600 epochs and "other settings" as in its search, so batch 64 (--batch-size 64),
-    # and cutout in Table 2; the text of DA2S has cutout and nothing else. The rate changes from epoch to epoch; weight
-    # decay is on all parameters, those of BatchNorm too.
-    "cifar": {
-        "epochs": 600,
-        "batch_size": 96,
-        "optimizer": "momentum",
-        "lr": 0.025,
-        "min_lr": 0.0,
-        "schedule": "cosine",
-        "schedule_per": "epoch",
-        "warmup_epochs": 0,
-        "momentum": 0.9,
-        "weight_decay": 3e-4,
-        "decay_all": True,
-        "grad_clip": 5.0,
-        "label_smoothing": 0.0,
-        "drop_path": 0.2,
-        "aux_weight": 0.4,
-        "cutout": 16,
-        "crop_area_min": 0.08,
-        "ema_decay": 0.0,
-    },
-    # ImageNet as EDAS and DA2S train (from P-DARTS and PC-DARTS): C = 48 and 14 cells are the models' own defaults.
-    # Random resized crops and mirroring as there; their colour jitter is left out.
-    "imagenet": {
-        "epochs": 250,
-        "batch_size": 1024,
-        "optimizer": "momentum",
-        "lr": 0.5,
-        "min_lr": 0.0,
-        "schedule": "linear",
-        "schedule_per": "epoch",
-        "warmup_epochs": 5,
-        "momentum": 0.9,
-        "weight_decay": 3e-5,
-        "decay_all": True,
-        "grad_clip": 5.0,
-        "label_smoothing": 0.1,
-        "drop_path": 0.0,
-        "aux_weight": 0.4,
-        "cutout": 0,
-        "crop_area_min": 0.08,
-        "ema_decay": 0.0,
-        "image_size": 224,
-        "crop_pct": 0.875,
-    },
-    # Ours, for minutes instead of days: a high rate that falls to 0 within the budget (Smith and Topin, 2017), which
-    # regularises by itself, so neither drop path, cutout nor auxiliary head; Nesterov and 5e-4 as is usual for short
-    # runs on CIFAR; the moving average settles what the high rate leaves noisy. Of photographs at least a third is
-    # shown, as in short runs on Imagenette (fastai's); crops of a twelfth want hundreds of epochs.
-    "quick": {
-        "epochs": 30,
-        "batch_size": 64,
-        "optimizer": "sgd",
-        "lr": 0.1,
-        "min_lr": 0.0,
-        "schedule": "cosine",
-        "schedule_per": "iteration",
-        "warmup_epochs": 2,
-        "momentum": 0.9,
-        "weight_decay": 5e-4,
-        "decay_all": False,
-        "grad_clip": 5.0,
-        "label_smoothing": 0.1,
-        "drop_path": 0.0,
-        "aux_weight": 0.0,
-        "cutout": 0,
-        "crop_area_min": 0.35,
-        "ema_decay": 0.999,
-    },
-}
-
-
-def _check(condition: bool, name: str, value: Any, accepted: str) -> None:
-    if not condition:
-        raise ValueError(f"{name}={value!r}: {accepted}")
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainSettings:
-    """Settings of training; those of the recipe stand between these defaults and what you give."""
-
-    recipe: Literal["cifar", "imagenet", "quick"] = setting("cifar", "named settings: of the papers, or for minutes")
-    model: str = setting("edas_c10", "timm model, ours or any other; `nas-zoo list` shows ours")
-    genotype: str | None = setting(None, "cells: name, file or search folder; none: the model's own")
-    init_channels: int | None = setting(None, "C, channels of a node in the first cells; none: the model's own")
-    num_cells: int | None = setting(None, "cells in all; none: the model's own")
-    init_weights: Path | None = setting(None, "start from a .safetensors file, such as a search's derived.safetensors")
-    data: str = setting("digits", "data set: digits, cifar10, cifar100, a folder or a tar of class folders")
-    test_data: str | None = setting(None, "folder or tar of the test images; none: as the data set has them")
-    data_root: Path | None = setting(None, "folder of cifar10 / cifar100; none: the user's cache, downloaded if absent")
-    image_size: int | None = setting(None, "side of the images; none: as the data set has them", unit="pixels")
-    crop_pct: float = setting(1.0, "part of the shorter side that the test images' centre crop keeps")
-    train_limit: int | None = setting(None, "use only so many training images (seeded choice); none: all")
-    val_fraction: float = setting(0.0, "part of the training images that is held out to watch the run")
-    out: Path = setting(Path("runs/train"), "folder of the run: log, checkpoint, model.safetensors, result.json")
-    seed: int = setting(0, "seed of everything: weights, order, augmentation, drop path")
-    epochs: int = setting(600, "passes over the training images")
-    batch_size: int = setting(96, "images a step, over all processes")
-    optimizer: str = setting("momentum", "timm's name: momentum is SGD with it, sgd is with Nesterov's, adamw ...")
-    lr: float = setting(0.025, "learning rate at the start")
-    min_lr: float = setting(0.0, "and what it falls to")
-    schedule: Literal["cosine", "linear", "constant"] = setting("cosine", "how the learning rate falls")
-    schedule_per: Literal["epoch", "iteration"] = setting("epoch", "when it changes")
-    warmup_epochs: int = setting(0, "epochs in which the rate rises linearly to what the schedule says")
-    momentum: float = setting(0.9, "momentum of the optimizer, where it has one")
-    weight_decay: float = setting(3e-4, "weight decay")
-    decay_all: bool = setting(True, "decay BatchNorm and biases too, as DARTS does; no: as timm does")
-    grad_clip: float = setting(5.0, "largest norm of the gradient; 0: no clipping")
-    label_smoothing: float = setting(0.0, "part of the target that is spread over all classes")
-    drop_path: float = setting(0.2, "drop path after the last epoch, rising linearly from 0; 0: off")
-    aux_weight: float = setting(0.4, "weight of the auxiliary head's loss; 0: no auxiliary head")
-    crop_padding: int = setting(4, "random crop after padding, at 32 pixels; scaled to the image size", unit="pixels")
-    crop_area_min: float = setting(0.08, "least part of a photograph that a random crop shows, from 96 pixels on")
-    flip: bool | None = setting(None, "mirror half of the images; none: photographs yes, digits no")
-    cutout: int = setting(16, "side of the blanked square, at 32 pixels; scaled to the image size", unit="pixels")
-    ema_decay: float = setting(0.0, "moving average of the weights: its decay, less in a short run; 0: off")
-    precision: Literal["fp32", "bf16"] = setting("fp32", "bf16: autocast of the forward passes")
-    channels_last: bool = setting(True, "memory format of images and weights; faster, same mathematics")
-    compile: bool = setting(False, "torch.compile the training step's network")
-    sync_bn: bool = setting(True, "BatchNorm statistics over all processes, as one process would have them")
-    workers: int = setting(2, "loader processes for data sets that do not fit in memory")
-    eval_every: int = setting(1, "epochs between two looks at the held-out part; 0: none on the way")
-    test_curve: bool = setting(False, "look at the test split then too; shown and logged, used for nothing")
-    time_budget: float | None = setting(None, "write a checkpoint and stop after this long", unit="s")
-
-    def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 2), ("warmup_epochs", 0), ("crop_padding", 0), ("cutout", 0),
-                            ("workers", 0), ("eval_every", 0), ("seed", 0)):  # fmt: skip
-            _check(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
-        for name in ("min_lr", "momentum", "weight_decay", "grad_clip", "aux_weight"):
-            _check(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or above")
-        for name in ("label_smoothing", "drop_path", "ema_decay", "val_fraction"):
-            _check(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
-        _check(0 < self.lr < math.inf, "lr", self.lr, "above 0")
-        _check(self.min_lr <= self.lr, "min_lr", self.min_lr, f"at most lr ({self.lr})")
-        for name in ("crop_pct", "crop_area_min"):
-            _check(0 < getattr(self, name) <= 1, name, getattr(self, name), "in (0, 1]")
-        _check(self.time_budget is None or self.time_budget > 0, "time_budget", self.time_budget, "above 0 seconds")
-        _check(self.image_size is None or self.image_size >= 8, "image_size", self.image_size, "at least 8 pixels")
-        _check(self.train_limit is None or self.train_limit >= 2, "train_limit", self.train_limit, "at least 2 images")
-        known = [str(name) for name in list_optimizers()]
-        _check(self.optimizer in known, "optimizer", self.optimizer, f"timm has {', '.join(known)}")
-
-    def rate(self, epoch: int, step: int, steps: int) -> float:
-        """The learning rate of iteration ``step`` of ``steps`` in an epoch, both from 0."""
-        unit = 1 if self.schedule_per == "epoch" else steps
-        at = epoch if self.schedule_per == "epoch" else epoch * steps + step
-        return learning_rate(self.schedule, self.lr, self.min_lr, at, self.epochs * unit, self.warmup_epochs * unit)
-
-    def drop_path_rate(self, epoch: int) -> float:
-        """Drop path's probability in an epoch from 0: ``drop_path * epoch / epochs``, as in DARTS."""
-        return self.drop_path * epoch / self.epochs
-
-
-class AuxiliaryHead(nn.Module):
-    """Logits (N, num_classes) of a tap (N, channels, size, size): DARTS's head at two thirds of the depth.
-
-    The tap is activated already. 5x5 pooling of stride 3 (8 pixels: CIFAR) or 2 (7: ImageNet) gives 2x2 as in DARTS;
-    other sizes are pooled to 2x2 adaptively. Behind the second convolution stands a BatchNorm, which DARTS's code for
-    ImageNet leaves out (by its own comment a slip).
-    """
-
-    def __init__(self, channels: int, size: int, num_classes: int) -> None:
-        super().__init__()
-        stride = {8: 3, 7: 2}.get(size)
-        self.pool = nn.AvgPool2d(5, stride, count_include_pad=False) if stride else nn.AdaptiveAvgPool2d(2)
-        self.conv1 = nn.Conv2d(channels, 128, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(128)
-        self.conv2 = nn.Conv2d(128, 768, 2, bias=False)
-        self.bn2 = nn.BatchNorm2d(768)
-        self.classifier = nn.Linear(768, num_classes)
-
-    def forward(self, tap: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(self.pool(tap))), inplace=True)
-        x = F.relu(self.bn2(self.conv2(x)), inplace=True)
-        return self.classifier(x.flatten(1))
-
-
-class Trained(nn.Module):
-    """The model and, beside it and never saved with it, its auxiliary head."""
-
-    def __init__(self, model: nn.Module, auxiliary: AuxiliaryHead | None) -> None:
-        super().__init__()
-        self.model, self.auxiliary = model, auxiliary
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        if self.auxiliary is None:
-            return self.model(images), None
-        model: Any = self.model
-        features, tap = model.forward_auxiliary(images)
-        return model.forward_head(features), self.auxiliary(tap)
-
-
-class TensorDropPath(DropPath):
-    """timm's DropPath with its rate in a tensor: torch.compile then need not compile anew when the rate changes."""
-
-    keep: Tensor
-
-    def __init__(self) -> None:
-        nn.Module.__init__(self)
-        self.register_buffer("keep", torch.ones(()), persistent=False)
-
-    @property
-    def drop_prob(self) -> float:
-        return 1.0 - float(self.keep)
-
-    @drop_prob.setter
-    def drop_prob(self, rate: float) -> None:
-        self.keep.fill_(1.0 - rate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
-        mask = torch.bernoulli(self.keep.expand(x.shape[0], *[1] * (x.ndim - 1)))
-        return x * (mask / self.keep).to(x.dtype)
-
-
-# ------------------------------------------------------------------------------------------------------------ model
-
-
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a .safetensors file, or of the one in a folder; ValueError in one line."""
-    if path.is_dir():
-        path = next((path / n for n in ("model.safetensors", "derived.safetensors") if (path / n).exists()), path)
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"init_weights={str(path)!r}: no readable .safetensors file: {error}") from None
-
-
-def describe_mismatch(model: nn.Module, tensors: Mapping[str, Tensor]) -> str | None:
-    """What keeps `tensors` from being the model's state dict, in one line; None where nothing does."""
-    own = model.state_dict()
-    lists = {
-        "missing": [name for name in own if name not in tensors],
-        "unknown": [name for name in tensors if name not in own],
-        "of another shape": [
-            f"{name} {tuple(tensors[name].shape)} for {tuple(own[name].shape)}"
-            for name in own
-            if name in tensors and tensors[name].shape != own[name].shape
-        ],
-    }
-    told = [f"{len(names)} {what} ({names[0]}{' ...' if names[1:] else ''})" for what, names in lists.items() if names]
-    return "; ".join(told) or None
-
-
-def make_model(settings: TrainSettings, num_classes: int, in_chans: int, model_args: Mapping[str, Any]) -> nn.Module:
-    """The model through timm, with what of `model_args` is not None (genotype, init_channels, num_cells, pool_bn)."""
-    args = {name: value for name, value in model_args.items() if value is not None}
-    if settings.drop_path:
-        args["drop_path_rate"] = settings.drop_path
-    try:
-        return timm.create_model(settings.model, num_classes=num_classes, in_chans=in_chans, **args)
-    except RuntimeError as error:
-        if "Unknown model" not in str(error):
-            raise
-        raise ValueError(f"model={settings.model!r} is unknown to timm; `nas-zoo list` shows ours") from None
-    except TypeError as error:
-        if "unexpected keyword" not in str(error):
-            raise
-        raise ValueError(f"model={settings.model!r} cannot be made with {', '.join(args)}: {error}") from None
-
-
-def chosen_args(settings: TrainSettings, num_classes: int, in_chans: int) -> dict[str, Any]:
-    """What the settings and the file of first weights say of the model: arguments for make_model, as JSON has them."""
-    genotype = None if settings.genotype is None else as_genotype(settings.genotype)
-    args: dict[str, Any] = {"init_channels": settings.init_channels, "num_cells": settings.num_cells}
-    if settings.init_weights is not None:
-        tensors, metadata = read_weights(settings.init_weights)
-        if "genotype" in metadata:
-            found = as_genotype(metadata["genotype"])
-            if genotype is not None and genotype.digest != found.digest:
-                raise ValueError(
-                    f"init_weights={str(settings.init_weights)!r}: of other cells than genotype={settings.genotype!r}"
-                )
-            genotype = found
-            # The file of a search says its size by its shapes.
-            if args["num_cells"] is None:
-                numbers = [int(name.split(".")[1]) for name in tensors if name.startswith("cells.")]
-                args["num_cells"] = max(numbers, default=0) + 1
-            if args["init_channels"] is None:
-                imagenet = "stem.1.conv.weight" in tensors or "stem.2.conv.weight" in tensors
-                stem = len(tensors.get("stem.0.conv.weight", ()))
-                args["init_channels"] = (2 * stem if imagenet else stem // 3) or None
-        args["genotype"] = None if genotype is None else genotype.to_json()
-        wrong = None
-        for pool_bn in (True, None):  # with a BatchNorm behind each pooling, as in a search, or without
-            if pool_bn and "genotype" not in metadata:
-                continue
-            model = make_model(settings, num_classes, in_chans, args | {"pool_bn": pool_bn})
-            mismatch = describe_mismatch(model, tensors)
-            if mismatch is None:
-                return args | {"pool_bn": pool_bn}
-            wrong = wrong or mismatch
-        raise ValueError(f"init_weights={str(settings.init_weights)!r} do not fit {settings.model}: {wrong}")
-    args["genotype"] = None if genotype is None else genotype.to_json()
-    return args
-
-
-def save_model(
-    model: nn.Module, folder: Path, source: ImageSource, *, image_size: int | None = None, crop_pct: float = 1.0
-) -> None:
-    """model.safetensors and config.json, as ``timm.create_model('local-dir:FOLDER', pretrained=True)`` reads them.
-
-    The config has the genotype itself, the class names and how images have to be prepared: those of `source`.
-    """
-    size = image_size or source.image_size
-    folder.mkdir(parents=True, exist_ok=True)
-    genotype = getattr(model, "genotype", None)
-    metadata = {"genotype": genotype.to_json()} if isinstance(genotype, Genotype) else {}
-    write_weights(folder / "model.safetensors", model.state_dict(), metadata)
-    names = list(source.classes)
-    partial = folder / ".config.json.partial"
-    save_config_for_hf(
-        model,
-        str(partial),
-        model_config={"label_names": names, "pretrained_cfg": {"label_names": names}},
-        data_config={
-            "input_size": (source.in_chans, size, size),
-            "mean": source.mean,
-            "std": source.std,
-            "crop_pct": crop_pct,
-            "interpolation": "bilinear",
-        },
-    )
-    os.replace(partial, folder / "config.json")
-
 
 # ------------------------------------------------------------------------------------------------------------- loop
 
@@ -849,13 +501,6 @@ def make_parser() -> argparse.ArgumentParser:
                         help="continue the run in --out, or from this checkpoint")  # fmt: skip
     add_flags(parser, TrainSettings)
     return parser
-
-
-def settings_of(flags: Mapping[str, Any], config: Path | None = None) -> TrainSettings:
-    """Class defaults, over them the recipe, over it the YAML file, over that the flags."""
-    named = flags.get("recipe") or (read_config(config) if config else {}).get("recipe") or TrainSettings.recipe
-    under = {f"recipe {named}": RECIPES[named]} if isinstance(named, str) and named in RECIPES else {}
-    return settings_from(TrainSettings, flags, config, under=under)
 
 
 def parse(argv: list[str]) -> tuple[TrainSettings, dict[str, Any] | None]:

@@ -21,7 +21,7 @@ from nas_zoo.release.adopt import main as adopt_main
 from nas_zoo.release.adopt import read_run, reference_images, result_of_run
 from nas_zoo.runs.facts import published_log
 from nas_zoo.runs.log import RunLog
-from nas_zoo.train.run import TrainSettings
+from nas_zoo.train.recipes import TrainSettings
 from tests.weights import copy_package, python, shell, train_tiny, write_images
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from nas_zoo.genotype import KINDS
 from nas_zoo.search.method import Step
 from nas_zoo.search.methods.darts import Darts, DartsSettings, relax_all
-from nas_zoo.search.run import Iteration
+from nas_zoo.search.problem import Iteration
 from nas_zoo.search.supernet import EdgeMixing, SearchSpace, Supernet
 
 STEP = Step(epoch=0, index=0, num_epochs=50, phase="alpha")

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from nas_zoo.genotype import KINDS, load_genotype
 from nas_zoo.runs.checkpoint import load_checkpoint
 from nas_zoo.search.method import METHODS, SearchSettings, Step, find_method
-from nas_zoo.search.run import Iteration, main
+from nas_zoo.search.problem import Iteration
+from nas_zoo.search.run import main
 from nas_zoo.search.supernet import EdgeMixing, Supernet
 from tests.search.test_run import assert_same_run, epochs_of  # type: ignore[import-not-found]
 

@@ -27,19 +27,11 @@ from nas_zoo.runs.settings import describe
 from nas_zoo.search.discretize import derived_network
 from nas_zoo.search.supernet import SearchSpace, Supernet
 from nas_zoo.train import evaluation
-from nas_zoo.train.evaluation import evaluate_model
-from nas_zoo.train.run import (
-    RECIPES,
-    AuxiliaryHead,
-    TensorDropPath,
-    Training,
-    TrainSettings,
-    evaluate,
-    main,
-    make_parser,
-    parse,
-    read_weights,
-)
+from nas_zoo.train.auxiliary import AuxiliaryHead, TensorDropPath
+from nas_zoo.train.evaluation import evaluate, evaluate_model
+from nas_zoo.train.model import read_weights
+from nas_zoo.train.recipes import RECIPES, TrainSettings
+from nas_zoo.train.run import Training, main, make_parser, parse
 from tests.train_two_processes import iterate_in_float64
 
 ROOT = Path(__file__).parents[2]

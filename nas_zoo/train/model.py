@@ -1,0 +1,129 @@
+"""The network that is trained: made through timm, begun from given weights, saved as timm opens it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+from safetensors import SafetensorError, safe_open
+from timm.models._hub import save_config_for_hf
+from torch import Tensor, nn
+
+from nas_zoo.data.sources import ImageSource
+from nas_zoo.genotype import Genotype, as_genotype
+from nas_zoo.runs.checkpoint import write_weights
+from nas_zoo.train.recipes import TrainSettings
+
+__all__ = ["chosen_args", "describe_mismatch", "make_model", "read_weights", "save_model"]
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a .safetensors file, or of the one in a folder; ValueError in one line."""
+    if path.is_dir():
+        path = next((path / n for n in ("model.safetensors", "derived.safetensors") if (path / n).exists()), path)
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"init_weights={str(path)!r}: no readable .safetensors file: {error}") from None
+
+
+def describe_mismatch(model: nn.Module, tensors: Mapping[str, Tensor]) -> str | None:
+    """What keeps `tensors` from being the model's state dict, in one line; None where nothing does."""
+    own = model.state_dict()
+    lists = {
+        "missing": [name for name in own if name not in tensors],
+        "unknown": [name for name in tensors if name not in own],
+        "of another shape": [
+            f"{name} {tuple(tensors[name].shape)} for {tuple(own[name].shape)}"
+            for name in own
+            if name in tensors and tensors[name].shape != own[name].shape
+        ],
+    }
+    told = [f"{len(names)} {what} ({names[0]}{' ...' if names[1:] else ''})" for what, names in lists.items() if names]
+    return "; ".join(told) or None
+
+
+def make_model(settings: TrainSettings, num_classes: int, in_chans: int, model_args: Mapping[str, Any]) -> nn.Module:
+    """The model through timm, with what of `model_args` is not None (genotype, init_channels, num_cells, pool_bn)."""
+    args = {name: value for name, value in model_args.items() if value is not None}
+    if settings.drop_path:
+        args["drop_path_rate"] = settings.drop_path
+    try:
+        return timm.create_model(settings.model, num_classes=num_classes, in_chans=in_chans, **args)
+    except RuntimeError as error:
+        if "Unknown model" not in str(error):
+            raise
+        raise ValueError(f"model={settings.model!r} is unknown to timm; `nas-zoo list` shows ours") from None
+    except TypeError as error:
+        if "unexpected keyword" not in str(error):
+            raise
+        raise ValueError(f"model={settings.model!r} cannot be made with {', '.join(args)}: {error}") from None
+
+
+def chosen_args(settings: TrainSettings, num_classes: int, in_chans: int) -> dict[str, Any]:
+    """What the settings and the file of first weights say of the model: arguments for make_model, as JSON has them."""
+    genotype = None if settings.genotype is None else as_genotype(settings.genotype)
+    args: dict[str, Any] = {"init_channels": settings.init_channels, "num_cells": settings.num_cells}
+    if settings.init_weights is not None:
+        tensors, metadata = read_weights(settings.init_weights)
+        if "genotype" in metadata:
+            found = as_genotype(metadata["genotype"])
+            if genotype is not None and genotype.digest != found.digest:
+                raise ValueError(
+                    f"init_weights={str(settings.init_weights)!r}: of other cells than genotype={settings.genotype!r}"
+                )
+            genotype = found
+            # The file of a search says its size by its shapes.
+            if args["num_cells"] is None:
+                numbers = [int(name.split(".")[1]) for name in tensors if name.startswith("cells.")]
+                args["num_cells"] = max(numbers, default=0) + 1
+            if args["init_channels"] is None:
+                imagenet = "stem.1.conv.weight" in tensors or "stem.2.conv.weight" in tensors
+                stem = len(tensors.get("stem.0.conv.weight", ()))
+                args["init_channels"] = (2 * stem if imagenet else stem // 3) or None
+        args["genotype"] = None if genotype is None else genotype.to_json()
+        wrong = None
+        for pool_bn in (True, None):  # with a BatchNorm behind each pooling, as in a search, or without
+            if pool_bn and "genotype" not in metadata:
+                continue
+            model = make_model(settings, num_classes, in_chans, args | {"pool_bn": pool_bn})
+            mismatch = describe_mismatch(model, tensors)
+            if mismatch is None:
+                return args | {"pool_bn": pool_bn}
+            wrong = wrong or mismatch
+        raise ValueError(f"init_weights={str(settings.init_weights)!r} do not fit {settings.model}: {wrong}")
+    args["genotype"] = None if genotype is None else genotype.to_json()
+    return args
+
+
+def save_model(
+    model: nn.Module, folder: Path, source: ImageSource, *, image_size: int | None = None, crop_pct: float = 1.0
+) -> None:
+    """model.safetensors and config.json, as ``timm.create_model('local-dir:FOLDER', pretrained=True)`` reads them.
+
+    The config has the genotype itself, the class names and how images have to be prepared: those of `source`.
+    """
+    size = image_size or source.image_size
+    folder.mkdir(parents=True, exist_ok=True)
+    genotype = getattr(model, "genotype", None)
+    metadata = {"genotype": genotype.to_json()} if isinstance(genotype, Genotype) else {}
+    write_weights(folder / "model.safetensors", model.state_dict(), metadata)
+    names = list(source.classes)
+    partial = folder / ".config.json.partial"
+    save_config_for_hf(
+        model,
+        str(partial),
+        model_config={"label_names": names, "pretrained_cfg": {"label_names": names}},
+        data_config={
+            "input_size": (source.in_chans, size, size),
+            "mean": source.mean,
+            "std": source.std,
+            "crop_pct": crop_pct,
+            "interpolation": "bilinear",
+        },
+    )
+    os.replace(partial, folder / "config.json")

@@ -1,0 +1,183 @@
+"""Settings of training, and the recipes: sets of them with a source.
+
+A recipe stands over the settings' own defaults, a YAML file over the recipe, a flag over both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from timm.optim import list_optimizers
+
+from nas_zoo.runs.schedule import learning_rate
+from nas_zoo.runs.settings import read_config, setting, settings_from
+
+__all__ = ["RECIPES", "TrainSettings", "settings_of"]
+
+RECIPES: dict[str, dict[str, Any]] = {
+    # DARTS for CIFAR (paper, section 3.2 and appendix A.1; cnn/train.py): C = 36 and 20 cells are the models' own
+    # defaults. EDAS (section 4.2) says 600 epochs and "other settings" as in its search, so batch 64 (--batch-size 64),
+    # and cutout in Table 2; the text of DA2S has cutout and nothing else. The rate changes from epoch to epoch; weight
+    # decay is on all parameters, those of BatchNorm too.
+    "cifar": {
+        "epochs": 600,
+        "batch_size": 96,
+        "optimizer": "momentum",
+        "lr": 0.025,
+        "min_lr": 0.0,
+        "schedule": "cosine",
+        "schedule_per": "epoch",
+        "warmup_epochs": 0,
+        "momentum": 0.9,
+        "weight_decay": 3e-4,
+        "decay_all": True,
+        "grad_clip": 5.0,
+        "label_smoothing": 0.0,
+        "drop_path": 0.2,
+        "aux_weight": 0.4,
+        "cutout": 16,
+        "crop_area_min": 0.08,
+        "ema_decay": 0.0,
+    },
+    # ImageNet as EDAS and DA2S train (from P-DARTS and PC-DARTS): C = 48 and 14 cells are the models' own defaults.
+    # Random resized crops and mirroring as there; their colour jitter is left out.
+    "imagenet": {
+        "epochs": 250,
+        "batch_size": 1024,
+        "optimizer": "momentum",
+        "lr": 0.5,
+        "min_lr": 0.0,
+        "schedule": "linear",
+        "schedule_per": "epoch",
+        "warmup_epochs": 5,
+        "momentum": 0.9,
+        "weight_decay": 3e-5,
+        "decay_all": True,
+        "grad_clip": 5.0,
+        "label_smoothing": 0.1,
+        "drop_path": 0.0,
+        "aux_weight": 0.4,
+        "cutout": 0,
+        "crop_area_min": 0.08,
+        "ema_decay": 0.0,
+        "image_size": 224,
+        "crop_pct": 0.875,
+    },
+    # Ours, for minutes instead of days: a high rate that falls to 0 within the budget (Smith and Topin, 2017), which
+    # regularises by itself, so neither drop path, cutout nor auxiliary head; Nesterov and 5e-4 as is usual for short
+    # runs on CIFAR; the moving average settles what the high rate leaves noisy. Of photographs at least a third is
+    # shown, as in short runs on Imagenette (fastai's); crops of a twelfth want hundreds of epochs.
+    "quick": {
+        "epochs": 30,
+        "batch_size": 64,
+        "optimizer": "sgd",
+        "lr": 0.1,
+        "min_lr": 0.0,
+        "schedule": "cosine",
+        "schedule_per": "iteration",
+        "warmup_epochs": 2,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "decay_all": False,
+        "grad_clip": 5.0,
+        "label_smoothing": 0.1,
+        "drop_path": 0.0,
+        "aux_weight": 0.0,
+        "cutout": 0,
+        "crop_area_min": 0.35,
+        "ema_decay": 0.999,
+    },
+}
+
+
+def _check(condition: bool, name: str, value: Any, accepted: str) -> None:
+    if not condition:
+        raise ValueError(f"{name}={value!r}: {accepted}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """Settings of training; those of the recipe stand between these defaults and what you give."""
+
+    recipe: Literal["cifar", "imagenet", "quick"] = setting("cifar", "named settings: of the papers, or for minutes")
+    model: str = setting("edas_c10", "timm model, ours or any other; `nas-zoo list` shows ours")
+    genotype: str | None = setting(None, "cells: name, file or search folder; none: the model's own")
+    init_channels: int | None = setting(None, "C, channels of a node in the first cells; none: the model's own")
+    num_cells: int | None = setting(None, "cells in all; none: the model's own")
+    init_weights: Path | None = setting(None, "start from a .safetensors file, such as a search's derived.safetensors")
+    data: str = setting("digits", "data set: digits, cifar10, cifar100, a folder or a tar of class folders")
+    test_data: str | None = setting(None, "folder or tar of the test images; none: as the data set has them")
+    data_root: Path | None = setting(None, "folder of cifar10 / cifar100; none: the user's cache, downloaded if absent")
+    image_size: int | None = setting(None, "side of the images; none: as the data set has them", unit="pixels")
+    crop_pct: float = setting(1.0, "part of the shorter side that the test images' centre crop keeps")
+    train_limit: int | None = setting(None, "use only so many training images (seeded choice); none: all")
+    val_fraction: float = setting(0.0, "part of the training images that is held out to watch the run")
+    out: Path = setting(Path("runs/train"), "folder of the run: log, checkpoint, model.safetensors, result.json")
+    seed: int = setting(0, "seed of everything: weights, order, augmentation, drop path")
+    epochs: int = setting(600, "passes over the training images")
+    batch_size: int = setting(96, "images a step, over all processes")
+    optimizer: str = setting("momentum", "timm's name: momentum is SGD with it, sgd is with Nesterov's, adamw ...")
+    lr: float = setting(0.025, "learning rate at the start")
+    min_lr: float = setting(0.0, "and what it falls to")
+    schedule: Literal["cosine", "linear", "constant"] = setting("cosine", "how the learning rate falls")
+    schedule_per: Literal["epoch", "iteration"] = setting("epoch", "when it changes")
+    warmup_epochs: int = setting(0, "epochs in which the rate rises linearly to what the schedule says")
+    momentum: float = setting(0.9, "momentum of the optimizer, where it has one")
+    weight_decay: float = setting(3e-4, "weight decay")
+    decay_all: bool = setting(True, "decay BatchNorm and biases too, as DARTS does; no: as timm does")
+    grad_clip: float = setting(5.0, "largest norm of the gradient; 0: no clipping")
+    label_smoothing: float = setting(0.0, "part of the target that is spread over all classes")
+    drop_path: float = setting(0.2, "drop path after the last epoch, rising linearly from 0; 0: off")
+    aux_weight: float = setting(0.4, "weight of the auxiliary head's loss; 0: no auxiliary head")
+    crop_padding: int = setting(4, "random crop after padding, at 32 pixels; scaled to the image size", unit="pixels")
+    crop_area_min: float = setting(0.08, "least part of a photograph that a random crop shows, from 96 pixels on")
+    flip: bool | None = setting(None, "mirror half of the images; none: photographs yes, digits no")
+    cutout: int = setting(16, "side of the blanked square, at 32 pixels; scaled to the image size", unit="pixels")
+    ema_decay: float = setting(0.0, "moving average of the weights: its decay, less in a short run; 0: off")
+    precision: Literal["fp32", "bf16"] = setting("fp32", "bf16: autocast of the forward passes")
+    channels_last: bool = setting(True, "memory format of images and weights; faster, same mathematics")
+    compile: bool = setting(False, "torch.compile the training step's network")
+    sync_bn: bool = setting(True, "BatchNorm statistics over all processes, as one process would have them")
+    workers: int = setting(2, "loader processes for data sets that do not fit in memory")
+    eval_every: int = setting(1, "epochs between two looks at the held-out part; 0: none on the way")
+    test_curve: bool = setting(False, "look at the test split then too; shown and logged, used for nothing")
+    time_budget: float | None = setting(None, "write a checkpoint and stop after this long", unit="s")
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 2), ("warmup_epochs", 0), ("crop_padding", 0), ("cutout", 0),
+                            ("workers", 0), ("eval_every", 0), ("seed", 0)):  # fmt: skip
+            _check(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
+        for name in ("min_lr", "momentum", "weight_decay", "grad_clip", "aux_weight"):
+            _check(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or above")
+        for name in ("label_smoothing", "drop_path", "ema_decay", "val_fraction"):
+            _check(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
+        _check(0 < self.lr < math.inf, "lr", self.lr, "above 0")
+        _check(self.min_lr <= self.lr, "min_lr", self.min_lr, f"at most lr ({self.lr})")
+        for name in ("crop_pct", "crop_area_min"):
+            _check(0 < getattr(self, name) <= 1, name, getattr(self, name), "in (0, 1]")
+        _check(self.time_budget is None or self.time_budget > 0, "time_budget", self.time_budget, "above 0 seconds")
+        _check(self.image_size is None or self.image_size >= 8, "image_size", self.image_size, "at least 8 pixels")
+        _check(self.train_limit is None or self.train_limit >= 2, "train_limit", self.train_limit, "at least 2 images")
+        known = [str(name) for name in list_optimizers()]
+        _check(self.optimizer in known, "optimizer", self.optimizer, f"timm has {', '.join(known)}")
+
+    def rate(self, epoch: int, step: int, steps: int) -> float:
+        """The learning rate of iteration ``step`` of ``steps`` in an epoch, both from 0."""
+        unit = 1 if self.schedule_per == "epoch" else steps
+        at = epoch if self.schedule_per == "epoch" else epoch * steps + step
+        return learning_rate(self.schedule, self.lr, self.min_lr, at, self.epochs * unit, self.warmup_epochs * unit)
+
+    def drop_path_rate(self, epoch: int) -> float:
+        """Drop path's probability in an epoch from 0: ``drop_path * epoch / epochs``, as in DARTS."""
+        return self.drop_path * epoch / self.epochs
+
+
+def settings_of(flags: Mapping[str, Any], config: Path | None = None) -> TrainSettings:
+    """Class defaults, over them the recipe, over it the YAML file, over that the flags."""
+    named = flags.get("recipe") or (read_config(config) if config else {}).get("recipe") or TrainSettings.recipe
+    under = {f"recipe {named}": RECIPES[named]} if isinstance(named, str) and named in RECIPES else {}
+    return settings_from(TrainSettings, flags, config, under=under)
