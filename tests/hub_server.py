@@ -24,7 +24,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import yaml
+from ruamel.yaml import YAML, YAMLError
 
 #: Suffixes that go to LFS, as in the .gitattributes of a new repository; so does what is larger than 10 MB.
 LFS_SUFFIXES = (".safetensors", ".onnx", ".bin", ".pt", ".png")
@@ -294,8 +294,8 @@ def whoami(hub: HubServer, ask: Any) -> None:
 def validate_yaml(hub: HubServer, ask: Any) -> None:
     match = re.match(r"---\n(.*?)\n---\n", ask.json()["content"], re.DOTALL)
     try:
-        metadata = yaml.safe_load(match[1]) if match else None
-    except yaml.YAMLError as error:
+        metadata = YAML(typ="safe").load(match[1]) if match else None
+    except YAMLError as error:
         return ask.send({"errors": [{"message": str(error)}], "warnings": []}, 400)
     if not isinstance(metadata, dict):
         return ask.send({"errors": [], "warnings": [{"message": "empty or missing yaml metadata in repo card"}]})

@@ -19,8 +19,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-import yaml
+from huggingface_hub import CardData
 
 from nas_zoo.data import pictures
 from nas_zoo.export.cells.draw import draw_genotype
@@ -47,6 +48,7 @@ Written by nas-zoo. Apache-2.0.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -182,7 +184,7 @@ def _app(checkpoint: Checkpoint) -> str:
 
 
 def _readme(checkpoint: Checkpoint, repo: str | None) -> str:
-    head = {
+    head: dict[str, Any] = {
         "title": checkpoint.title,
         "emoji": "\N{ANT}",
         "colorFrom": "green",
@@ -193,9 +195,9 @@ def _readme(checkpoint: Checkpoint, repo: str | None) -> str:
         "license": checkpoint.row.license,
         **({"models": [repo]} if repo else {}),
     }
-    text = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
+    text = CardData(**head).to_yaml()
     start = "The page runs anywhere: `pip install -r requirements.txt && python app.py`."
-    return f"---\n{text}---\n\n{_words(checkpoint)}\n\n{start}\n"
+    return f"---\n{text}\n---\n\n{_words(checkpoint)}\n\n{start}\n"
 
 
 # ------------------------------------------------------------------------------------------------------------ program

@@ -13,8 +13,8 @@
     settings = settings_from(TrainSettings, given_flags(ns), ns.config)
 
 The class default stands below the YAML file, the YAML file below the flag. A field may be int, float, str, bool, Path,
-Literal[...], a tuple of these, or a union of these with None. Numbers and words in YAML are read as YAML 1.2 has them
-(`1e-3` is a float, `no` and `12:30` are texts): YAML 1.1 takes them for a text, a false and the number 750.
+Literal[...], a tuple of these, or a union of these with None. The file is YAML 1.2: `1e-3` is a float, `no` and `12:30`
+are texts, 010 is ten. A class says its limits in `__post_init__` with `require`.
 """
 
 from __future__ import annotations
@@ -30,14 +30,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union
 
-import yaml
-
 __all__ = [
     "Parser",
     "add_flags",
     "describe",
     "given_flags",
     "read_config",
+    "require",
     "resumed_settings",
     "setting",
     "settings_from",
@@ -49,6 +48,7 @@ S = TypeVar("S")
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
 _DEST = "settings:"  # starts the argparse name of every flag made here, so that given_flags finds its own
+_MAX_SHOWN = 80  # characters of a wrong value that an error repeats
 
 
 def setting(default: Any = dataclasses.MISSING, help: str = "", unit: str | None = None) -> Any:
@@ -57,6 +57,18 @@ def setting(default: Any = dataclasses.MISSING, help: str = "", unit: str | None
     if isinstance(default, (list, dict, set)):
         raise TypeError(f"default {default!r} can be changed in place; write a tuple")
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def require(condition: bool, name: str, value: Any, what: str) -> None:
+    """Nothing, or ValueError "NAME must be WHAT, got VALUE" where the condition does not hold."""
+    if not condition:
+        raise ValueError(f"{name} must be {what}, got {_got(value)}")
+
+
+def _got(value: Any) -> str:
+    """A wrong value as an error repeats it: on one line, and not a whole file of it."""
+    text = repr(value) if not isinstance(value, Path) else repr(str(value))
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 # ---------------------------------------------------------------------------------------------------------- fields
@@ -94,16 +106,16 @@ def _type_name(kind: Any) -> str:
         return "one of " + ", ".join(repr(choice) for choice in args)
     if origin is tuple:
         if len(args) == 2 and args[1] is Ellipsis:
-            return f"a list, each {_type_name(args[0])}"
-        return "a list of exactly " + ", ".join(_type_name(arg) for arg in args)
+            return f"a list in which each value is {_type_name(args[0])}"
+        return f"a list of {len(args)} values ({', '.join(_type_name(arg) for arg in args)})"
     names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Path: "a path"}
     return "none" if kind is type(None) else names[kind]
 
 
 def _convert(value: Any, kind: Any) -> Any:
-    """`value` (from YAML, from a flag's text or already right) as `kind`; ValueError if it is something else."""
+    """`value` (from YAML, from a flag's text or already right) as `kind`; else ValueError "must be ..., got ..."."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
-    wrong = ValueError(f"{value!r} is not {_type_name(kind)}")
+    wrong = ValueError(f"must be {_type_name(kind)}, got {_got(value)}")
     if origin in (Union, types.UnionType):
         if type(None) in args and (value is None or (isinstance(value, str) and value.lower() in ("none", "null"))):
             return None
@@ -129,7 +141,13 @@ def _convert(value: Any, kind: Any) -> Any:
         many = len(args) == 2 and args[1] is Ellipsis
         if not many and len(value) != len(args):
             raise wrong
-        return tuple(_convert(part, args[0] if many else args[i]) for i, part in enumerate(value))
+        parts = []
+        for i, part in enumerate(value):
+            try:
+                parts.append(_convert(part, args[0] if many else args[i]))
+            except ValueError:
+                raise ValueError(f"must be {_type_name(kind)}, got {_got(part)} in it") from None
+        return tuple(parts)
     if kind is bool:
         word = value.lower() if isinstance(value, str) else None
         if isinstance(value, bool) or word in _TRUE or word in _FALSE:
@@ -138,25 +156,30 @@ def _convert(value: Any, kind: Any) -> Any:
     if isinstance(value, bool) or value is None:
         raise wrong
     if kind is int:
-        if isinstance(value, int):
-            return value
-        if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(_\d+)*", value):
-            return int(value)
-        raise wrong
+        if isinstance(value, str) and re.fullmatch(r"[-+]?\d{1,20}|[-+]?\d{1,3}(_\d{3}){1,6}", value):
+            value = int(value)
+        if not isinstance(value, int):
+            raise wrong
+        if not -(2**63) <= value < 2**63:
+            raise ValueError(f"must be a whole number of at most 64 bits, got {_got(value)}")
+        return value
     if kind is float:
         if not isinstance(value, (int, float, str)):
             raise wrong
         try:
             number = float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise wrong from None
         if math.isnan(number):
             raise wrong
         return number
     if kind is Path:
-        if isinstance(value, (str, Path)) and str(value):
+        if not isinstance(value, (str, Path)) or not str(value):
+            raise wrong
+        try:
             return Path(value).expanduser()
-        raise wrong
+        except RuntimeError:
+            raise ValueError(f"must be a path without '~', whose folder is not known here, got {_got(value)}") from None
     if kind is str:
         if isinstance(value, str):
             return value
@@ -185,7 +208,7 @@ def _nearest(name: str, names: Iterable[str]) -> str:
     """What an error says after its first half: the names like this one, or nothing."""
     lowered = {known.lower(): known for known in names}
     found = difflib.get_close_matches(name.lower(), list(lowered), n=3, cutoff=0.6)
-    return "; nearest: " + ", ".join(lowered[known] for known in found) if found else ""
+    return "; did you mean " + " or ".join(lowered[known] for known in found) + "?" if found else ""
 
 
 # ----------------------------------------------------------------------------------------------------------- flags
@@ -200,7 +223,9 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        super().error(_with_nearest_flags(self, message))
+        """Ends the program with status 2 and one line; the usage, which may fill a screen, is told by --help."""
+        told = re.sub(r"^argument (\S+): must ", r"\1 must ", _with_nearest_flags(self, message))
+        self.exit(2, f"{self.prog}: {told}\n")
 
 
 def _with_nearest_flags(parser: argparse.ArgumentParser, message: str) -> str:
@@ -208,8 +233,8 @@ def _with_nearest_flags(parser: argparse.ArgumentParser, message: str) -> str:
         return message
     flags = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
     unknown = [word.split("=")[0] for word in message.split(": ", 1)[1].split() if word.startswith("--")]
-    hints = [f"{word}{_nearest(word, flags) or '; nothing near it, see --help'}" for word in unknown]
-    return message if not hints else "unknown " + " and ".join(hints)
+    told = [f"there is no flag {word}{_nearest(word, flags) or '; --help lists them all'}" for word in unknown]
+    return " and ".join(told) or message
 
 
 def add_flags(parser: argparse.ArgumentParser, settings_class: type) -> None:
@@ -298,63 +323,15 @@ def given_flags(namespace: argparse.Namespace) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------ YAML
 
 
-class _Yaml12Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2's core schema, and a key written twice is an error."""
-
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own attribute, one dict a class
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = str(key_node.value)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands there twice", key_node.start_mark)
-            seen.add(key)
-        return dict(super().construct_mapping(node, deep))
-
-
-# PyYAML looks a value's rules up by its first character; "" is that of an empty value
-for _tag, _pattern, _first in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("null", r"~|null|Null|NULL", "~nN"),
-    ("null", r"", ("",)),
-    ("int", r"[-+]?[0-9]+", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
-    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
-):
-    _Yaml12Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
-
-
-def _whole_number(loader: yaml.SafeLoader, node: Any) -> int:
-    return int(loader.construct_scalar(node))
-
-
-# SafeLoader's own would read 010 as 8
-_Yaml12Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
-
-
 def read_config(config: Path | str) -> dict[str, Any]:
-    """The names and values in a YAML (or JSON) file; {} for an empty one. ValueError naming the file and line."""
-    path = Path(config)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"config {path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"config {path}: is no UTF-8 text") from None
-    try:
-        data = yaml.load(text, Loader=_Yaml12Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark is not None else ""
-        raise ValueError(f"config {path}{where}: {getattr(error, 'problem', None) or 'is no YAML'}") from None
-    except ValueError as error:
-        raise ValueError(f"config {path}: {error}") from None
-    if data is None:
-        return {}
-    if not isinstance(data, dict) or not all(isinstance(name, str) for name in data):
-        raise ValueError(f"config {path}: has to be a list of `name: value` lines, not {type(data).__name__}")
-    return data
+    """The names and values in a YAML 1.2 (or JSON) file; {} for an empty one. ValueError naming the file and line."""
+    return {name: value for name, (value, _) in _read_lines(config).items()}
+
+
+def _read_lines(config: Path | str) -> dict[str, tuple[Any, int]]:
+    from nas_zoo.runs.yaml_file import read_yaml  # here, so that programs start without it
+
+    return read_yaml(Path(config))
 
 
 # -------------------------------------------------------------------------------------------------------- settings
@@ -377,24 +354,22 @@ def settings_from(
     fields, hints = _fields(settings_class), _types(settings_class)
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    layers: list[tuple[str, Mapping[str, Any]]] = list((under or {}).items())
+    given = [(where, name, value) for where, layer in (under or {}).items() for name, value in layer.items()]
     if config is not None:
-        layers.append((f"config {config}", read_config(config)))
-    layers.append(("flag", flags or {}))
-    for where, layer in layers:
-        for name, value in layer.items():
-            source = f"flag {_flag(name)}" if where == "flag" else where
-            if name not in fields:
-                near = _nearest(name, fields)
-                raise ValueError(f"{source}: unknown setting {name!r}{near or '; known: ' + ', '.join(fields)}")
-            try:
-                values[name] = _convert(value, hints[name])
-            except ValueError as error:
-                raise ValueError(f"{source}: {name}: {error}") from None
-            sources[name] = source
+        given += [(f"config {config}, line {n}", name, value) for name, (value, n) in _read_lines(config).items()]
+    given += [(f"flag {_flag(name)}", name, value) for name, value in (flags or {}).items()]
+    for source, name, value in given:
+        if name not in fields:
+            near = _nearest(name, fields) or "; the settings are " + ", ".join(fields)
+            raise ValueError(f"{source}: there is no setting {_got(name)}{near}")
+        try:
+            values[name] = _convert(value, hints[name])
+        except ValueError as error:
+            raise ValueError(f"{source}: {name} {error}") from None
+        sources[name] = source
     for name, field in fields.items():
         if name not in values and _default(field) is dataclasses.MISSING:
-            raise ValueError(f"setting {name!r} is needed: give {_flag(name)} or `{name}:` in the config file")
+            raise ValueError(f"{name} is needed: give {_flag(name)} or write `{name}:` in the config file")
     try:
         settings = settings_class(**values)
     except ValueError as error:
@@ -435,7 +410,7 @@ def resumed_settings(
     now = to_dict(settings)
     for name in sorted(given - set(changeable)):
         if now[name] != saved.get(name):
-            raise ValueError(f"{name}={now[name]!r}: the run to be resumed has {saved.get(name)!r}")
+            raise ValueError(f"{name} must stay {saved.get(name)!r} as in the run that is resumed, got {now[name]!r}")
     kept = {name: value for name, value in saved.items() if name not in given and name not in forgotten}
     return settings_from(settings_class, kept | {name: value for name, value in now.items() if name in given})
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from PIL import Image
+from ruamel.yaml import YAML
 
 from nas_zoo.export.publish.space import GRADIO_VERSION, main
 from nas_zoo.models.load import load_model
@@ -36,7 +36,7 @@ def test_the_folder_holds_what_a_space_needs(made):
     names = {str(path.relative_to(space)) for path in space.rglob("*") if path.is_file()}
     assert names == {"app.py", "requirements.txt", "README.md", "model_images.onnx", "cells.png", "examples/0_00.png",
                      "examples/1_00.png"}  # fmt: skip
-    head = yaml.safe_load((space / "README.md").read_text().split("---\n")[1])
+    head = YAML(typ="safe").load((space / "README.md").read_text().split("---\n")[1])
     assert (head["sdk"], head["sdk_version"], head["app_file"]) == ("gradio", GRADIO_VERSION, "app.py")
     assert head["models"] == ["zoo/blobs"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", head["sdk_version"])
