@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from nas_zoo.data import pictures
 from nas_zoo.data.sources import list_folder
@@ -526,14 +526,14 @@ class OnnxClassifier:
         """The image as the model takes it: (C, H, W) float32, scaled.
 
         Shorter side resized to the input size / crop_pct, centre crop, mean and std; an image of the input size is
-        not resized. The first frame of an animation; 16 bits scaled to 8; transparency dropped; no EXIF rotation (as
-        in training).
+        not resized. As ``nas_zoo.data.pictures.decode`` has it, in training too: upright by EXIF, the first frame of
+        an animation, 16 bits scaled to 8, transparency dropped.
 
         Args:
             image: A path, the bytes of a file, a PIL image, or a uint8 array (H, W, C) or (H, W).
 
         Raises:
-            ValueError: Naming the file, for one that is missing, corrupt, empty or too large.
+            ValueError: Naming the file, for one that is missing, corrupt, empty or too large (64 MiB, 89 megapixels).
         """
         return self._preprocess(image, "")
 
@@ -675,77 +675,42 @@ def _decode(
 ) -> np.ndarray:
     """uint8 (H, W, C) of the size (C, H, W); in the image's own size where H and W are 0."""
     channels, height, width = size
+    picture: str | os.PathLike[str] | bytes | Image.Image
     if isinstance(image, np.ndarray):
         if image.dtype == np.uint8 and image.shape == (height, width, channels):
             return image
-        where, picture = f"{place}array", _from_array(image, channels, place)
+        where, picture = f"{place}array", _from_array(image, place)
     elif isinstance(image, Image.Image):
         where, picture = f"{place}{getattr(image, 'filename', '') or 'PIL image'}", image
     elif isinstance(image, bytes):
-        where, picture = f"{place}{len(image)} bytes", None
+        where, picture = f"{place}{len(image)} bytes", image
     elif isinstance(image, str | os.PathLike):
-        where, picture = f"{os.fspath(image)!r}", None
+        where, picture = f"{os.fspath(image)!r}", image
     else:
-        raise ValueError(f"{place}{type(image).__name__}: a path, bytes, a PIL image or a uint8 array is accepted")
+        raise ValueError(
+            f"{place}an image is a path, the bytes of a file, a PIL image or a uint8 array, not {type(image).__name__}"
+        )
     if channels not in (1, 3):
-        raise ValueError(f"{where}: the model takes {channels} channels; only uint8 arrays {(height, width, channels)}")
+        raise ValueError(
+            f"{where}: the model takes {channels} channels, so images must be uint8 arrays {(height, width, channels)}"
+        )
     try:
-        if picture is None:
-            picture = pictures.open_picture(_file_bytes(image))
-        elif picture.width * picture.height > pictures.MAX_PIXELS:
-            raise ValueError(f"{picture.width} x {picture.height} pixels, more than {pictures.MAX_PIXELS}")
-        if not picture.width or not picture.height:
-            raise ValueError("no pixels in it")
-        picture.load()
-        picture = pictures.to_mode(picture, channels)
-        if height:
-            picture = _fit(picture, (height, width), crop_pct, resampling)
-    except UnidentifiedImageError as error:  # whose own words are the address of a buffer
-        raise ValueError(f"cannot read the image {where}: no image, or of a kind that is not read") from error
+        if isinstance(picture, str | os.PathLike):
+            picture = pictures.read_file(picture)
+        wanted = (height, width) if height else None
+        return pictures.decode(picture, wanted, channels, crop_pct=crop_pct, resampling=resampling)
     except pictures.DECODE_ERRORS as error:
         raise ValueError(f"cannot read the image {where}: {error or type(error).__name__}") from error
-    # copied, since a view of Pillow's memory is read-only
-    return np.array(picture).reshape(picture.height, picture.width, channels)
 
 
-def _file_bytes(image: Any) -> bytes:
-    if isinstance(image, bytes):
-        data = image
-    else:
-        path = Path(image)
-        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-            raise ValueError("no regular file")
-        data = path.read_bytes()
-    if not data:
-        raise ValueError("the file is empty")
-    return data
-
-
-def _from_array(array: np.ndarray, channels: int, place: str) -> Image.Image:
+def _from_array(array: np.ndarray, place: str) -> Image.Image:
     good = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3))
     if array.dtype != np.uint8 or not good or 0 in array.shape:
         raise ValueError(
-            f"{place}array {array.dtype} {array.shape}: uint8 (H, W, 3), (H, W, 1) or (H, W) is accepted; "
-            "scaled images go to logits()"
+            f"{place}an array of an image must be uint8 (H, W, 3), (H, W, 1) or (H, W), got {array.dtype} "
+            f"{array.shape}; scaled images go to logits()"
         )
     return Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array)
-
-
-def _fit(picture: Image.Image, size: tuple[int, int], crop_pct: float, resampling: Image.Resampling) -> Image.Image:
-    """The picture at (height, width): resized to cover them / crop_pct, then the middle cut out.
-
-    For a square and bilinear what ``nas_zoo.data.pictures.fit`` does, pixel by pixel (tested).
-    """
-    height, width = size
-    least = (int(width / crop_pct), int(height / crop_pct))
-    scale = max(least[0] / picture.width, least[1] / picture.height)
-    if scale != 1.0:
-        resized = (max(least[0], round(picture.width * scale)), max(least[1], round(picture.height * scale)))
-        picture = picture.resize(resized, resampling)
-    left, top = (picture.width - width) // 2, (picture.height - height) // 2
-    if picture.size != (width, height):
-        picture = picture.crop((left, top, left + width, top + height))
-    return picture
 
 
 # Providers ------------------------------------------------------------------------------------------------------------

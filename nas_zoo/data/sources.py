@@ -25,12 +25,11 @@ from tqdm import tqdm
 from nas_zoo.data.pictures import (
     DECODE_ERRORS,
     EXTENSIONS,
-    MAX_MEMBER_BYTES,
+    MAX_FILE_BYTES,
     Part,
-    fit,
+    decode,
     open_picture,
-    to_array,
-    to_mode,
+    read_file,
 )
 
 __all__ = ["FileTree", "ImageFiles", "ImageSource", "checked_indices", "decode_all", "list_folder", "list_tar"]
@@ -67,12 +66,12 @@ class ImageFiles:
             if self.blobs is not None:
                 return self.blobs[i]
             if self.spans is None:
-                return (self.place / self.names[i]).read_bytes()
+                return read_file(self.place / self.names[i])
             offset, size = (int(v) for v in self.spans[i])
             with open(self.place, "rb") as archive:  # opened anew: a file position shared by workers would be a race
                 archive.seek(offset)
                 return archive.read(size)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ValueError(f"cannot read {self.where(i)}: {error}") from error
 
     def where(self, i: int) -> str:
@@ -94,14 +93,12 @@ class ImageFiles:
     ) -> np.ndarray:
         """Image i as uint8 (image_size, image_size, in_chans).
 
-        As `fit` makes it; with `part`, the part of the original image that it names. ValueError naming the file if it
-        is corrupt.
+        As `pictures.decode` makes it; with `part`, the part of the original image that it names. ValueError naming the
+        file if it is corrupt.
         """
         data = self.read(i)
         try:
-            picture = open_picture(data)
-            picture.load()
-            return to_array(fit(to_mode(picture, in_chans), image_size, crop_pct=crop_pct, part=part), in_chans)
+            return decode(data, image_size, in_chans, crop_pct=crop_pct, part=part)
         except DECODE_ERRORS as error:
             raise self._corrupt(i, error) from error
 
@@ -203,7 +200,7 @@ class ImageSource:
             return self.files.decode(i, size, self.in_chans, crop_pct=self.crop_pct, part=part)
         assert held is not None
         picture = Image.fromarray(held[:, :, 0] if self.in_chans == 1 else held)
-        return to_array(fit(picture, size, crop_pct=self.crop_pct, part=part), self.in_chans)
+        return decode(picture, size, self.in_chans, crop_pct=self.crop_pct, part=part)
 
     def decoded(self, image_size: int) -> np.ndarray:
         """All images as uint8 (N, image_size, image_size, in_chans); the array that is held where it fits already."""
@@ -333,9 +330,9 @@ def list_tar(place: Path) -> FileTree:
                 if path.suffix.lower() not in EXTENSIONS:
                     ignored += 1
                     continue
-                if member.size > MAX_MEMBER_BYTES:
+                if member.size > MAX_FILE_BYTES:
                     raise ValueError(
-                        f"{str(place)!r}: member {member.name!r} has {member.size} bytes, more than {MAX_MEMBER_BYTES}"
+                        f"{str(place)!r}: member {member.name!r} has {member.size} bytes, more than {MAX_FILE_BYTES}"
                     )
                 if plain:
                     found[str(path)] = (member.offset_data, member.size)
