@@ -95,26 +95,26 @@ def read_configuration(text: str, space: SearchSpace) -> tuple[EdgeGroup, ...]:
             choice of edges can meet (an edge from a node that got no input itself is none).
     """
     named = CONFIGURATIONS.get(text.strip())
-    if named is None and "/" in text:
-        raise ValueError(f"edges={text!r}: accepted are {', '.join(CONFIGURATIONS)} or groups such as 2+3:1,4:1,5:1")
     groups = []
     for part in re.split(r"\s*,\s*", (named or text).strip()):
         match = _GROUP.fullmatch(part)
         if not match:
             raise ValueError(
-                f"edges={text!r}: {part!r} is no group; accepted are {', '.join(CONFIGURATIONS)} or groups of nodes "
-                "with the number of edges they keep, such as 2+3:1,4:1,5:1"
+                f"edges must be one of {', '.join(CONFIGURATIONS)}, or groups of nodes with the number of edges they "
+                f"keep, such as 2+3:1,4:1,5:1; got {text!r}, in which {part!r} is neither"
             )
         groups.append(EdgeGroup(tuple(int(node) for node in match[1].split("+")), int(match[2])))
     nodes = sorted(node for group in groups for node in group.nodes)
     wanted = list(range(2, space.num_nodes + 2))
     if nodes != wanted:
-        raise ValueError(f"edges={text!r}: nodes {nodes} are named; each of {wanted} has to be, once")
+        raise ValueError(f"edges must name each of the nodes {wanted} once, got {text!r}, which names {nodes}")
     for group in groups:
         if group.keep < 1:
-            raise ValueError(f"edges={text!r}: nodes {group.nodes} keep {group.keep} edges; at least 1 is needed")
+            raise ValueError(f"edges must keep at least 1 edge in each group, got {text!r}")
     if not choices(tuple(groups), space):
-        raise ValueError(f"edges={text!r}: no choice of edges has so many; node n has the n inputs 0 .. n - 1")
+        raise ValueError(
+            f"edges must keep no more edges than there are, got {text!r}; node n has the n inputs 0 to n - 1"
+        )
     return tuple(groups)
 
 
@@ -270,7 +270,7 @@ def one_hot_mixing(genotype: Genotype, space: SearchSpace) -> dict[str, Mixing]:
     for kind in KINDS:
         cell = genotype.cell(kind)
         if len(cell.nodes) != space.num_nodes:
-            raise ValueError(f"{kind} cell has {len(cell.nodes)} nodes; this space has {space.num_nodes}")
+            raise ValueError(f"the {kind} cell must have {space.num_nodes} nodes, got {len(cell.nodes)}")
         ops: dict[tuple[int, int], list[int]] = {edge: [] for edge in space.edges}
         for number, edges in enumerate(cell.nodes, start=2):
             for edge in edges:
@@ -316,8 +316,8 @@ def derived_state_dict(supernet: Supernet, genotype: Genotype) -> dict[str, torc
     """
     if supernet.partial_channels > 1:
         raise ValueError(
-            f"partial_channels={supernet.partial_channels}: the supernet's operations hold weights for a part of the "
-            "channels, so there is no derived network with the search's own weights"
+            "a supernet with partial channels gives no derived network with the search's own weights, because its "
+            f"operations have weights for 1/{supernet.partial_channels} of the channels"
         )
     space, cells = supernet.space, supernet.plan.cells
     source = supernet.state_dict()

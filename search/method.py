@@ -4,6 +4,7 @@ A method is an nn.Module that holds the architecture parameters (so checkpoint, 
 three calls: ``mixing``, ``loss``, ``genotype``. It never sees data, devices or processes.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from nas_zoo.genotype import Genotype
-from nas_zoo.runs.settings import setting
+from nas_zoo.runs.settings import require, setting
 from nas_zoo.search.supernet import Mixing, SearchSpace
 
 __all__ = ["METHODS", "Method", "Problem", "SearchSettings", "Step", "find_method"]
@@ -76,11 +77,6 @@ class Method(Protocol):
         """The cells found so far, by the method's own rule, a named one or an edge configuration such as "4/14"."""
 
 
-def _check(condition: bool, name: str, value: Any, accepted: str) -> None:
-    if not condition:
-        raise ValueError(f"{name}={value!r}: {accepted}")
-
-
 @dataclass(frozen=True)
 class SearchSettings:
     """Settings of the loop; a method's own settings class adds to them and changes the defaults to its paper's."""
@@ -122,19 +118,22 @@ class SearchSettings:
         for name, least in (("epochs", 1), ("num_cells", 1), ("init_channels", 2), ("batch_size", 2), ("workers", 0),
                             ("crop_padding", 0), ("cutout", 0), ("eval_size", 0), ("gap_batches", 0),
                             ("partial_channels", 1)):  # fmt: skip
-            value = getattr(self, name)
-            _check(value >= least, name, value, f"at least {least}")
+            require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
         for name in ("lr", "alpha_lr"):
-            _check(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+            require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "a finite number greater than 0")
         for name in ("lr_min", "momentum", "weight_decay", "grad_clip"):
-            _check(getattr(self, name) >= 0, name, getattr(self, name), "0 or above")
-        _check(self.init_channels % self.partial_channels == 0, "partial_channels", self.partial_channels,
-               f"a divisor of init_channels ({self.init_channels})")  # fmt: skip
-        _check(self.lr_min <= self.lr, "lr_min", self.lr_min, f"at most lr ({self.lr})")
-        _check(all(0 <= b < 1 for b in self.alpha_betas), "alpha_betas", self.alpha_betas, "both in [0, 1)")
-        _check(self.time_budget is None or self.time_budget > 0, "time_budget", self.time_budget, "above 0 seconds")
-        _check(self.image_size is None or self.image_size >= 8, "image_size", self.image_size, "at least 8 pixels")
-        _check(self.train_limit is None or self.train_limit >= 4, "train_limit", self.train_limit, "at least 4 images")
+            require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "a finite number of at least 0")
+        divides = self.init_channels % self.partial_channels == 0
+        what = f"a divisor of init_channels ({self.init_channels})"
+        require(divides, "partial_channels", self.partial_channels, what)
+        require(self.lr_min <= self.lr, "lr_min", self.lr_min, f"at most lr ({self.lr})")
+        both = all(0 <= beta < 1 for beta in self.alpha_betas)
+        require(both, "alpha_betas", self.alpha_betas, "two numbers from 0 to below 1")
+        for name, least, unit in (("image_size", 8, " pixels"), ("train_limit", 4, " images")):
+            value = getattr(self, name)
+            require(value is None or value >= least, name, value, f"at least {least}{unit}")
+        budget = self.time_budget
+        require(budget is None or budget > 0, "time_budget", budget, "more than 0 seconds")
 
 
 #: Name of each method -> (module, class of the settings, class of the method). Imported when it is chosen.
@@ -158,7 +157,7 @@ def find_method(name: str) -> tuple[type[SearchSettings], Callable[[Any], nn.Mod
     import importlib
 
     if not isinstance(name, str) or name not in METHODS:
-        raise ValueError(f"unknown method {name!r}; accepted: {', '.join(METHODS)}")
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {name!r}")
     module_name, settings_name, method_name = METHODS[name]
     module = importlib.import_module(module_name)
     return getattr(module, settings_name), getattr(module, method_name)

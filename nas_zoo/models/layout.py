@@ -69,14 +69,14 @@ def plan_network(
         ValueError: Unknown layout, or a number that no network can have.
     """
     if layout not in LAYOUTS:
-        raise ValueError(f"layout={layout!r} is unknown; accepted: {', '.join(LAYOUTS)}")
+        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     for name, value, least in (
         ("init_channels", init_channels, 2),
         ("num_cells", num_cells, 1),
         ("in_chans", in_chans, 1),
     ):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}={value!r}: a whole number of at least {least} is needed")
+            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
     c = init_channels
     stem: tuple[StemSpec, ...]
     if layout == "cifar":

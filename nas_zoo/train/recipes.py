@@ -14,7 +14,7 @@ from typing import Any, Literal
 from timm.optim import list_optimizers
 
 from nas_zoo.runs.schedule import learning_rate
-from nas_zoo.runs.settings import read_config, setting, settings_from
+from nas_zoo.runs.settings import read_config, require, setting, settings_from
 
 __all__ = ["RECIPES", "TrainSettings", "settings_of"]
 
@@ -94,11 +94,6 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def _check(condition: bool, name: str, value: Any, accepted: str) -> None:
-    if not condition:
-        raise ValueError(f"{name}={value!r}: {accepted}")
-
-
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
     """Settings of training; those of the recipe stand between these defaults and what you give."""
@@ -150,20 +145,23 @@ class TrainSettings:
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 2), ("warmup_epochs", 0), ("crop_padding", 0), ("cutout", 0),
                             ("workers", 0), ("eval_every", 0), ("seed", 0)):  # fmt: skip
-            _check(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
+            require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
         for name in ("min_lr", "momentum", "weight_decay", "grad_clip", "aux_weight"):
-            _check(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or above")
+            require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "a finite number of at least 0")
         for name in ("label_smoothing", "drop_path", "ema_decay", "val_fraction"):
-            _check(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
-        _check(0 < self.lr < math.inf, "lr", self.lr, "above 0")
-        _check(self.min_lr <= self.lr, "min_lr", self.min_lr, f"at most lr ({self.lr})")
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "from 0 to below 1")
+        require(0 < self.lr < math.inf, "lr", self.lr, "a finite number greater than 0")
+        require(self.min_lr <= self.lr, "min_lr", self.min_lr, f"at most lr ({self.lr})")
         for name in ("crop_pct", "crop_area_min"):
-            _check(0 < getattr(self, name) <= 1, name, getattr(self, name), "in (0, 1]")
-        _check(self.time_budget is None or self.time_budget > 0, "time_budget", self.time_budget, "above 0 seconds")
-        _check(self.image_size is None or self.image_size >= 8, "image_size", self.image_size, "at least 8 pixels")
-        _check(self.train_limit is None or self.train_limit >= 2, "train_limit", self.train_limit, "at least 2 images")
+            require(0 < getattr(self, name) <= 1, name, getattr(self, name), "greater than 0 and at most 1")
+        for name, least, unit in (("image_size", 8, " pixels"), ("train_limit", 2, " images"),
+                                  ("init_channels", 2, ""), ("num_cells", 1, "")):  # fmt: skip
+            value = getattr(self, name)
+            require(value is None or value >= least, name, value, f"at least {least}{unit}")
+        budget = self.time_budget
+        require(budget is None or budget > 0, "time_budget", budget, "more than 0 seconds")
         known = [str(name) for name in list_optimizers()]
-        _check(self.optimizer in known, "optimizer", self.optimizer, f"timm has {', '.join(known)}")
+        require(self.optimizer in known, "optimizer", self.optimizer, f"one of timm's ({', '.join(known)})")
 
     def rate(self, epoch: int, step: int, steps: int) -> float:
         """The learning rate of iteration ``step`` of ``steps`` in an epoch, both from 0."""

@@ -58,7 +58,7 @@ import torch
 from torch import nn
 
 from nas_zoo.genotype import KINDS, Genotype
-from nas_zoo.runs.settings import setting
+from nas_zoo.runs.settings import require, setting
 from nas_zoo.search.discretize import EdgeGroup, candidates, derive, read_configuration
 from nas_zoo.search.method import Problem, SearchSettings, Step
 from nas_zoo.search.methods.pc_darts import edge_softmax, part_of_epochs, relax_weighted
@@ -150,14 +150,13 @@ class Da2sSettings(SearchSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("alpha_decay", "penalty_weight", "count_weight", "start_noise"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)!r}: 0 or above")
+            require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "a finite number of at least 0")
         for name in ("lambda_c", "lambda_1", "lambda_2"):
-            if getattr(self, name) not in get_args(Control):
-                raise ValueError(f"{name}={getattr(self, name)!r}: one of {', '.join(get_args(Control))}")
+            value = getattr(self, name)
+            require(value in get_args(Control), name, value, f"one of {', '.join(get_args(Control))}")
         for name, epochs in (("delay_epochs", self.delay), ("freeze_epochs", self.frozen)):
-            if not 0 <= epochs < self.epochs:
-                raise ValueError(f"{name}={getattr(self, name)!r}: from 0 to below epochs ({self.epochs})")
+            what = f"from 0 to below epochs ({self.epochs})"
+            require(0 <= epochs < self.epochs, name, getattr(self, name), what)
         read_configuration(self.edges, SearchSpace())
 
     @property

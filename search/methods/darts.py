@@ -21,6 +21,7 @@ under w', w+ and w- (only evaluations use them).
 Not said in the paper, chosen here: alpha's decay stands in the loss (the gradient is that of Adam's L2).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -30,7 +31,7 @@ from torch import nn
 
 from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.models.operations import SEARCH_OPERATIONS
-from nas_zoo.runs.settings import setting
+from nas_zoo.runs.settings import require, setting
 from nas_zoo.search.discretize import derive, read_configuration
 from nas_zoo.search.method import Problem, SearchSettings, Step
 from nas_zoo.search.supernet import EdgeMixing, Mixing, SearchSpace
@@ -58,10 +59,8 @@ class DartsSettings(SearchSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.alpha_decay < 0:
-            raise ValueError(f"alpha_decay={self.alpha_decay!r}: 0 or above")
-        if self.radius <= 0:
-            raise ValueError(f"radius={self.radius!r}: above 0")
+        require(0 <= self.alpha_decay < math.inf, "alpha_decay", self.alpha_decay, "a finite number of at least 0")
+        require(0 < self.radius < math.inf, "radius", self.radius, "a finite number greater than 0")
         read_configuration(self.edges, SearchSpace())
 
 

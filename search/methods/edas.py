@@ -24,6 +24,7 @@ everybody's; ``derive="argmax"`` takes the words as they stand and is the networ
 nothing is lost in pruning, and Figure 3, hold for it alone (docs/searches.md).
 """
 
+import math
 import random
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -33,7 +34,7 @@ from torch import nn
 
 from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.models.operations import SEARCH_OPERATIONS
-from nas_zoo.runs.settings import setting
+from nas_zoo.runs.settings import require, setting
 from nas_zoo.search.discretize import derive
 from nas_zoo.search.method import Problem, SearchSettings, Step
 from nas_zoo.search.supernet import EdgeMixing, Mixing, SearchSpace
@@ -91,8 +92,10 @@ class EdasSettings(SearchSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.warmup_epochs <= self.epochs:
-            raise ValueError(f"warmup_epochs={self.warmup_epochs!r}: from 0 to epochs ({self.epochs})")
+        what = f"from 0 to epochs ({self.epochs})"
+        require(0 <= self.warmup_epochs <= self.epochs, "warmup_epochs", self.warmup_epochs, what)
+        decay = self.warmup_alpha_decay
+        require(0 <= decay < math.inf, "warmup_alpha_decay", decay, "a finite number of at least 0")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ edge has stride 2; alpha and beta decay by 1e-3; gradients of the weights are cl
 architecture steps (section 4.2) are 15 of 50: with fewer or more epochs they are as large a part, unless set.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +31,7 @@ from torch import nn
 
 from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.models.operations import SEARCH_OPERATIONS
-from nas_zoo.runs.settings import setting
+from nas_zoo.runs.settings import require, setting
 from nas_zoo.search.discretize import best_operations, derive, read_configuration
 from nas_zoo.search.method import Problem, SearchSettings, Step
 from nas_zoo.search.supernet import EdgeMixing, Mixing, SearchSpace
@@ -72,10 +73,9 @@ class PcDartsSettings(SearchSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.alpha_decay < 0:
-            raise ValueError(f"alpha_decay={self.alpha_decay!r}: 0 or above")
-        if not 0 <= self.frozen < self.epochs:
-            raise ValueError(f"freeze_epochs={self.freeze_epochs!r}: from 0 to below epochs ({self.epochs})")
+        require(0 <= self.alpha_decay < math.inf, "alpha_decay", self.alpha_decay, "a finite number of at least 0")
+        what = f"from 0 to below epochs ({self.epochs})"
+        require(0 <= self.frozen < self.epochs, "freeze_epochs", self.freeze_epochs, what)
         read_configuration(self.edges, SearchSpace())
 
     @property

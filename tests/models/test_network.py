@@ -203,9 +203,9 @@ def test_cells_without_a_reader_are_not_built():
 
 def test_errors_name_the_value_and_what_is_accepted():
     for arguments, message in (
-        ({"layout": "imagnet"}, "layout='imagnet' is unknown; accepted: cifar, imagenet"),
-        ({"num_cells": 0}, "num_cells=0"),
-        ({"init_channels": 1}, "init_channels=1"),
+        ({"layout": "imagnet"}, "layout must be one of cifar, imagenet, got 'imagnet'"),
+        ({"num_cells": 0}, "num_cells must be .* got 0"),
+        ({"init_channels": 1}, "init_channels must be .* got 1"),
         ({"drop_path_rate": 1.0}, r"drop_path_rate=1.0: a probability in \[0, 1\)"),
         ({"drop_path_rate": -0.1}, "drop_path_rate=-0.1"),
         ({"genotype": "darts_v3"}, "darts_v3"),

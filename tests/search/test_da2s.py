@@ -277,17 +277,17 @@ def test_under_3_of_14_one_of_nodes_2_and_3_is_without_input_and_feeds_nothing()
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"edges": "9/14"}, "edges='9/14': accepted are 8/14"),
-        ({"edges": "2:1,3:1,4:1"}, "each of .2, 3, 4, 5. has to be, once"),
-        ({"edges": "2:1,3:1,4:1,5:1,2:1"}, "has to be, once"),
-        ({"edges": "2:3,3:1,4:1,5:1"}, "no choice of edges has so many"),
-        ({"edges": "2+3:1,4:4,5:1"}, "no choice of edges has so many"),  # one of nodes 2, 3 is empty
-        ({"edges": "2:0,3:1,4:1,5:1"}, "at least 1 is needed"),
-        ({"edges": "two"}, "'two' is no group"),
-        ({"lambda_1": "quadratic"}, "lambda_1='quadratic': one of const, linear"),
-        ({"delay_epochs": 50}, "delay_epochs=50: from 0 to below epochs"),
-        ({"partial_channels": 3}, "partial_channels=3: a divisor of init_channels"),
-        ({"count_weight": -1.0}, "count_weight=-1.0"),
+        ({"edges": "9/14"}, r"edges must be one of 8/14.* got '9/14'"),
+        ({"edges": "2:1,3:1,4:1"}, r"edges must name each of the nodes \[2, 3, 4, 5\] once, got"),
+        ({"edges": "2:1,3:1,4:1,5:1,2:1"}, r"which names \[2, 2, 3, 4, 5\]"),
+        ({"edges": "2:3,3:1,4:1,5:1"}, "edges must keep no more edges than there are"),
+        ({"edges": "2+3:1,4:4,5:1"}, "edges must keep no more edges than there are"),  # one of nodes 2, 3 is empty
+        ({"edges": "2:0,3:1,4:1,5:1"}, "edges must keep at least 1 edge in each group"),
+        ({"edges": "two"}, "in which 'two' is neither"),
+        ({"lambda_1": "quadratic"}, "lambda_1 must be one of const, linear.* got 'quadratic'"),
+        ({"delay_epochs": 50}, r"delay_epochs must be from 0 to below epochs \(50\), got 50"),
+        ({"partial_channels": 3}, r"partial_channels must be a divisor of init_channels \(16\), got 3"),
+        ({"count_weight": -1.0}, "count_weight must be a finite number of at least 0, got -1.0"),
     ],
 )
 def test_wrong_settings_are_errors_before_anything_runs(settings, message):

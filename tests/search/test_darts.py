@@ -174,5 +174,5 @@ def test_settings_are_those_of_the_paper():
     assert (s.lr, s.lr_min, s.momentum, s.weight_decay, s.grad_clip) == (0.025, 0.001, 0.9, 3e-4, 5.0)
     assert (s.alpha_lr, s.alpha_betas, s.alpha_decay, s.radius) == (3e-4, (0.5, 0.999), 1e-3, 0.01)
     assert Darts(s).space == SearchSpace(operations=("none", *SearchSpace().operations))
-    with pytest.raises(ValueError, match="radius=0: above 0"):
+    with pytest.raises(ValueError, match="radius must be a finite number greater than 0, got 0"):
         DartsSettings(radius=0)

@@ -50,7 +50,7 @@ def test_save_keeps_the_figures_for_the_report(finished, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["RUN", "--edges", "20/14"], "edges='20/14'"),
+        (["RUN", "--edges", "20/14"], "edges must be one of 8/14"),
         (["RUN", "--data", "no/such/folder"], "no/such/folder"),
         (["nowhere"], "nowhere: holds no checkpoint.pt"),
     ],

@@ -275,12 +275,18 @@ def test_two_epochs_run_and_a_run_in_pieces_is_the_same(case, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--method", "da2s", "--edges", "2:5,3:1,4:1,5:1"], "no choice of edges has so many"),
+        (["--method", "da2s", "--edges", "2:5,3:1,4:1,5:1"], "edges must keep no more edges than there are"),
         (["--method", "da2s", "--lambda-1", "cubic"], "lambda-1"),
         (["--method", "darts", "--order", "3"], "order"),
-        (["--method", "pc_darts", "--partial-channels", "5"], "partial_channels=5"),
-        (["--method", "random", "--edges", "1/14"], "edges='1/14'"),
-        (["--method", "pc_darts", "--epochs", "5", "--freeze-epochs", "5"], "freeze_epochs=5"),
+        (
+            ["--method", "pc_darts", "--partial-channels", "5"],
+            "divisor of init_channels (16), got 5",
+        ),
+        (["--method", "random", "--edges", "1/14"], "edges must be one of 8/14"),
+        (
+            ["--method", "pc_darts", "--epochs", "5", "--freeze-epochs", "5"],
+            "from 0 to below epochs (5), got 5",
+        ),
     ],
 )
 def test_wrong_settings_are_one_line_before_anything_runs(argv, message, tmp_path, capsys):

@@ -196,11 +196,11 @@ def test_a_bad_checkpoint_is_refused_and_the_good_one_before_it_named(whole, tmp
     [
         (["--epochz", "3"], "epochz"),
         (["--epochs", "three"], "epochs"),
-        (["--method", "ednas"], "unknown method 'ednas'"),
+        (["--method", "ednas"], "method must be one of edas, alpha_max"),
         (["--config", "nonesuch"], "neither a YAML file nor one of da2s_c10"),
         (["--data", "no/such/folder"], "no/such/folder"),
         (["--batch-size", "100000"], "batch_size 100000 is larger than"),
-        (["--warmup-epochs", "99"], "warmup_epochs=99"),
+        (["--warmup-epochs", "99"], "warmup_epochs must be from 0 to epochs (25), got 99"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(argv, message, tmp_path, capsys):
@@ -243,7 +243,7 @@ def test_the_method_of_a_run_that_goes_on_is_its_own(tmp_path, capsys):
     assert not (tmp_path / "typo").exists()
     config.write_text("method: [edas]\n")
     assert main(["--config", str(config), "--out", str(tmp_path / "other")]) == 2
-    assert "unknown method ['edas']" in capsys.readouterr().err
+    assert "got ['edas']" in capsys.readouterr().err
 
 
 def test_a_checkpoint_does_not_take_over_the_folder_of_another_run(whole, tmp_path, capsys):

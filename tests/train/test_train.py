@@ -520,9 +520,9 @@ def test_flags_win_over_the_file_the_file_over_the_recipe(tmp_path):
     ("flags", "told"),
     [
         (["--recipe", "slow"], "recipe"),
-        (["--lr", "0"], "lr=0.0"),
-        (["--crop-area-min", "0"], "crop_area_min=0.0"),
-        (["--optimizer", "sdg"], "optimizer='sdg'"),
+        (["--lr", "0"], "lr must be a finite number greater than 0, got 0.0"),
+        (["--crop-area-min", "0"], "crop_area_min must be greater than 0 and at most 1, got 0.0"),
+        (["--optimizer", "sdg"], "got 'sdg'"),
         (["--model", "no_such_net"], "model='no_such_net'"),
         (["--model", "resnet18", "--aux-weight", "0"], "resnet18"),
         (["--batch-size", "300"], "batch_size 300"),
