@@ -86,7 +86,7 @@ def stage(
         raise ValueError(f"folder {str(folder)!r}: is not empty")
     model = checkpoint.model()
     shutil.copyfile(checkpoint.weights, place / HUB_FILE)
-    _write_config(model, place / "config.json")
+    _write_config(checkpoint, model, place / "config.json")
     genotype = {"name": row.cell or None, **json.loads(model.genotype.to_json())}
     (place / "genotype.json").write_text(json.dumps(genotype, indent=1) + "\n", encoding="utf-8")
     write_weights(place / "reference.safetensors", checkpoint.reference(), {"model": row.name})
@@ -107,9 +107,11 @@ def stage(
     return [*files, place / MANIFEST]
 
 
-def _write_config(model: Any, path: Path) -> None:
+def _write_config(checkpoint: Checkpoint, model: Any, path: Path) -> None:
     from timm.models._hub import save_config_for_hf
 
+    if checkpoint.folder is not None:  # a run of before has the tag of weights that it is not
+        model.pretrained_cfg.pop("tag", None)
     names = model.pretrained_cfg.get("label_names")
     labels = {"label_names": list(names), "pretrained_cfg": {"label_names": list(names)}} if names else {}
     save_config_for_hf(model, str(path), model_config=labels)

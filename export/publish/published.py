@@ -37,8 +37,7 @@ class Checkpoint:
         """The model with these weights, evaluating, float32."""
         if self.folder is not None:
             return load_model(str(self.folder))
-        overlay = {"file": str(self.weights)}
-        return timm.create_model(self.row.name, pretrained=True, pretrained_cfg_overlay=overlay).eval()
+        return timm.create_model(self.row.name, pretrained=True).eval()
 
     def reference(self) -> dict[str, Any]:
         """Images and logits, as published; of a run made here."""

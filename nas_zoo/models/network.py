@@ -382,21 +382,31 @@ def _feature_levels(plan: Plan, live: set[int]) -> tuple[list[dict[str, Any]], l
     return info, list(last_of_level.values())
 
 
+#: Where weights may lie, in the order in which timm looks.
+_PLACES = ("file", "hf_hub_id", "url")
+
+
 def _create(variant: str, pretrained: bool = False, **kwargs: Any) -> CellNet:
     genotype = as_genotype(kwargs["genotype"])
     plan = _plan(genotype, kwargs["layout"], kwargs["init_channels"], kwargs["num_cells"], kwargs.get("in_chans", 3))
     reads = [genotype.cell(spec.kind).inputs_read for spec in plan.cells]
     num_levels = len(_feature_levels(plan, find_live(reads, [len(plan.cells) - 1]))[1])
-    if pretrained:
-        kwargs = kwargs | _place_of_weights(variant, genotype, kwargs)
-    return build_model_with_cfg(
+    places = _place_of_weights(variant, genotype, kwargs) if pretrained else {}
+    model: CellNet = build_model_with_cfg(
         CellNet,
         variant,
         pretrained,
         pretrained_filter_fn=_in_float32,
         feature_cfg={"out_indices": tuple(range(num_levels)), "feature_cls": "getter"},
-        **(kwargs | {"genotype": genotype}),
+        **(kwargs | places | {"genotype": genotype}),
     )
+    cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    cfg.pop("description", None)  # of older configurations: a figure that was measured on published weights
+    own_weights = any((kwargs.get("pretrained_cfg_overlay") or {}).get(place) for place in _PLACES)
+    other_head = kwargs.get("num_classes") not in (None, cfg.get("num_classes"))
+    if not pretrained or own_weights or other_head:
+        cfg.pop("tag", None)  # it names weights, and this network has not got them
+    return model
 
 
 def _in_float32(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
@@ -410,7 +420,10 @@ def _place_of_weights(variant: str, genotype: Genotype, kwargs: dict[str, Any]) 
     Raises:
         ValueError: The model has no weights, they are damaged or cannot be had, or the network asked for is another.
     """
-    given, overlay = kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay") or {}
+    given, overlay = kwargs.get("pretrained_cfg"), dict(kwargs.get("pretrained_cfg_overlay") or {})
+    first = next((place for place in _PLACES if overlay.get(place)), None)
+    if first is not None:  # what the user sets wins over what stands before it in ours
+        overlay |= dict.fromkeys(_PLACES[: _PLACES.index(first)])
     cfg = resolve_pretrained_cfg(variant, given, overlay)
     if cfg.source in ("hf-hub", "local-dir") or cfg.state_dict:  # hf-hub:ORG/NAME and the like
         return {}
@@ -425,8 +438,9 @@ def _place_of_weights(variant: str, genotype: Genotype, kwargs: dict[str, Any]) 
             f"{'; with weights come ' + ', '.join(having) if having else ''}"
         )
     row = find_result(f"{variant}.{cfg.tag}")
-    own_place = isinstance(given, str | None) and not any(overlay.get(key) for key in ("file", "url", "hf_hub_id"))
-    if row is None or not own_place:
+    if first is not None:
+        return {"pretrained_cfg_overlay": overlay}
+    if row is None or not isinstance(given, str | None):
         return {}
     asked = {"genotype": genotype.digest, **{key: kwargs[key] for key in ("init_channels", "num_cells")}}
     for key, value in asked.items():

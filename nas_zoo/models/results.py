@@ -155,7 +155,10 @@ class Result:
         return {name: known[name] for name in self.label_names if name in known}
 
     def cfg(self, package: Path | None = None) -> dict[str, Any]:
-        """What these weights change in a timm configuration: their place, and the images that they were trained on."""
+        """What these weights change in a timm configuration: their place, and the images that they were trained on.
+
+        No figure: a configuration goes on to networks that were trained on something else.
+        """
         place: dict[str, Any] = (
             {"file": str(weights_path(self, package))}
             if self.weights
@@ -171,7 +174,6 @@ class Result:
             "label_names": self.label_names,
             "label_descriptions": self.label_descriptions or None,
             "license": self.license,
-            "description": f"{self.dataset}, {self.epochs} epochs: {self.top1:.2f} % of {self.test_images} images",
         }
 
 

@@ -17,6 +17,7 @@ import timm
 import torch
 from huggingface_hub import HfApi, ModelCard, constants
 from safetensors.torch import load_file, save_file
+from timm.models import save_for_hf
 
 from nas_zoo.export.publish.hub import main, plan, publish, stage
 from nas_zoo.export.publish.published import open_checkpoint
@@ -24,7 +25,7 @@ from nas_zoo.models import results
 from nas_zoo.models.load import load_model
 from nas_zoo.release.adopt import result_of_run
 from tests.hub_server import HubServer
-from tests.weights import copy_package, python, shell, train_tiny, write_images
+from tests.weights import ROOT, copy_package, python, shell, train_tiny, write_images
 
 pytestmark = [
     pytest.mark.hub,
@@ -257,6 +258,27 @@ assert torch.equal(timm.create_model("hf-hub:" + repo, pretrained=True, num_clas
                    here.forward_features(x))
 print("all of it")
 """
+
+
+OVERLAY = """
+import sys, torch, timm, nas_zoo
+from safetensors.torch import load_file
+theirs = load_file(sys.argv[2] + "/model.safetensors")
+model = timm.create_model("edas_c10_s", pretrained=True, pretrained_cfg_overlay={"hf_hub_id": sys.argv[1]})
+assert all(torch.equal(value, theirs[name]) for name, value in model.state_dict().items())
+assert "tag" not in model.pretrained_cfg
+ours = timm.create_model("edas_c10_s", pretrained=True)
+assert not torch.equal(ours.classifier.weight, model.classifier.weight)
+print("all of it")
+"""
+
+
+def test_weights_that_a_user_names_on_the_hub_win_over_the_packages_file(hub, tmp_path):
+    folder = tmp_path / "mine"
+    save_for_hf(timm.create_model("edas_c10_s"), str(folder), safe_serialization=True)
+    publish(folder, REPO)
+    done = python(ROOT, "-c", OVERLAY, REPO, folder, HF_HOME=str(tmp_path / "home"), **hub.environment)
+    assert done.stdout.strip() == "all of it", done.stderr
 
 
 def test_a_card_that_the_hub_does_not_take_is_told_with_its_reason(hub, staged, tmp_path):

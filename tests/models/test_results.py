@@ -12,6 +12,7 @@ import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from timm.models import save_for_hf
 
 from nas_zoo.genotype import Genotype, genotype_record
 from nas_zoo.models import network, results
@@ -22,6 +23,7 @@ from nas_zoo.release.adopt import read_run, reference_images, result_of_run
 from nas_zoo.runs.facts import published_log
 from nas_zoo.runs.log import RunLog
 from nas_zoo.train.recipes import TrainSettings
+from nas_zoo.train.run import main as train
 from tests.weights import copy_package, python, shell, train_tiny, write_images
 
 
@@ -48,6 +50,26 @@ def published(runs, tmp_path_factory):
 def the_row(package: Path) -> Result:
     (row,) = read_results(package / "nas_zoo" / "models" / "results.csv")
     return row
+
+
+def test_no_figure_and_no_tag_of_published_weights_goes_on_to_another_network(runs, tmp_path):
+    """Neither into config.json of a network trained on other images, nor into that of an untrained one."""
+    published = next(row for row in package_results() if row.model == "edas_c10_s")
+    fresh = timm.create_model("edas_c10_s", num_classes=3)
+    tuned = timm.create_model("edas_c10_s", pretrained=True, num_classes=3)
+    for name, model in (("fresh", fresh), ("tuned", tuned)):
+        save_for_hf(model, str(tmp_path / name), safe_serialization=True)
+    words = ["--recipe", "quick", "--model", "edas_c10_s", "--data", runs[0], "--epochs", "1", "--batch-size", "20",
+             "--eval-every", "0", "--workers", "0", "--out", tmp_path / "trained"]  # fmt: skip
+    assert train([str(word) for word in words]) == 0
+    for name in ("fresh", "tuned", "trained"):
+        text = (tmp_path / name / "config.json").read_text()
+        assert json.loads(text)["architecture"] == "edas_c10_s"
+        for lie in (published.tag, f"{published.top1:.2f}", published.dataset, "description", '"tag"'):
+            assert lie not in text, (name, lie)
+    cfg = timm.get_pretrained_cfg(published.name)
+    assert (cfg.tag, cfg.description) == (published.tag, None)
+    assert timm.create_model(published.name, pretrained=True).pretrained_cfg["tag"] == published.tag
 
 
 # --------------------------------------------------------------------------------------------------- the real table

@@ -1,0 +1,57 @@
+"""Words on their way to a reader: what comes from a file made safe for where it is shown, and the one template engine.
+
+Names of files and classes, labels in an ONNX file, a run's settings: whoever wrote them, they shall be seen as text and
+nothing else, neither as a terminal's commands nor as Markdown or HTML.
+"""
+
+import functools
+import re
+from typing import Any
+
+__all__ = ["fill", "markdown", "plain"]
+
+#: Control characters, the ends of lines and paragraphs, what turns the direction of writing, halves of characters.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+#: What Markdown (as on the Hub: tables and formulas too) takes for more than text; "_" only at a word's edge.
+_ACTIVE = re.compile(r"[\\`*\[\]<|~$]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])|^(?=[#+\-=>]|\d+[.)])")
+
+
+def plain(text: object) -> str:
+    """The text as one line that a terminal prints and does not obey: "\\x1b" for what cannot be seen."""
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def markdown(text: object) -> str:
+    """The text as Markdown that shows it as it is, in a line of prose or a cell of a table."""
+    return _ACTIVE.sub(lambda found: "\\" + found[0], plain(text))
+
+
+def fill(package: str, name: str, **values: Any) -> str:
+    """A template of a package with these values.
+
+    Values are escaped as the template's ending asks (.html.j2, .md), but for what passes `| safe`; a name that the
+    template does not get is an error.
+
+    Raises:
+        ValueError: The template is missing from the installation.
+    """
+    from jinja2 import TemplateNotFound
+
+    try:
+        return _environment(package, name.removesuffix(".j2").rpartition(".")[2]).get_template(name).render(**values)
+    except (TemplateNotFound, ModuleNotFoundError, ValueError) as error:
+        raise ValueError(f"the template {name} is missing from the installation: install nas-zoo again") from error
+
+
+@functools.cache
+def _environment(package: str, form: str) -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    def escaped(value: Any) -> Any:
+        return value if isinstance(value, Markup) or form != "md" else markdown(value)
+
+    return Environment(
+        loader=PackageLoader(package, ""), undefined=StrictUndefined, autoescape=form == "html", finalize=escaped,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
