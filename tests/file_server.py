@@ -1,0 +1,124 @@
+"""A server on loopback that gives files as the hosts of weights do, with the faults that they and networks have.
+
+    with FileServer({"weights.pt": data}) as server:
+        server.link("weights.pt")                  # give it to a real client
+        server.fault("cut", at=1000)               # the next answer ends there, the one after does not
+        server.requests                            # what was asked: (path, headers)
+
+Ranges and ETags are honoured as GitHub's hosts do. Nothing here knows of the client's code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+#: As Drive answers for a file that it has not looked through: a form that leads to the file.
+DRIVE_PAGE = b"""<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head><body>
+<p>Google Drive can't scan this file for viruses.</p>
+<form id="download-form" action="https://drive.usercontent.google.com/download" method="get">
+<input type="hidden" name="confirm" value="t"></form></body></html>"""
+PAGE = b"<html><body><h1>Sign in to continue</h1></body></html>"
+
+
+@dataclass
+class Fault:
+    kind: str  # "cut", "status", "page", "redirect", "slow", "stall", "no_length", "no_range", "claims" (a length)
+    at: int = 0
+    status: int = 0
+    body: bytes = b""
+    to: str = ""
+    seconds: float = 0.0
+
+
+class FileServer:
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self.files = dict(files)
+        self.faults: list[Fault] = []
+        self.always: Fault | None = None
+        self.requests: list[tuple[str, dict[str, str]]] = []
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.server.daemon_threads = True
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True)
+
+    def __enter__(self) -> Self:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+    def link(self, name: str) -> str:
+        return f"http://127.0.0.1:{self.server.server_address[1]}/{name}"
+
+    def fault(self, kind: str, times: int = 1, **more: Any) -> None:
+        self.faults += [Fault(kind, **more)] * times
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        served = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *words: object) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                served.requests.append((self.path, dict(self.headers)))
+                fault = served.faults.pop(0) if served.faults else served.always
+                kind = fault.kind if fault else ""
+                name = self.path.partition("?")[0].strip("/")
+                if kind == "redirect":
+                    self.send_response(302)
+                    self.send_header("Location", fault.to)
+                    self.end_headers()
+                elif kind == "page":
+                    self.answer(200, fault.body, {"Content-Type": "text/html; charset=utf-8"})
+                elif kind == "status" or name not in served.files:
+                    self.answer(fault.status if fault else 404, b"<html>no</html>", {"Content-Type": "text/html"})
+                else:
+                    self.give(served.files[name], fault, kind)
+
+            def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+                self.send_response(status)
+                for key, value in (headers | {"Content-Length": str(len(body))}).items():
+                    self.send_header(key, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def give(self, data: bytes, fault: Fault | None, kind: str) -> None:
+                etag = f'"{hashlib.sha256(data).hexdigest()}"'
+                asked = self.headers.get("Range", "")
+                same = self.headers.get("If-Range", etag) == etag
+                start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and same and kind != "no_range" else 0
+                if start and start >= len(data):
+                    self.answer(416, b"", {"Content-Range": f"bytes */{len(data)}"})
+                    return
+                self.send_response(206 if start else 200)
+                if start:
+                    self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+                if kind != "no_length":
+                    self.send_header(
+                        "Content-Length", str(fault.at if fault and kind == "claims" else len(data) - start)
+                    )
+                self.send_header("ETag", etag)
+                self.send_header("Content-Type", "application/octet-stream")
+                self.end_headers()
+                part = data[start : fault.at if fault and kind in ("cut", "stall") else len(data)]
+                if kind == "slow":
+                    for i in range(0, len(part), 1 << 14):
+                        self.wfile.write(part[i : i + (1 << 14)])
+                        self.wfile.flush()
+                        time.sleep(fault.seconds)
+                else:
+                    self.wfile.write(part)
+                    self.wfile.flush()
+                    if kind == "stall":
+                        time.sleep(fault.seconds)
+                self.close_connection = True
+
+        return Handler
