@@ -53,7 +53,7 @@ def test_the_constraints_pin_every_dependency_and_name_no_address():
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for line in project["dependencies"]:
-        assert re.match(r"[A-Za-z0-9-]+", line)[0].lower() in pinned, line  # type: ignore[index]
+        assert re.match(r"[A-Za-z0-9.-]+", line)[0].lower() in pinned, line  # type: ignore[index]
 
 
 def commands_of(*pages: Path) -> list[str]:
