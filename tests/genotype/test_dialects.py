@@ -145,7 +145,7 @@ def without(record: dict, key: str) -> dict:
         (without(FIELDS, "reduce"), ["DARTS fields: missing key reduce"]),
         (FIELDS | {"normal": [["sep", 0], ["sep_conv_3x3", 1]]}, ["normal[0][0] (node 2): unknown operation 'sep'"]),
         ({"a": FLAT.replace("sep_conv_5x5", "sep")}, ["key 'a': normal[1][0] at line 1, column 40", "'sep'"]),
-        ({"a": FLAT, "b": FLAT.replace("sep_conv_5x5", "sep_conv_3x3")}, ["keys a, b", "different genotypes"]),
+        ({"a": FLAT, "b": FLAT.replace("sep_conv_5x5", "sep_conv_3x3")}, ["2 different genotypes: a, b", "say which"]),
         (SOURCE_FIRST.replace("5, 0)", "0, 5)").replace("('dil_conv_3x3', 2, 3)", "('dil_conv_3x3', 3, 2)"),
          ["normal[3]", "line 3", "(operation, source, node) is read here", "['dil_conv_3x3', 3, 2]"]),
         (NODE_FIRST.replace("'skip_connect', 3, 0", "'skip_connect', 3, 3"), ["normal[2]", "line 3", "got"]),

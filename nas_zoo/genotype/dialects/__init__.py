@@ -3,11 +3,12 @@
 Each file says in its docstring where the form is seen, and has
 
     NAME            what an error calls it
-    claims(value)   whether a parsed value (a dictionary, a list, a number's list ...) is of this form
+    claims(value)   whether a value (a dictionary, a list or a string, as JSON or Python says it) is of this form
     read(value)     its (normal cell, reduction cell); a ValueError names the key, what stands there and what would do
 
 `DIALECTS` is the order in which they are asked: the first that claims a value reads it. To add one, add its file and
-its place here. `nas_zoo.genotype.reading` asks them about whatever a user holds.
+its place here. `nas_zoo.genotype.reading` asks them about whatever a user holds; it looks for values at any depth of a
+dictionary, and for text in the forms of Python, JSON, darts.find and enas.find.
 
 Nothing read here is executed. 'none' edges add nothing to a sum and are left out; a node whose edges are all 'none' but
 which is in the concat is refused, since there the original puts zeros, which no genotype can say.
@@ -18,7 +19,7 @@ from __future__ import annotations
 from typing import Any, Protocol, cast
 
 from nas_zoo.genotype.cell import Cell
-from nas_zoo.genotype.dialects import darts, lists, nasbench301, nni, numbers
+from nas_zoo.genotype.dialects import darts, enas, lists, nasbench201, nasbench301, naslib, nni, nni1, numbers
 
 __all__ = ["DIALECTS", "Dialect", "dialect_of"]
 
@@ -33,7 +34,7 @@ class Dialect(Protocol):
     def read(self, value: Any) -> tuple[Cell, Cell]: ...
 
 
-DIALECTS = cast(tuple[Dialect, ...], (nni, nasbench301, darts, numbers, lists))
+DIALECTS = cast(tuple[Dialect, ...], (nasbench201, nni, nni1, nasbench301, darts, naslib, numbers, enas, lists))
 
 
 def dialect_of(value: Any) -> Dialect | None:

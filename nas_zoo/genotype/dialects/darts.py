@@ -21,7 +21,9 @@ from __future__ import annotations
 
 import ast
 import re
-import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, NoReturn
 
@@ -41,12 +43,14 @@ from nas_zoo.genotype.cell import (
     show,
 )
 from nas_zoo.genotype.dialects import unas
+from nas_zoo.genotype.dialects.python_text import MAX_BYTES, Call, calls_of, parse, unwrapped
 
 NAME = "DARTS fields"
 
-MAX_BYTES = 1 << 16  # of a text; Python's parser takes about a thousand bytes of memory for each byte of it
 FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
 _BEFORE = re.compile(r"(?:[ \t\f]*(?:#[^\n]*)?\n)*[ \t\f]*")  # blank lines, comment lines, indentation
+
+_OTHER_NAMES = {"reduction": "reduce", "reduction_concat": "reduce_concat"}
 
 _Groups = list[list[tuple[Any, Path]]]  # edges node by node, each with where it stood
 
@@ -57,6 +61,7 @@ def claims(value: Any) -> bool:
 
 def read(record: dict[Any, Any]) -> tuple[Cell, Cell]:
     """The cells of the four fields as a dictionary; further keys are an error, name apart."""
+    record = {_OTHER_NAMES.get(key, key) if isinstance(key, str) else key: value for key, value in record.items()}
     for key, value in record.items():
         if key not in (*FIELDS, "name") and not (key in unas.FIELDS and value is None):
             raise ValueError(f"{NAME}: unknown key {show(key)}; it has {listed(FIELDS)} and optionally name")
@@ -73,9 +78,57 @@ def read_statement(text: Any) -> tuple[Cell, Cell]:
     """The cells of a text that is one `[name =] Genotype(...)`."""
     if not isinstance(text, str):
         raise ValueError(f"DARTS text must be a string, got {show(text)}")
-    check_size(len(text), "DARTS text", MAX_BYTES)
-    parsed = _Text(text)
-    return _cells(parsed.fields(), parsed.place)
+    parsed = _Text(with_plain_newlines(text))
+    return _cells(parsed.fields(parsed.only_call()), parsed.place)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A call of Genotype in a text: the names it goes by, its line, and the way to its cells."""
+
+    names: tuple[str, ...]
+    line: int
+    read: Callable[[], tuple[Cell, Cell]]
+
+
+def find(text: str) -> list[Written]:
+    """The genotypes in a text of any kind: a log, a module, Markdown. Names and lines as they stand there.
+
+    Left out, where there are others: calls in comments, and calls of code (`Genotype(normal=gene_normal, ...)`). A name
+    that is assigned twice is no name.
+    """
+    text = with_plain_newlines(text)
+    calls = calls_of(text, "Genotype")
+    chosen = [call for call in calls if not call.comment and _holds_edges(text, call)] or calls[:1]
+    names = [name for call in chosen for name in call.names]
+    return [
+        Written(
+            tuple(name for name in call.names if names.count(name) == 1), call.line, partial(_read_call, text, call)
+        )
+        for call in chosen
+    ]
+
+
+def _read_call(text: str, call: Call) -> tuple[Cell, Cell]:
+    parsed = _Text(text, call.start, call.end)
+    return _cells(parsed.fields(parsed.only_call()), parsed.place)
+
+
+def _holds_edges(text: str, call: Call) -> bool:
+    """Whether it has a list of edges, or cannot be parsed, which reading it will say."""
+    try:
+        body = parse(text[call.start : call.end]).body
+    except (SyntaxError, ValueError):
+        return True
+    node = body[0].value if body and isinstance(body[0], ast.Expr) else None
+    if not isinstance(node, ast.Call):
+        return False
+    given = [*node.args[:1], *(keyword.value for keyword in node.keywords if keyword.arg == "normal")]
+    return any(isinstance(unwrapped(edges)[0], (ast.List, ast.Tuple)) for edges in given)
+
+
+def with_plain_newlines(text: str) -> str:
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def write(normal: Cell, reduce: Cell, name: str | None = None) -> str:
@@ -221,26 +274,22 @@ class _Text:
 
     NEEDED = "it must be one `name = Genotype(normal=..., normal_concat=..., reduce=..., reduce_concat=...)`"
 
-    def __init__(self, text: str):
+    def __init__(self, text: str, start: int = 0, end: int | None = None):
         self.spots: dict[Path, ast.expr] = {}
-        text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
         # an indented copy of a line is welcome: what stands before it goes, positions are counted with it
-        before = _BEFORE.match(text)
-        start = before.end() if before else 0
+        before = _BEFORE.match(text, start)
+        start = before.end() if before else start
         self.skipped_lines = text.count("\n", 0, start)
         self.skipped_columns = start - (text.rfind("\n", 0, start) + 1)
-        body = text[start:]
+        body = text[start:end]
+        check_size(len(body), "DARTS text", MAX_BYTES)
         self.lines = body.split("\n")
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a bad escape in a string is reported as a wrong name below
-                self.tree = ast.parse(body)
+            self.tree = parse(body)
         except SyntaxError as error:
             line, column = error.lineno or 1, max(error.offset or 1, 1)
             raise ValueError(f"DARTS text, {self._at(line, column)}: {error.msg}; {self.NEEDED}") from error
-        except (RecursionError, MemoryError) as error:
-            raise ValueError(f"DARTS text: nested too deeply; {self.NEEDED}") from error
-        except ValueError as error:  # a null character, a lone surrogate
+        except ValueError as error:  # nested too deeply, a null character, a lone surrogate
             raise ValueError(f"DARTS text: {error}; {self.NEEDED}") from error
 
     def _at(self, line: int, column: int) -> str:
@@ -262,8 +311,8 @@ class _Text:
             known = known[:-1]
         return f"{indexed(path)} at {self.spot(self.spots[known])}"
 
-    def fields(self) -> dict[str, Any]:
-        """The four arguments of the one Genotype(...) in the text."""
+    def only_call(self) -> ast.Call:
+        """The one Genotype(...) that the text must be."""
         body = self.tree.body
         if not body:
             raise ValueError(f"DARTS text is empty; {self.NEEDED}")
@@ -275,8 +324,14 @@ class _Text:
             self.fail(statement, f"no genotype; {self.NEEDED}")
         assert isinstance(statement, (ast.Assign, ast.Expr))
         call = statement.value
-        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Genotype"):
+        function = call.func if isinstance(call, ast.Call) else None
+        name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+        if not isinstance(call, ast.Call) or not name.endswith("Genotype"):  # confopt: DARTSGenotype
             self.fail(call, f"no call of Genotype; {self.NEEDED}")
+        return call
+
+    def fields(self, call: ast.Call) -> dict[str, Any]:
+        """The four arguments of the call."""
         given: dict[str, ast.expr] = {}
         if len(call.args) > len(FIELDS):
             self.fail(call.args[len(FIELDS)], f"more than four arguments; it has {listed(FIELDS)}")
@@ -294,20 +349,23 @@ class _Text:
                 self.fail(call, f"missing argument {field}; it needs {listed(FIELDS)}")
         return {field: self.value(_without_outer_list(given[field]), (field,)) for field in FIELDS}
 
-    def value(self, node: ast.expr, path: Path) -> Any:
-        """What a literal says; nothing but literals and range(...) is known here."""
+    def value(self, node: ast.expr, path: Path, array: bool = False) -> Any:
+        """What a literal says; nothing but literals, range(...) and the scalars and arrays of a repr is known here."""
         self.spots[path] = node
+        node, is_array = unwrapped(node)
+        array = array or is_array
         if isinstance(node, (ast.List, ast.Tuple)):
             if len(path) > 3:  # field, node, pair: nothing of a genotype lies deeper
                 self.fail(node, "nested too deeply; edges must be (operation, source) pairs, flat or grouped by node")
-            return [self.value(item, (*path, i)) for i, item in enumerate(node.elts)]
+            return [self.value(item, (*path, i), array) for i, item in enumerate(node.elts)]
         if isinstance(node, ast.Dict) and len(path) == 2:
             keys = [str(key.value) if isinstance(key, ast.Constant) else "" for key in node.keys]
             if sorted(keys) != ["inputs", "ops"]:
                 self.fail(node, "a dictionary here must have the keys 'inputs' and 'ops'")
             return {key: self.value(item, (*path, key)) for key, item in zip(keys, node.values, strict=True)}
         if isinstance(node, ast.Constant) and (isinstance(node.value, str) or is_int(node.value)):
-            return node.value
+            word = node.value  # an array of pairs holds words only: [['sep_conv_3x3', '0'], ...]
+            return int(word) if array and isinstance(word, str) and re.fullmatch(r"[0-9]{1,3}", word) else word
         if isinstance(node, ast.Constant) and isinstance(node.value, float) and len(path) > 2 and path[-1] == 2:
             return node.value  # a probability, in third place of an edge
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):

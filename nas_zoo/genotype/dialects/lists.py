@@ -15,7 +15,18 @@ NAME = "nested lists"
 
 
 def claims(value: Any) -> bool:
-    return isinstance(value, (list, tuple))
+    """Whether it has that form; a list given by itself is read here even if not, to say what is wrong with it."""
+    if not isinstance(value, (list, tuple)):
+        return False
+    if len(value) == len(KINDS):
+        return all(isinstance(cell, (list, tuple)) and len(cell) == 2 and _are_numbers(cell[1]) for cell in value)
+    return len(value) == len(darts.FIELDS) and _are_numbers(value[1]) and _are_numbers(value[3])
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, range) or (
+        isinstance(value, (list, tuple)) and len(value) > 0 and all(isinstance(number, int) for number in value)
+    )
 
 
 def read(value: list[Any] | tuple[Any, ...]) -> tuple[Cell, Cell]:
