@@ -44,8 +44,8 @@ from nas_zoo.export.graph.variants import float16_variant, to_bytes
 from nas_zoo.export.runtime.bench import RUNTIMES, bench_model, write_csv
 from nas_zoo.export.runtime.classifier import OnnxClassifier, provider_problems
 from nas_zoo.models.load import load_model
-from nas_zoo.runs.checkpoint import write_json
 from nas_zoo.runs.facts import run_facts
+from nas_zoo.runs.files import write_json
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 #: Largest accepted difference of a logit from float32 on the CPU, times the largest logit where that is above 1.

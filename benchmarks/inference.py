@@ -35,6 +35,7 @@ from nas_zoo.export.graph.to_onnx import export_onnx
 from nas_zoo.export.runtime.classifier import OnnxClassifier
 from nas_zoo.models.network import CellNet
 from nas_zoo.runs.facts import run_facts
+from nas_zoo.runs.files import write_text
 from tests.plain_darts import plain_copy
 
 
@@ -184,7 +185,7 @@ def main() -> None:
             print(f"{what:14} batch {batch:<4} {name:20} {seconds:9.4g} s  {spread:18} {ratio:6.3f}")
     text = json.dumps(result)
     if options.json:
-        options.json.write_text(text + "\n")
+        write_text(options.json, text + "\n")
     print(text)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from nas_zoo.models.network import DATA, MODELS
 from nas_zoo.models.table import is_small, model_rows
+from nas_zoo.runs.files import replacing
 
 #: Cells that people look for; they get a label wherever they stand.
 WELL_KNOWN = (
@@ -157,12 +158,8 @@ def save_figure(figure: Any, path: Path) -> None:
     if suffix not in (".png", ".svg") or not path.parent.is_dir():
         raise ValueError(f"output {path.name!r}: a name that ends in .png or .svg in an existing folder is accepted")
     metadata: dict[str, Any] = {"Date": None, "Creator": None} if suffix == ".svg" else {"Software": None}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(temporary, format=suffix[1:], dpi=160, metadata=metadata)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        figure.savefig(file, format=suffix[1:], dpi=160, metadata=metadata)
 
 
 def main() -> int:

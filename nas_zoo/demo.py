@@ -57,7 +57,9 @@ def run_demo(out: Path, seed: int = 0, overwrite: bool = False) -> dict[str, Any
             raise ValueError(f"out={str(out)!r}: holds an earlier demo; --overwrite replaces it")
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
-    (out / MARK).write_text("{}\n")  # an interrupted demo is one that --overwrite may replace, too
+    from nas_zoo.runs.files import write_json
+
+    write_json(out / MARK, {})  # an interrupted demo is one that --overwrite may replace, too
     print("Importing PyTorch, timm and ONNX Runtime takes some seconds ...", flush=True)
 
     import numpy as np
@@ -126,7 +128,7 @@ def run_demo(out: Path, seed: int = 0, overwrite: bool = False) -> dict[str, Any
         "seconds": {name: round(value, 1) for name, value in seconds.items()}
         | {"all": round(time.monotonic() - start, 1)},
     }
-    (out / MARK).write_text(json.dumps(table, indent=1) + "\n")
+    write_json(out / MARK, table)
 
     def percent(value: float | None) -> str:
         return "-" if value is None else f"{100 * value:.2f} %"

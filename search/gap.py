@@ -18,8 +18,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nas_zoo.runs.checkpoint import load_checkpoint, write_json
+from nas_zoo.runs.checkpoint import load_checkpoint
 from nas_zoo.runs.distributed import start_accelerator
+from nas_zoo.runs.files import write_json
 from nas_zoo.runs.settings import Parser, settings_from
 from nas_zoo.search.discretize import CONFIGURATIONS, gap_table
 from nas_zoo.search.method import find_method

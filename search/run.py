@@ -38,7 +38,7 @@ from nas_zoo.data.batches import Batches
 from nas_zoo.data.named import limited, open_source, search_split
 from nas_zoo.data.sources import ImageSource
 from nas_zoo.genotype import KINDS, Genotype
-from nas_zoo.runs.checkpoint import check_finite, save_checkpoint, write_json, write_weights
+from nas_zoo.runs.checkpoint import check_finite, save_checkpoint
 from nas_zoo.runs.distributed import (
     autocast_for,
     average_buffers,
@@ -49,6 +49,7 @@ from nas_zoo.runs.distributed import (
     total_over_processes,
 )
 from nas_zoo.runs.facts import peak_memory_gb, run_facts
+from nas_zoo.runs.files import write_json, write_weights
 from nas_zoo.runs.log import RunLog, run_to_resume
 from nas_zoo.runs.schedule import cosine
 from nas_zoo.runs.settings import (

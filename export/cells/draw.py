@@ -21,6 +21,7 @@ import numpy as np
 
 from nas_zoo.genotype import KINDS, Cell, as_genotype
 from nas_zoo.models.palette import OPERATION_COLORS
+from nas_zoo.runs.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,12 +127,8 @@ def draw_genotype(genotype: Any, path: str | os.PathLike[str], title: str | None
             top += cell_height + _HEADING_HEIGHT + 2 * _MARGIN
         # no date and no version in the file, so that the same genotype gives the same bytes
         metadata: dict[str, Any] = {"Date": None, "Creator": None} if suffix == ".svg" else {"Software": None}
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            figure.savefig(temporary, format=suffix[1:], dpi=200, facecolor=_PAPER, metadata=metadata)
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(target) as file:
+            figure.savefig(file, format=suffix[1:], dpi=200, facecolor=_PAPER, metadata=metadata)
     return target
 
 

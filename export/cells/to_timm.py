@@ -23,6 +23,7 @@ from nas_zoo.models import operations
 from nas_zoo.models.depthwise import DepthwiseConv
 from nas_zoo.models.layout import LAYOUTS, plan_network
 from nas_zoo.models.network import DATA
+from nas_zoo.runs.files import write_text
 
 __all__ = ["FORMATS", "export_model", "to_dot", "to_timm_module"]
 
@@ -66,7 +67,7 @@ def export_model(
     else:
         text = to_dot(cells, name)
     if output is not None:
-        Path(output).write_text(text, encoding="utf-8")
+        write_text(output, text)
     return text
 
 

@@ -342,7 +342,7 @@ def _check_on_images(file: Path, model: nn.Module, settings: CheckSettings) -> N
     from nas_zoo.export.graph.real_images import real_images
     from nas_zoo.export.graph.verify import summary, verify
     from nas_zoo.export.runtime.classifier import OnnxClassifier
-    from nas_zoo.runs.checkpoint import write_json
+    from nas_zoo.runs.files import write_json
 
     if settings.images is not None and settings.data is not None:
         raise ValueError("--images, --data: one of them is accepted")

@@ -2,13 +2,12 @@
 
     deliver(model, "out", Forms(float16=True, int8=True, layout="NHWC"), images=..., calibration=...)
 
-Each file is checked against PyTorch before it appears under its name, with the figures of the check beside it.
+Each file is checked against PyTorch before any of them appears, and has the figures of its check beside it.
 """
 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,13 +19,13 @@ from torch import nn
 
 from nas_zoo.export.graph.quantize import int8_variant
 from nas_zoo.export.graph.real_images import RealImages
-from nas_zoo.export.graph.to_onnx import export_onnx, write_atomically
+from nas_zoo.export.graph.to_onnx import export_onnx
 from nas_zoo.export.graph.variants import LAYOUTS, float16_variant, to_bytes, with_preprocessing
 from nas_zoo.export.graph.verify import TOLERANCES, summary, verify
 from nas_zoo.export.runtime.classifier import OnnxClassifier
-from nas_zoo.runs.checkpoint import write_json
+from nas_zoo.runs.files import staged, write_bytes, write_json
 
-__all__ = ["Forms", "deliver", "file_names"]
+__all__ = ["Forms", "deliver"]
 
 
 @dataclass(frozen=True)
@@ -40,12 +39,6 @@ class Forms:
     int8_method: str = "minmax"
     reduce_range: bool = False
     keep_float: Sequence[str] = ()  # nodes that int8 leaves as they are
-
-
-def file_names(forms: Forms) -> list[str]:
-    """Of all files of these forms, in the order in which they are written."""
-    stems = ["model", *(["model_fp16"] if forms.float16 else []), *(["model_int8"] if forms.int8 else [])]
-    return [f"{stem}{end}.onnx" for stem in stems for end in ("", *(["_images"] if forms.layout else []))]
 
 
 def deliver(
@@ -78,7 +71,7 @@ def deliver(
         how: As for ``export_onnx``: labels, mean, std, input_size, crop_pct, interpolation, opset.
 
     Raises:
-        CheckError: A file is not what PyTorch computes. It is not written; those before it are.
+        CheckError: A file is not what PyTorch computes. Nothing is written then.
         ValueError: int8 without images, and what ``export_onnx`` refuses.
     """
     forms, say = forms or Forms(), say or (lambda _: None)
@@ -86,50 +79,42 @@ def deliver(
         raise ValueError(f"layout {forms.layout!r}: accepted: {', '.join(LAYOUTS)}")
     if forms.int8 and (calibration is None or not len(calibration)):
         raise ValueError("int8: needs real images to calibrate on (--calibration FOLDER)")
-    place = Path(folder)
-    if place.exists() and not place.is_dir():
-        raise ValueError(f"to={str(place)!r}: is a file; a folder is accepted")
-    place.mkdir(parents=True, exist_ok=True)
     if images is None and calibration is not None:
         images = replace(calibration, name=f"{calibration.name}, of the calibration")
     if check and images is None:
         say("checking on noise, since no images are given; real ones tell of accuracy too")
-    written: list[Path] = []
-    with tempfile.TemporaryDirectory(dir=place, prefix=".export-") as aside:
+    place, written = Path(folder), list[str]()
+    stems = ["model", *(["model_fp16"] if forms.float16 else []), *(["model_int8"] if forms.int8 else [])]
+    # The figures of an older file must not stand beside a newer one.
+    old = [f"{stem}{end}.check.json" for stem in stems for end in ("", "_images")]
+    with staged(place, gone=[] if check else old) as aside:
 
         def finish(name: str, proto: onnx.ModelProto) -> None:
-            path = Path(aside) / name
-            path.write_bytes(to_bytes(proto))
-            target, beside = place / name, place / f"{path.stem}.check.json"
-            if check:
-                figures = verify(path, model, images, batches=batches, tolerance=_tolerance(proto, agreement))
-                say(summary(figures))
-            # The figures of an older file must not stand beside a newer one, whatever happens in between.
-            beside.unlink(missing_ok=True)
-            write_atomically(target, path.read_bytes())
-            if check:
-                write_json(beside, figures)
-            else:
-                say(f"wrote {name}, unchecked")
-            written.append(target)
+            path = aside / name
+            write_bytes(path, to_bytes(proto))
+            written.append(name)
+            if not check:
+                say(f"made {name}, unchecked")
+                return
+            figures = verify(path, model, images, batches=batches, tolerance=_tolerance(proto, agreement))
+            say(summary(figures))
+            write_json(path.with_suffix(".check.json"), figures)
 
         if base is None:
             say("exporting to ONNX")
-            base = export_onnx(model, Path(aside) / "base.onnx", **how)
+            base = export_onnx(model, aside / "model.onnx", **how)
         float32, path = onnx.load(base), base
-        makers: dict[str, Callable[[], onnx.ModelProto]] = {"model": lambda: float32}
-        if forms.float16:
-            makers["model_fp16"] = lambda: float16_variant(float32)
-        if forms.int8:
-            makers["model_int8"] = lambda: _int8(float32, path, calibration, forms)
-        for stem, make in makers.items():
-            if stem == "model_int8":
+        for stem in stems:
+            proto = float32
+            if stem == "model_fp16":
+                proto = float16_variant(float32)
+            elif stem == "model_int8":
                 say(f"calibrating on {len(calibration or ())} images")
-            proto = make()
+                proto = _int8(float32, path, calibration, forms)
             finish(f"{stem}.onnx", proto)
             if forms.layout is not None:
                 finish(f"{stem}_images.onnx", with_preprocessing(proto, forms.layout))
-    return written
+    return [place / name for name in written]
 
 
 def _int8(base: onnx.ModelProto, path: Path, calibration: RealImages | None, forms: Forms) -> onnx.ModelProto:

@@ -37,11 +37,12 @@ import nas_zoo
 from nas_zoo.genotype import Genotype
 from nas_zoo.models.load import load_model
 from nas_zoo.models.operations import FactorizedReduce
+from nas_zoo.runs.files import write_bytes
 from nas_zoo.runs.settings import Parser, add_flags, given_flags, setting, settings_from
 
 __all__ = [
     "INPUT_NAME", "OPSETS", "OUTPUT_NAME", "ExportSettings", "ModelSettings", "export_onnx", "named_model",
-    "weights_sha256", "write_atomically",
+    "weights_sha256",
 ]  # fmt: skip
 
 INPUT_NAME, OUTPUT_NAME, BATCH_AXIS = "pixel_values", "logits", "batch_size"
@@ -104,7 +105,7 @@ def export_onnx(
     # Of 2 images, since torch.export takes a batch of 1 for a constant in some models.
     example = torch.zeros(2, *size)
     _check_forward(plain, example, json.loads(metadata["labels"]) if "labels" in metadata else None)
-    write_atomically(target, _to_bytes(_folded(plain), example, opset, metadata))
+    write_bytes(target, _to_bytes(_folded(plain), example, opset, metadata))
     return target
 
 
@@ -214,19 +215,6 @@ def _to_bytes(model: nn.Module, example: torch.Tensor, opset: int, metadata: Map
     program.model.metadata_props.update(sorted(metadata.items()))
     data: bytes = onnx_ir.to_proto(program.model).SerializeToString(deterministic=True)
     return data
-
-
-def write_atomically(target: Path, data: bytes) -> None:
-    """The file is either complete under its name or as it was."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # Metadata -------------------------------------------------------------------------------------------------------------

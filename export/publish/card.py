@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import re
 import string
 import sys
@@ -29,6 +28,7 @@ from nas_zoo.models.count import CONVENTION
 from nas_zoo.models.network import DATA, MODELS
 from nas_zoo.models.results import Result
 from nas_zoo.models.table import paper_figures
+from nas_zoo.runs.files import staged, write_text
 from nas_zoo.runs.settings import Parser
 from nas_zoo.train.recipes import RECIPES
 
@@ -89,15 +89,11 @@ def card_text(checkpoint: Checkpoint, *, repo: str | None = None, onnx: bool = F
 
 def write_card(checkpoint: Checkpoint, folder: Path | str, *, repo: str | None = None, onnx: bool = False) -> Path:
     """README.md and the picture of the cells in that folder; returns the card."""
-    place = Path(folder)
     text = card_text(checkpoint, repo=repo, onnx=onnx)
-    place.mkdir(parents=True, exist_ok=True)
-    draw_genotype(_genotype(checkpoint), place / PICTURE)
-    target = place / "README.md"
-    partial = place / f".README.md.{os.getpid()}.tmp"
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, target)
-    return target
+    with staged(folder) as aside:
+        draw_genotype(_genotype(checkpoint), aside / PICTURE)
+        write_text(aside / "README.md", text)
+    return Path(folder) / "README.md"
 
 
 def _template() -> str:

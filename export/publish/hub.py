@@ -37,7 +37,7 @@ from nas_zoo.export.graph.to_onnx import images_of
 from nas_zoo.export.publish.card import write_card
 from nas_zoo.export.publish.published import Checkpoint, open_checkpoint
 from nas_zoo.models.results import HUB_FILE, file_sha256, network_errors
-from nas_zoo.runs.checkpoint import write_json, write_weights
+from nas_zoo.runs.files import staged, write_json, write_text, write_weights
 from nas_zoo.runs.settings import Parser
 
 __all__ = ["Outcome", "Plan", "main", "plan", "publish", "stage"]
@@ -81,30 +81,31 @@ def stage(
         ValueError: The folder holds something, or a file could not be made; a checked ONNX file that is not the model.
     """
     place, row = Path(folder), checkpoint.row
-    place.mkdir(parents=True, exist_ok=True)
-    if any(place.iterdir()):
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise ValueError(f"folder {str(folder)!r}: is not empty")
     model = checkpoint.model()
-    shutil.copyfile(checkpoint.weights, place / HUB_FILE)
-    _write_config(checkpoint, model, place / "config.json")
-    genotype = {"name": row.cell or None, **json.loads(model.genotype.to_json())}
-    (place / "genotype.json").write_text(json.dumps(genotype, indent=1) + "\n", encoding="utf-8")
-    write_weights(place / "reference.safetensors", checkpoint.reference(), {"model": row.name})
-    (place / "training_log.jsonl").write_text(checkpoint.log, encoding="utf-8")
-    if onnx:
-        _, of_model = images_of(model)
-        deliver(
-            model, place, forms or Forms(), say=say,
-            images=None if images is None else real_images(images, split=None, limit=check_images, **of_model),
-            calibration=None if calibration is None else real_images(calibration, split="train", limit=256, **of_model),
-        )  # fmt: skip
-    write_card(checkpoint, place, repo=repo, onnx=onnx)
-    if row.license == "apache-2.0":
-        (place / "LICENSE").write_text(_license_text(), encoding="utf-8")
-    files = sorted(path for path in place.iterdir() if path.is_file())
-    listed = {path.name: {"sha256": file_sha256(path), "size": path.stat().st_size} for path in files}
-    write_json(place / MANIFEST, {"nas_zoo": nas_zoo.__version__, "model": row.name, "files": listed})
-    return [*files, place / MANIFEST]
+    with staged(place) as aside:
+        shutil.copyfile(checkpoint.weights, aside / HUB_FILE)
+        _write_config(checkpoint, model, aside / "config.json")
+        write_json(aside / "genotype.json", {"name": row.cell or None, **json.loads(model.genotype.to_json())})
+        write_weights(aside / "reference.safetensors", checkpoint.reference(), {"model": row.name})
+        write_text(aside / "training_log.jsonl", checkpoint.log)
+        if onnx:
+            _, of_model = images_of(model)
+            real = {"limit": check_images, **of_model}
+            training = {"split": "train", "limit": 256, **of_model}
+            deliver(
+                model, aside, forms or Forms(), say=say,
+                images=None if images is None else real_images(images, split=None, **real),
+                calibration=None if calibration is None else real_images(calibration, **training),
+            )  # fmt: skip
+        write_card(checkpoint, aside, repo=repo, onnx=onnx)
+        if row.license == "apache-2.0":
+            write_text(aside / "LICENSE", _license_text())
+        files = sorted(path for path in aside.iterdir() if path.is_file())
+        listed = {path.name: {"sha256": file_sha256(path), "size": path.stat().st_size} for path in files}
+        write_json(aside / MANIFEST, {"nas_zoo": nas_zoo.__version__, "model": row.name, "files": listed})
+    return [place / name for name in (*listed, MANIFEST)]
 
 
 def _write_config(checkpoint: Checkpoint, model: Any, path: Path) -> None:

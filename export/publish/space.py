@@ -11,7 +11,6 @@ picture of its cells, app.py, requirements.txt, README.md with what a Space is s
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import shutil
 import string
@@ -28,6 +27,7 @@ from nas_zoo.export.cells.draw import draw_genotype
 from nas_zoo.export.graph.deliver import Forms, deliver
 from nas_zoo.export.graph.real_images import RealImages
 from nas_zoo.export.publish.published import Checkpoint, open_checkpoint
+from nas_zoo.runs.files import staged, write_text
 from nas_zoo.runs.settings import Parser
 
 __all__ = ["main", "write_space"]
@@ -132,28 +132,22 @@ def write_space(
                 picture.load()
         except (OSError, ValueError, SyntaxError) as error:
             raise ValueError(f"examples: {str(example)!r} is not readable as an image: {error}") from None
-    # Made aside, so that a failure leaves nothing behind.
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".space-") as aside:
-        made, exported = Path(aside) / "space", Path(aside) / "onnx"
-        made.mkdir()
-        model = checkpoint.model()
-        # The examples are real images; without any, noise tells the differences too.
-        images = RealImages("examples", [Path(example) for example in examples], None) if examples else None
-        deliver(model, exported, Forms(layout="NHWC"), images=images, say=say)
-        shutil.copyfile(exported / MODEL_FILE, made / MODEL_FILE)
+    model = checkpoint.model()
+    # The examples are real images; without any, noise tells the differences too.
+    images = RealImages("examples", [Path(example) for example in examples], None) if examples else None
+    with staged(place) as made:
+        with tempfile.TemporaryDirectory() as aside:
+            deliver(model, Path(aside) / "onnx", Forms(layout="NHWC"), images=images, say=say)
+            shutil.copyfile(Path(aside) / "onnx" / MODEL_FILE, made / MODEL_FILE)
         draw_genotype(model.genotype, made / PICTURE)
-        (made / "requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")
-        (made / "README.md").write_text(_readme(checkpoint, repo), encoding="utf-8")
-        (made / "app.py").write_text(_app(checkpoint), encoding="utf-8")
+        write_text(made / "requirements.txt", REQUIREMENTS)
+        write_text(made / "README.md", _readme(checkpoint, repo))
+        write_text(made / "app.py", _app(checkpoint))
         if examples:
             (made / "examples").mkdir()
             for number, example in enumerate(map(Path, examples)):
                 name = re.sub(r"[^A-Za-z0-9._-]+", "_", example.name)
                 shutil.copyfile(example, made / "examples" / f"{number}_{name}")
-        if place.exists():
-            place.rmdir()
-        os.replace(made, place)
     if say:
         say(f"{row.name}: {place}")
     return sorted(path for path in place.rglob("*") if path.is_file())

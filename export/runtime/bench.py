@@ -27,11 +27,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from nas_zoo.export.graph.to_onnx import ModelSettings, export_onnx, write_atomically
+from nas_zoo.export.graph.to_onnx import ModelSettings, export_onnx
 from nas_zoo.export.runtime.classifier import OnnxClassifier
 from nas_zoo.models.load import load_model
 from nas_zoo.models.table import in_csv
 from nas_zoo.runs.facts import run_facts
+from nas_zoo.runs.files import write_text
 from nas_zoo.runs.settings import Parser, add_flags, given_flags, setting, settings_from
 
 __all__ = ["COLUMNS", "RUNTIMES", "BenchSettings", "Timing", "bench_model", "measure", "write_csv"]
@@ -175,7 +176,7 @@ def write_csv(path: Path | str, rows: Sequence[Mapping[str, Any]]) -> Path:
     """The rows as a CSV file that appears whole or not at all."""
     if Path(path).is_dir() or not Path(path).parent.is_dir():
         raise ValueError(f"csv {str(path)!r}: the name of a file in an existing folder is accepted")
-    write_atomically(Path(path), in_csv([dict(row) for row in rows]).encode())
+    write_text(path, in_csv([dict(row) for row in rows]))
     return Path(path)
 
 

@@ -24,8 +24,8 @@ import onnx
 from onnx import TensorProto
 
 from nas_zoo.export.graph.check import read_checked, shape_of
-from nas_zoo.export.graph.to_onnx import write_atomically
 from nas_zoo.export.graph.variants import metadata_of
+from nas_zoo.runs.files import staged, write_text
 
 __all__ = ["INSTANCE_KINDS", "check_free", "config_text", "write_repository"]
 
@@ -80,28 +80,17 @@ def write_repository(
     if (labels := _labels(proto)) is not None:
         texts[LABELS_FILE] = "".join(f"{label}\n" for label in labels)
     check_free(repository, name, version, overwrite)
-    root = Path(repository)
-    folder = root / name
-    target = folder / str(version) / "model.onnx"
+    folder = Path(repository) / name
     if not overwrite:
         for file, text in texts.items():
             if (folder / file).exists() and (folder / file).read_text("utf-8") != text:
                 raise ValueError(f"{name}: {file} in the repository says something else; --overwrite replaces it")
-    content = Path(path).read_bytes()
-    if folder.exists():
-        target.parent.mkdir(exist_ok=True)
+    # A server that polls the repository would load one that is half there; it looks for new versions.
+    with staged(folder, last=f"{version}/model.onnx") as aside:
+        (aside / str(version)).mkdir()
         for file, text in texts.items():
-            write_atomically(folder / file, text.encode())
-        write_atomically(target, content)
-        return folder
-    # Made aside, since a server that polls the repository would load one that is half there.
-    aside = root / f".{name}.partial"
-    shutil.rmtree(aside, ignore_errors=True)
-    (aside / str(version)).mkdir(parents=True)
-    for file, text in texts.items():
-        write_atomically(aside / file, text.encode())
-    write_atomically(aside / str(version) / "model.onnx", content)
-    aside.rename(folder)
+            write_text(aside / file, text)
+        shutil.copyfile(path, aside / str(version) / "model.onnx")
     return folder
 
 

@@ -26,6 +26,7 @@ import torch
 from nas_zoo.genotype import Genotype, as_genotype, list_genotypes, load_genotype
 from nas_zoo.models.layout import LAYOUTS
 from nas_zoo.models.network import CellNet
+from nas_zoo.runs.files import write_weights
 
 __all__ = ["Original", "convert_checkpoint", "convert_state_dict", "describe"]
 
@@ -143,8 +144,6 @@ def convert_checkpoint(
 
     The checkpoint is read as tensors and plain values only; one that carries code is refused.
     """
-    from safetensors.torch import save_file
-
     from nas_zoo.models.load import read_state_dict
 
     output = Path(output)
@@ -153,7 +152,7 @@ def convert_checkpoint(
     state = _plain(read_state_dict(Path(checkpoint)))
     cells = as_genotype(genotype)
     converted = convert_state_dict(state, cells, layout, init_channels, num_cells)
-    save_file(converted, output, metadata={"format": "pt"})
+    write_weights(output, converted)
     found = describe(state)
     auxiliary = sum(key.startswith("auxiliary_head.") for key in state)
     used = {f"{name}." for name in _names(cells, found).values()}

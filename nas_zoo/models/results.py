@@ -15,12 +15,13 @@ import hashlib
 import io
 import json
 import math
-import os
 import re
 import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from nas_zoo.runs.files import write_text
 
 __all__ = [
     "DTYPES",
@@ -236,10 +237,7 @@ def in_table(rows: Iterable[Result]) -> str:
 def write_results(rows: Sequence[Result], path: Path | str) -> None:
     """The table, sorted by model (of its rows `pretrained=True` takes the first); whole or as it was before."""
     order = sorted(rows, key=lambda row: row.model)
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.partial")
-    partial.write_text(in_table(order), encoding="utf-8")
-    os.replace(partial, target)
+    write_text(path, in_table(order))
 
 
 def _to_text(value: Any) -> str:

@@ -40,8 +40,8 @@ from nas_zoo.models.count import count
 from nas_zoo.models.load import load_model, read_state_dict
 from nas_zoo.models.network import MODELS, CellNet
 from nas_zoo.models.results import DTYPES, Result
-from nas_zoo.runs.checkpoint import write_weights
 from nas_zoo.runs.facts import published, published_log
+from nas_zoo.runs.files import staged, write_text, write_weights
 from nas_zoo.runs.log import RunLog
 from nas_zoo.runs.settings import Parser, to_dict
 from nas_zoo.train.evaluation import evaluate_model
@@ -439,28 +439,26 @@ def _write(
     stored: Mapping[str, Tensor],
     reference: Mapping[str, Tensor],
 ) -> None:
-    folder = place / "weights"
-    folder.mkdir(exist_ok=True)
-    if not row.hub_id:
-        row = dataclasses.replace(row, weights=f"{row.name}.safetensors")
-        path = results.weights_path(row, place)
-        others = sum(
-            file.stat().st_size for file in folder.iterdir() if not file.name.startswith((f"{row.name}.", "."))
-        )
-        size = sum(tensor.numel() * tensor.element_size() for tensor in stored.values())
-        if others + size > results.MAX_BYTES:
-            raise ValueError(
-                f"{row.name}: {size / 1e6:.1f} MB beside {others / 1e6:.1f} MB are more than the "
-                f"{results.MAX_BYTES / 1e6:.0f} MB that the package may carry; publish them, then give --hub"
+    folder, name = place / "weights", f"{row.name}.safetensors"
+    # Last the table, since it is its row that publishes the files.
+    with staged(place, last="results.csv", gone=[f"weights/{name}"] if row.hub_id else []) as aside:
+        if not row.hub_id:
+            row = dataclasses.replace(row, weights=name)
+            path = results.weights_path(row, aside)
+            others = sum(
+                file.stat().st_size for file in folder.glob("*") if not file.name.startswith((f"{row.name}.", "."))
             )
-        write_weights(path, stored, {"model": row.name, "license": row.license})
-        row = dataclasses.replace(row, size=path.stat().st_size, sha256=results.file_sha256(path))
-    write_weights(results.reference_path(row, place), reference, {"model": row.name})
-    (folder / f"{row.name}.log.jsonl").write_text(published_log(run.log), encoding="utf-8")
-    # Last, since it is the row that publishes the files.
-    results.write_results(results.with_row(rows, row), place / "results.csv")
-    if row.hub_id:
-        (folder / f"{row.name}.safetensors").unlink(missing_ok=True)  # of the row that was replaced
+            size = sum(tensor.numel() * tensor.element_size() for tensor in stored.values())
+            if others + size > results.MAX_BYTES:
+                raise ValueError(
+                    f"{row.name}: {size / 1e6:.1f} MB beside {others / 1e6:.1f} MB are more than the "
+                    f"{results.MAX_BYTES / 1e6:.0f} MB that the package may carry; publish them, then give --hub"
+                )
+            write_weights(path, stored, {"model": row.name, "license": row.license})
+            row = dataclasses.replace(row, size=path.stat().st_size, sha256=results.file_sha256(path))
+        write_weights(results.reference_path(row, aside), reference, {"model": row.name})
+        write_text(aside / "weights" / f"{row.name}.log.jsonl", published_log(run.log))
+        results.write_results(results.with_row(rows, row), aside / "results.csv")
 
 
 def compare_with_reference(model: nn.Module, path: Path | str) -> tuple[float, float]:

@@ -6,30 +6,25 @@ everything before it. So a file that was cut short or changed is told from a goo
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-import json
-import math
 import os
 import pickle
-import shutil
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
+
+from nas_zoo.runs.files import keep_as, replacing, type_name
 
 __all__ = [
     "check_finite",
     "load_checkpoint",
     "previous_path",
     "save_checkpoint",
-    "write_json",
-    "write_weights",
 ]
 
 _FORMAT = "nas-zoo/checkpoint"
@@ -61,24 +56,20 @@ def save_checkpoint(path: Path | str, state: Mapping[str, Any], kind: str) -> No
     assert payload[-2:] == b"\0\0", "torch.save wrote a zip archive with a comment of its own"
     digest = hashlib.sha256(payload).hexdigest().encode()
 
-    # fixed names: what a killed process left is written over by the next one
-    partial, link = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.link")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb", buffering=0) as file:
+        with replacing(path) as file:
             for part in (payload[:-2], _COMMENT_LENGTH, _MARK, digest):
-                _write_all(file.fileno(), part)
+                file.write(part)
+            file.flush()
             os.fsync(file.fileno())
-        if _is_whole(path):  # a damaged file must not take the place of the last good one
-            _keep_as(path, link, previous_path(path))
-        os.replace(partial, path)
-        _sync_folder(path.parent)
+            if _is_whole(path):  # a damaged file must not take the place of the last good one
+                keep_as(path, previous_path(path))
     except OSError as error:
-        for left in (partial, link):
-            _remove(left)
         kept = "; the checkpoint that was there stays" if path.exists() else ""
         size = (len(payload) + _COMMENT_SIZE) / 1e6
-        raise OSError(error.errno, f"checkpoint {path} ({size:.1f} MB) not written: {error.strerror}{kept}") from None
+        reason = str(error.strerror).removeprefix("cannot be written: ")
+        raise OSError(error.errno, f"checkpoint {path} ({size:.1f} MB) not written: {reason}{kept}") from None
 
 
 def load_checkpoint(path: Path | str, kind: str) -> dict[str, Any]:
@@ -142,27 +133,16 @@ def _check_loadable(value: Any, name: str) -> None:
     if kind in (dict, OrderedDict):
         for key, entry in value.items():
             if type(key) not in (str, int, bool, float):
-                raise ValueError(f"{name} has the key {key!r} of type {_type_name(type(key))}: take a text or a number")
+                raise ValueError(f"{name} has the key {key!r} of type {type_name(type(key))}: take a text or a number")
             _check_loadable(entry, f"{name}[{key!r}]")
     elif kind in (list, tuple, set):
         for i, entry in enumerate(value):
             _check_loadable(entry, f"{name}[{i}]")
     elif kind not in _PLAIN and kind not in (Tensor, nn.Parameter, nn.Buffer):
         raise ValueError(
-            f"{name} is a {_type_name(kind)}, which a checkpoint cannot hold: take a tensor, a number, a text or a "
+            f"{name} is a {type_name(kind)}, which a checkpoint cannot hold: take a tensor, a number, a text or a "
             "plain dict, list or tuple of these"
         )
-
-
-def _type_name(kind: type) -> str:
-    """A type's name with its module, `numpy.float64`; a builtin's without."""
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _write_all(descriptor: int, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 def _is_whole(path: Path) -> bool:
@@ -173,88 +153,6 @@ def _is_whole(path: Path) -> bool:
             return file.read(len(_MARK)) == _MARK
     except OSError:
         return False
-
-
-def _keep_as(path: Path, link: Path, previous: Path) -> None:
-    """`path` also under the name `previous`, in one step."""
-    _remove(link)
-    try:
-        os.link(path, link)
-    except OSError:  # no hard links on this file system
-        shutil.copyfile(path, link)
-        with open(link, "rb") as file:
-            os.fsync(file.fileno())
-    os.replace(link, previous)
-    _remove(link)  # rename does nothing when both are the same file already
-
-
-def _remove(path: Path) -> None:
-    # a leftover that stays is written over by the next save, and the first error is the one to tell
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows opens no folders
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_weights(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """A .safetensors file that is either complete under `path` or not there; equal weights give equal bytes.
-
-    Tensors may be on any device and in any memory format. The metadata have "format": "pt" as transformers wants it.
-    """
-    path = Path(path)
-    # safetensors takes contiguous tensors only, which those of a channels_last model are not
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    data = safetensors.torch.save(plain, {"format": "pt", **(metadata or {})})
-    # it writes the metadata in an order that changes from call to call
-    size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:  # not save_file, whose files only their owner can read
-        file.write(len(text).to_bytes(8, "little") + text + data[8 + size :])
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
-def write_json(path: Path | str, record: Mapping[str, Any]) -> None:
-    """`record` as a JSON file that is either complete under `path` or not there. NaN and infinity become null."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(json.dumps(_json_value(record, "record"), indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
-def _json_value(value: Any, name: str) -> Any:
-    """`value` as JSON has it: NaN and infinity None, one-element tensors and NumPy scalars numbers, paths texts."""
-    if isinstance(value, Mapping):
-        return {str(key): _json_value(entry, f"{name}[{key!r}]") for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_json_value(entry, f"{name}[{i}]") for i, entry in enumerate(value)]
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, Path):
-        return str(value)
-    if hasattr(value, "tolist"):  # tensors and NumPy: numbers or nested lists
-        return _json_value(value.tolist(), name)
-    raise ValueError(f"{name} is a {_type_name(type(value))}, which a log line cannot hold")
 
 
 def check_finite(tensors: Iterable[Tensor], where: str) -> None:

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nas_zoo.runs.checkpoint import _json_value, _write_all, load_checkpoint
+from nas_zoo.runs.checkpoint import load_checkpoint
+from nas_zoo.runs.files import json_value
 
 __all__ = ["RunLog", "run_to_resume"]
 
@@ -145,8 +146,14 @@ def _line_ends(path: Path) -> list[int]:
     return [match.end() for match in re.finditer(b"\n", data)]
 
 
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
 def _append_line(path: Path, record: Mapping[str, Any]) -> None:
-    line = json.dumps(_json_value(record, "record"), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    line = json.dumps(json_value(record, "record"), ensure_ascii=False, allow_nan=False).encode() + b"\n"
     with open(path, "ab+", buffering=0) as file:
         ends = _line_ends(path)
         whole = ends[-1] if ends else 0

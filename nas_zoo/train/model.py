@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from nas_zoo.data.sources import ImageSource
 from nas_zoo.genotype import Genotype, as_genotype
-from nas_zoo.runs.checkpoint import write_weights
+from nas_zoo.runs.files import staged, write_weights
 from nas_zoo.train.recipes import TrainSettings
 
 __all__ = ["chosen_args", "describe_mismatch", "make_model", "read_weights", "save_model"]
@@ -108,22 +107,20 @@ def save_model(
     The config has the genotype itself, the class names and how images have to be prepared: those of `source`.
     """
     size = image_size or source.image_size
-    folder.mkdir(parents=True, exist_ok=True)
     genotype = getattr(model, "genotype", None)
     metadata = {"genotype": genotype.to_json()} if isinstance(genotype, Genotype) else {}
-    write_weights(folder / "model.safetensors", model.state_dict(), metadata)
     names = list(source.classes)
-    partial = folder / ".config.json.partial"
-    save_config_for_hf(
-        model,
-        str(partial),
-        model_config={"label_names": names, "pretrained_cfg": {"label_names": names}},
-        data_config={
-            "input_size": (source.in_chans, size, size),
-            "mean": source.mean,
-            "std": source.std,
-            "crop_pct": crop_pct,
-            "interpolation": "bilinear",
-        },
-    )
-    os.replace(partial, folder / "config.json")
+    with staged(folder) as aside:
+        write_weights(aside / "model.safetensors", model.state_dict(), metadata)
+        save_config_for_hf(
+            model,
+            str(aside / "config.json"),
+            model_config={"label_names": names, "pretrained_cfg": {"label_names": names}},
+            data_config={
+                "input_size": (source.in_chans, size, size),
+                "mean": source.mean,
+                "std": source.std,
+                "crop_pct": crop_pct,
+                "interpolation": "bilinear",
+            },
+        )

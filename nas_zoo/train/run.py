@@ -47,7 +47,7 @@ from nas_zoo.data.sources import ImageSource
 from nas_zoo.genotype import Genotype
 from nas_zoo.models.depthwise import strided_pointwise
 from nas_zoo.models.network import CellNet
-from nas_zoo.runs.checkpoint import check_finite, save_checkpoint, write_json
+from nas_zoo.runs.checkpoint import check_finite, save_checkpoint
 from nas_zoo.runs.distributed import (
     autocast_for,
     average_buffers,
@@ -58,6 +58,7 @@ from nas_zoo.runs.distributed import (
     total_over_processes,
 )
 from nas_zoo.runs.facts import peak_memory_gb, run_facts
+from nas_zoo.runs.files import write_json
 from nas_zoo.runs.log import RunLog, run_to_resume
 from nas_zoo.runs.settings import (
     Parser,

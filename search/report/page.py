@@ -15,7 +15,6 @@ import base64
 import hashlib
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
@@ -26,6 +25,7 @@ import numpy as np
 
 from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.models.palette import OPERATION_COLORS
+from nas_zoo.runs.files import write_text
 from nas_zoo.runs.settings import Parser
 from nas_zoo.search.report import figures
 from nas_zoo.search.report.figures import Line, Pair, short
@@ -862,12 +862,7 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
     text = page(read_runs(folders))
     if not output.parent.is_dir():
         raise ValueError(f"output {str(output)!r}: there is no such folder")
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, output)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(output, text)
     return output
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from nas_zoo.data.pictures import fit
 from nas_zoo.export.graph.check import CheckError, ValuesDiffer
 from nas_zoo.export.graph.check import main as check_main
-from nas_zoo.export.graph.deliver import Forms, deliver, file_names
+from nas_zoo.export.graph.deliver import Forms, deliver
 from nas_zoo.export.graph.real_images import RealImages
 from nas_zoo.export.graph.to_onnx import main, weights_sha256
 from nas_zoo.export.graph.verify import Disagrees
@@ -81,7 +81,6 @@ def delivered(run: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 def test_the_folder_holds_every_form_and_what_its_check_found(delivered: Path, model: Any) -> None:
-    assert file_names(Forms(float16=True, int8=True, layout="NHWC")) == ALL
     expected = {*ALL, *(name.replace(".onnx", ".check.json") for name in ALL)}
     assert {path.name for path in delivered.iterdir()} == expected
     for name in ALL:
@@ -141,7 +140,7 @@ def test_a_second_delivery_is_the_same_bytes(delivered: Path, model: Any, photos
         assert path.read_bytes() == (delivered / path.name).read_bytes(), path.name
 
 
-def test_what_fails_its_check_is_not_written_and_takes_nothing_with_it(
+def test_where_one_form_fails_its_check_nothing_is_written(
     delivered: Path, model: Any, photos: Path, tmp_path: Path
 ) -> None:
     from nas_zoo.export.graph.real_images import real_images
@@ -153,12 +152,12 @@ def test_what_fails_its_check_is_not_written_and_takes_nothing_with_it(
     images = real_images(str(photos), classes=LABELS)
     with pytest.raises(Disagrees, match=r"model_int8\.onnx: same class for .* of 30 images"):
         deliver(model, tmp_path, Forms(int8=True), images=images, calibration=constant, agreement=1.0, base=base)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.check.json", "model.onnx", "model_int8.onnx"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model_int8.onnx"]
     assert (tmp_path / "model_int8.onnx").read_bytes() == b"an earlier file"
     other = timm.create_model("cell_net_cifar", **ARGS)
     with pytest.raises(ValuesDiffer):
         deliver(other, tmp_path / "other", images=noise, base=base)
-    assert list((tmp_path / "other").iterdir()) == []
+    assert not (tmp_path / "other").exists()
     with pytest.raises(ValueError, match="int8: needs real images"):
         deliver(model, tmp_path, Forms(int8=True))
     with pytest.raises(ValueError, match="is a file"):
@@ -204,7 +203,7 @@ def test_the_program_says_which_check_failed_and_ends_with_1(
              f"--input-size={SIDE}", "--agreement=1", f"--labels={tmp_path / 'labels.txt'}"]  # fmt: skip
     assert main(words) == 1
     assert "nas-zoo export: Disagrees: model_int8.onnx: same class for" in capsys.readouterr().err
-    assert (tmp_path / "out" / "model.onnx").is_file()
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_check_program_takes_every_form_and_real_images(

@@ -2,7 +2,9 @@
 
 import csv
 import dataclasses
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ from nas_zoo.genotype import Genotype, genotype_record
 from nas_zoo.models import network, results
 from nas_zoo.models.network import MODELS
 from nas_zoo.models.results import Result, in_table, package_results, read_results
+from nas_zoo.release import adopt as adopt_module
 from nas_zoo.release.adopt import main as adopt_main
 from nas_zoo.release.adopt import read_run, reference_images, result_of_run
 from nas_zoo.runs.facts import published_log
@@ -428,6 +431,47 @@ def test_a_run_that_does_not_fit_is_refused_and_nothing_is_written(runs, tmp_pat
 
 
 @pytest.mark.slow
+def test_wherever_publishing_fails_the_package_is_as_it_was(runs, tmp_path, monkeypatch):
+    run, row = read_run(runs[1]), result_of_run(runs[1], tag="blobs_e4")
+    package, stored = tmp_path / "package", load_file(runs[1] / "model.safetensors")
+    reference = {"pixel_values": torch.zeros(1, 3, 32, 32), "logits": torch.zeros(1, 10)}
+    package.mkdir()
+    results.write_results([], package / "results.csv")
+    adopt_module._write(package, [], row, run, stored, reference)  # an earlier one, which is replaced
+    rows = results.read_results(package / "results.csv")
+    before = {path: path.read_bytes() for path in package.rglob("*") if path.is_file()}
+    assert len(before) == 4
+    other = {name: tensor + 1 for name, tensor in stored.items()}
+    for moves_to_the_hub in (False, True):
+        hub = {"hub_id": "owner/name", "hub_revision": "0" * 40, "weights": ""} if moves_to_the_hub else {}
+        changed = dataclasses.replace(row, loss=row.loss + 1, **hub)
+        for call in ("replace", "fsync", "unlink"):
+            real, moment, calls, failed = getattr(os, call), 0, [0], 0
+            while calls[0] >= moment:
+                moment, calls = moment + 1, [0]
+
+                def fails(*args, moment=moment, calls=calls, real=real, **kw):
+                    calls[0] += 1
+                    if calls[0] == moment:
+                        raise OSError(errno.ENOSPC, "No space left on device")
+                    return real(*args, **kw)
+
+                with monkeypatch.context() as patch:
+                    patch.setattr(os, call, fails)
+                    try:
+                        adopt_module._write(package, rows, changed, run, other, reference)
+                    except OSError:
+                        after = {path: path.read_bytes() for path in package.rglob("*") if path.is_file()}
+                        assert after == before
+                        assert len(list(package.rglob("*"))) == 5
+                        failed += 1
+                        continue
+                assert results.read_results(package / "results.csv")[0].loss == changed.loss
+                adopt_module._write(package, [], row, run, stored, reference)
+                assert {path: path.read_bytes() for path in package.rglob("*") if path.is_file()} == before
+            assert failed >= (7 if call != "unlink" else moves_to_the_hub)
+
+
 def test_other_images_than_the_runs_are_noticed(runs, tmp_path):
     package = copy_package(tmp_path / "package")
     others = write_images(tmp_path / "images")

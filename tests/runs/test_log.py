@@ -29,7 +29,7 @@ def test_a_log_starts_with_the_run_and_has_a_line_an_epoch(tmp_path):
     assert run == {"kind": "run", "device": "cpu", "settings": {"epochs": 2, "out": "a"}, "seed": 3}
     assert first == {"kind": "epoch", "epoch": 0, "loss": None, "best": None, "top1": 0.5, "lr": 0.25}
     assert second == {"kind": "derived", "epoch": 1, "shape": [1, 2]}
-    with pytest.raises(ValueError, match=r"record\['a'\] is a object, which a log line cannot hold"):
+    with pytest.raises(ValueError, match=r"record\['a'\] is a object, which JSON cannot hold"):
         log.append({"a": object()})
     assert log.num_lines == 3
 

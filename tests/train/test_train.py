@@ -20,8 +20,9 @@ from nas_zoo.data.batches import Batches
 from nas_zoo.data.named import open_source
 from nas_zoo.genotype import load_genotype
 from nas_zoo.models.network import CellNet
-from nas_zoo.runs.checkpoint import load_checkpoint, save_checkpoint, write_weights
+from nas_zoo.runs.checkpoint import load_checkpoint, save_checkpoint
 from nas_zoo.runs.distributed import start_accelerator
+from nas_zoo.runs.files import write_weights
 from nas_zoo.runs.log import RunLog
 from nas_zoo.runs.settings import describe
 from nas_zoo.search.discretize import derived_network
