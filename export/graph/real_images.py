@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nas_zoo.data.named import NAMES, TEST_FOLDERS, open_source
+from nas_zoo.data.listing import list_folder, nfc, parts_of, tell_left_out
+from nas_zoo.data.named import NAMES, open_source
 from nas_zoo.data.pictures import open_picture
-from nas_zoo.data.sources import ImageFiles, list_folder
+from nas_zoo.data.sources import ImageFiles
 from nas_zoo.export.runtime.classifier import ImageLike
 
 __all__ = ["RealImages", "real_images"]
@@ -31,7 +32,7 @@ class RealImages:
 
 
 class _Pictures(Sequence[Image.Image]):
-    """The pictures of a tar in their own size, opened one by one: resized and cropped by whoever classifies them."""
+    """The pictures of an archive in their own size, opened one by one: whoever classifies them resizes."""
 
     def __init__(self, files: ImageFiles) -> None:
         self._files = files
@@ -60,10 +61,10 @@ def real_images(
     """At most `limit` images, taken evenly from all of them.
 
     Args:
-        place: digits, cifar10, cifar100 or a tar, of which the images of `split` are taken; or a folder, of which all
-            images are taken, at any depth, or those of `split` where it has train/ beside test/ or val/. A folder's
-            images have labels where the folder that each lies in has the name of one of `classes`.
-        split: None for all images of a tar or folder that is not split itself, and the test images of one that is.
+        place: digits, cifar10, cifar100, a tar or a zip, of which the images of `split` are taken; or a folder, of
+            which all images are taken, at any depth, or those of `split` where it has train/ beside test/ or val/. A
+            folder's images have labels where the folder that each lies in has the name of one of `classes`.
+        split: None for all images of an archive or folder that is not split itself, and the test images of one that is.
         classes: Of the file, in the order of its logits; None where it does not say.
         num_classes, in_chans: Of the file.
 
@@ -72,20 +73,23 @@ def real_images(
     """
     folder = Path(place)
     if place not in NAMES and folder.is_dir():
-        names = list_folder(folder).files.names
+        tree = list_folder(folder)
+        names = tree.files.names
         if not names:
             raise ValueError(f"{place!r}: no images in this folder")
-        wanted = _of_split(names, split or "test")
-        chosen = [wanted[i] for i in _evenly(len(wanted), limit)]
-        parents = [PurePosixPath(name).parent.name for name in chosen]
-        known = {word: i for i, word in enumerate(classes or ())}
+        tell_left_out(folder, len(names), tree.left_out)
+        parts = parts_of([PurePosixPath(name).parts for name in names])
+        rows = parts[split or "test"] if "test" in parts else np.arange(len(names))
+        chosen = [names[rows[i]] for i in _evenly(len(rows), limit)]
+        parents = [nfc(PurePosixPath(name).parent.name) for name in chosen]
+        known = {nfc(word): i for i, word in enumerate(classes or ())}
         labels = [known[word] for word in parents] if all(word in known for word in parents) else None
         array = None if labels is None else np.array(labels, np.int64)
         return RealImages(folder.name or "folder", [folder / name for name in chosen], array)
     test_data = place if split is None and place not in NAMES else None
     split = split or "test"
     source = open_source(place, split, test_data=test_data, in_chans=in_chans, stream=True)
-    if classes is not None and tuple(classes) != source.classes:
+    if classes is not None and tuple(map(nfc, classes)) != source.classes:
         raise ValueError(
             f"{place}: its classes ({', '.join(source.classes[:3])} ...) are not those of the model "
             f"({', '.join(list(classes)[:3])} ...)"
@@ -97,16 +101,6 @@ def real_images(
         [source.image(int(i)) for i in rows] if source.files is None else _Pictures(source.files.subset(rows))
     )
     return RealImages(f"{Path(source.name).name} ({split})", images, source.labels[rows])
-
-
-def _of_split(names: Sequence[str], split: str) -> list[str]:
-    """The files in the folders of a split where there are such for both, else all files."""
-    parts: dict[str, list[str]] = {"train": [], "test": []}
-    for name in names:
-        first = PurePosixPath(name).parts[0]
-        if first == "train" or first in TEST_FOLDERS:
-            parts["train" if first == "train" else "test"].append(name)
-    return parts[split] if all(parts.values()) else list(names)
 
 
 def _evenly(count: int, limit: int | None) -> np.ndarray:

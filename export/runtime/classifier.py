@@ -35,7 +35,7 @@ import numpy as np
 from PIL import Image
 
 from nas_zoo.data import pictures
-from nas_zoo.data.sources import list_folder
+from nas_zoo.data.listing import list_folder, tell_left_out
 
 if TYPE_CHECKING:
     import torch
@@ -600,7 +600,9 @@ class OnnxClassifier:
         """
         _check_top_k(top_k)
         place = Path(folder)
-        names = list_folder(place).files.names
+        tree = list_folder(place)
+        names = tree.files.names
+        tell_left_out(place, len(names), tree.left_out)
         if not names:
             kinds = ", ".join(sorted(pictures.EXTENSIONS))
             raise ValueError(f"{str(place)!r}: no images in this folder; accepted: {kinds}")

@@ -1,4 +1,4 @@
-"""Opens labelled images by name, folder or tar, as one type, with every fault found before training starts.
+"""Opens labelled images by name, folder, tar or zip, as one type, with every fault found before training starts.
 
 train = open_source("digits", "train")
 train = open_source("photos.tar.xz", "train");  test = open_source("photos.tar.xz", "test")
@@ -10,25 +10,27 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from nas_zoo.data.augment import epoch_order
+from nas_zoo.data.listing import KINDS, TEST_FOLDERS, list_images, nfc, parts_of, tell_left_out
 from nas_zoo.data.pictures import EXTENSIONS
-from nas_zoo.data.sources import DEVICE_LIMIT_GB, ImageFiles, ImageSource, decode_all, list_folder, list_tar
+from nas_zoo.data.sources import DEVICE_LIMIT_GB, ImageFiles, ImageSource, decode_all
 
-__all__ = ["NAMES", "SPLITS", "cache_folder", "hold_out", "limited", "open_source", "search_split"]
+__all__ = ["NAMES", "SPLITS", "cache_folder", "hold_out", "limited", "open_parts", "open_source", "search_split"]
 
 logger = logging.getLogger("nas_zoo")
 
 NAMES = ("digits", "cifar10", "cifar100")
-SPLITS = ("train", "test")
-TEST_FOLDERS = ("test", "val", "valid", "validation")  # beside train/; the first that is there
+SPLITS = ("train", "val", "test")
 NATIVE_PIXELS = 64  # images that share a size up to this are used at that size
 PHOTOGRAPH_SIZE = 224  # all others, unless told
 HOLD_OUT = 0.2  # of each class, where a data set has no test split of its own
@@ -48,9 +50,17 @@ STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 _computed: dict[tuple[object, ...], tuple[tuple[float, ...], tuple[float, ...]]] = {}
 
 
-def open_source(
+def open_source(data: str | os.PathLike[str], split: str = "train", **options: Any) -> ImageSource:
+    """One part of a data set: "train", "test", or "val" where it has one. See `open_parts`."""
+    found = open_parts(data, (split,), **options)
+    if split not in found:
+        raise ValueError(f"{os.fspath(data)!r} has no val part: a folder val/ or valid/ beside train/ and test/")
+    return found[split]
+
+
+def open_parts(
     data: str | os.PathLike[str],
-    split: str = "train",
+    splits: Sequence[str] = SPLITS,
     *,
     root: str | os.PathLike[str] | None = None,
     test_data: str | os.PathLike[str] | None = None,
@@ -60,27 +70,29 @@ def open_source(
     stream: bool | None = None,
     split_seed: int = 0,
     download: bool = True,
-) -> ImageSource:
-    """The "train" or "test" images of a data set.
+) -> dict[str, ImageSource]:
+    """The "train", "val" and "test" images of a data set; "val" is left out of what is returned where there is none.
 
     data: "digits" (scikit-learn's, 8x8 grey), "cifar10", "cifar100" (torchvision's, in the folder `root`, downloaded
-    there if absent; without root $NAS_ZOO_CACHE or ~/.cache/nas_zoo), or the path of a folder or tar of class folders,
-    or of train/ and val/ or test/ folders of those, in either case with one leading folder allowed. A name wins over
-    a path that is spelled like it; write ./digits for the path.
+    there if absent; without root $NAS_ZOO_CACHE or ~/.cache/nas_zoo), or the path of a folder, tar or zip of class
+    folders, or of train/ and test/ or val/ folders of those (with both, val/ or valid/ is the val part, which watches
+    a run), in either case with one leading folder allowed. A name wins over a path that is spelled like it; write
+    ./digits for the path.
 
-    Where files come without a test split, a fifth of each class is held out for it: the same one for every run, since
-    it depends on split_seed only, not on the run's seed. test_data, a second folder or tar, is the test split instead;
-    training then has all of `data`.
+    Where files come without a test part, a fifth of each class is held out for it: the same one for every run, since
+    it depends on split_seed only, not on the run's seed. test_data, a second folder, tar or zip, is the test part
+    instead; training then has all of `data`, and a val/ of it is the val part.
 
     image_size: None for the size that all images share if it is 64 pixels or less, else 224. in_chans: 3 or 1 (grey);
     None for 3 with files. stream: leave files encoded and check headers only; None for so if more than 2 GB decoded.
     Otherwise every image is decoded here, so a corrupt one is found now.
 
-    Raises ValueError for a missing path, an unknown name, an empty class, classes that differ between train and test,
-    a corrupt image and what else cannot be trained on, naming the value and what is accepted.
+    Raises ValueError for a missing path, an unknown name, an empty class, classes that differ between the parts,
+    a corrupt image or archive and what else cannot be trained on, naming the value and what would do.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split must be 'train' or 'test', got {split!r}")
+    for split in splits:
+        if split not in SPLITS:
+            raise ValueError(f"split must be 'train', 'val' or 'test', got {split!r}")
     if in_chans not in (None, 1, 3):
         raise ValueError(f"in_chans must be 3 (RGB) or 1 (grey), got {in_chans}")
     if image_size is not None and image_size < 1:
@@ -88,14 +100,18 @@ def open_source(
     if not 0 < crop_pct <= 1:
         raise ValueError(f"crop_pct must be above 0 and at most 1, got {crop_pct}")
     name = os.fspath(data)
-    if name in NAMES:
-        if test_data is not None:
-            raise ValueError(f"test_data {os.fspath(test_data)!r}: {name} has a test split of its own")
-        source = _open_digits(split) if name == "digits" else _open_cifar(name, split, root, download)
-        source = _with_channels(source, in_chans or source.in_chans, split, root)
-        return replace(source, image_size=image_size or source.image_size, crop_pct=crop_pct)
-    test_path = None if test_data is None else os.fspath(test_data)
-    return _open_files(name, split, test_path, image_size, in_chans or 3, crop_pct, stream, split_seed)
+    if name not in NAMES:
+        test_path = None if test_data is None else os.fspath(test_data)
+        return _open_files(name, splits, test_path, image_size, in_chans or 3, crop_pct, stream, split_seed)
+    if test_data is not None:
+        raise ValueError(f"test_data {os.fspath(test_data)!r}: {name} has a test split of its own")
+    found = {}
+    for split in splits:
+        if split != "val":
+            source = _open_digits(split) if name == "digits" else _open_cifar(name, split, root, download)
+            source = _with_channels(source, in_chans or source.in_chans, split, root)
+            found[split] = replace(source, image_size=image_size or source.image_size, crop_pct=crop_pct)
+    return found
 
 
 def search_split(source: ImageSource, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -241,35 +257,38 @@ class _Part:
     files: ImageFiles
     classes: tuple[str, ...]
     labels: np.ndarray
+    folder: str = ""  # that they lie in, where the parts have folders
 
     def subset(self, rows: np.ndarray) -> _Part:
-        return _Part(self.files.subset(rows), self.classes, self.labels[rows])
+        return replace(self, files=self.files.subset(rows), labels=self.labels[rows])
 
 
 def _open_files(
     data: str,
-    split: str,
+    splits: Sequence[str],
     test_data: str | None,
     image_size: int | None,
     in_chans: int,
     crop_pct: float,
     stream: bool | None,
     split_seed: int,
-) -> ImageSource:
+) -> dict[str, ImageSource]:
     place = _existing(data, "data")
-    parts = _class_parts(place)
-    size = image_size or _default_size(parts["train"].files)  # of the training files: both splits must agree on it
-    if test_data is not None:
-        others = _class_parts(_existing(test_data, "test_data"))
+    other = None if test_data is None else _existing(test_data, "test_data")
+    parts = _class_parts(place, has_test=other not in (None, place))
+    size = image_size or _default_size(parts["train"].files)  # of the training files: all parts must agree on it
+    if other is not None:
+        others = _class_parts(other)
         parts["test"] = others.get("test", others["train"])
     if "test" in parts:
-        _same_classes(parts["train"], parts["test"])
+        for part in parts.values():
+            _same_classes(parts["train"], part)
     else:
         whole = parts["train"]
-        for word in SPLITS:
+        for word in ("train", "test"):
             parts[word] = whole.subset(hold_out(whole.labels, whole.classes, word, split_seed, repr(data)))
         logger.log(
-            logging.WARNING if split == "train" else logging.INFO,  # said once in a program that opens both
+            logging.WARNING if "train" in splits else logging.INFO,  # said once in a program that opens both
             "%s has no test split: %d of its %d images (%.0f %% of each class, split_seed %d) are held out for it",
             place, len(parts["test"].labels), len(whole.labels), 100 * HOLD_OUT, split_seed,
         )  # fmt: skip
@@ -282,27 +301,40 @@ def _open_files(
         one = partial(files.decode, image_size=size, in_chans=in_chans, crop_pct=crop_pct)
         return decode_all(one, len(files), size, in_chans, f"decoding {files.place.name}")
 
-    part, train = parts[split], parts["train"]
-    images = None
-    if streamed(part):
-        for i in tqdm(range(len(part.files)), f"checking {part.files.place.name}", unit="image", delay=2, disable=None):
-            part.files.size(i)
-    else:
-        images = decoded(part)
+    images: dict[str, np.ndarray | None] = {}
+    for split in splits:
+        if split in parts:
+            images[split] = None if streamed(parts[split]) else decoded(parts[split])
+            if images[split] is None:
+                files = parts[split].files
+                for i in tqdm(range(len(files)), f"checking {files.place.name}", unit="image", delay=2, disable=None):
+                    files.size(i)
+    train = parts["train"]
     if streamed(train):
         mean, std = STATISTICS["imagenet"] if in_chans == 3 else STATISTICS["imagenet grey"]
     else:
         stamp = place.stat()
         key = (str(place.resolve()), stamp.st_mtime_ns, stamp.st_size, train.files.names, size, in_chans, crop_pct)
         if key not in _computed:
-            train_images = images if split == "train" and images is not None else decoded(train)
-            _computed[key] = channel_statistics(train_images)
+            held = images.get("train")
+            _computed[key] = channel_statistics(decoded(train) if held is None else held)
         mean, std = _computed[key]
-    name = data if split == "train" or test_data is None else test_data
-    return ImageSource(
-        name, part.classes, part.labels, mean, std,
-        in_chans=in_chans, image_size=size, images=images, files=part.files, crop_pct=crop_pct,
-    )  # fmt: skip
+    return {
+        split: ImageSource(
+            test_data if split == "test" and test_data is not None else data,
+            parts[split].classes,
+            parts[split].labels,
+            mean,
+            std,
+            in_chans=in_chans,
+            image_size=size,
+            images=pixels,
+            files=parts[split].files,
+            crop_pct=crop_pct,
+            part=parts[split].folder,
+        )
+        for split, pixels in images.items()
+    }
 
 
 def _existing(path: str, what: str) -> Path:
@@ -310,22 +342,22 @@ def _existing(path: str, what: str) -> Path:
     if not place.exists():
         near = difflib.get_close_matches(path, NAMES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"{what} {path!r} does not exist{hint} (accepted: {', '.join(NAMES)}, or the path of a folder or a tar of "
-            "class folders)"
-        )
+        raise ValueError(f"{what} {path!r} does not exist{hint}; it may be {', '.join(NAMES)}, or a path: {KINDS}")
     return place
 
 
-def _class_parts(place: Path) -> dict[str, _Part]:
-    """The images of a folder or tar by split: "train", and "test" if it has one; ValueError if laid out otherwise."""
-    tree = list_folder(place) if place.is_dir() else list_tar(place)
-    paths = [PurePosixPath(name).parts for name in tree.files.names]
-    folders = [PurePosixPath(name).parts for name in tree.folders]
+def _class_parts(place: Path, has_test: bool = False) -> dict[str, _Part]:
+    """The images of a folder, tar or zip: "train", and "test" and "val" if there; ValueError if laid out otherwise.
+
+    has_test: the test images come from elsewhere, so that a val/ is the val part, not the test for want of another.
+    """
+    tree = list_images(place)
+    paths = [PurePosixPath(nfc(name)).parts for name in tree.files.names]
+    folders = [PurePosixPath(nfc(name)).parts for name in tree.folders]
     if not paths:
         raise ValueError(
-            f"no images in {str(place)!r} ({tree.ignored} other files); expected <class>/<image> with the endings "
-            f"{' '.join(sorted(EXTENSIONS))}"
+            f"no images in {str(place)!r} ({sum(tree.left_out.values())} other files); expected <class>/<image> with "
+            f"the endings {' '.join(sorted(EXTENSIONS))}"
         )
     prefix: tuple[str, ...] = ()
     # One leading folder, as archives tend to have; and a lone train/ in it.
@@ -341,26 +373,28 @@ def _class_parts(place: Path) -> dict[str, _Part]:
         prefix = (*prefix, lead)
         paths = [path[1:] for path in paths]
         folders = [folder[1:] for folder in folders if folder[0] == lead and len(folder) > 1]
-    rows_of = {"": np.arange(len(paths))}
-    firsts = {path[0] for path in paths if len(path) > 2}
-    if "train" in firsts:
-        test = next((word for word in TEST_FOLDERS if word in firsts), None)
-        rows_of = {
-            word: np.array([i for i, path in enumerate(paths) if path[0] == word and len(path) > 1])
-            for word in ("train", test)
-            if word is not None
-        }
-    used = sum(map(len, rows_of.values()))
-    ignored = tree.ignored + len(paths) - used
-    logger.info("%s: %d images, %d other files ignored", place, used, ignored)
-    parts = {}
-    for word, rows in rows_of.items():
-        cut = len(word) > 0
-        parts["test" if word in TEST_FOLDERS else "train"] = _one_part(
-            tree.files.subset(rows),
-            [paths[i][cut:] for i in rows],
-            {folder[cut] for folder in folders if len(folder) == 1 + cut and (not cut or folder[0] == word)},
-        )
+    rows_of = parts_of(paths)
+    left_out = tree.left_out.copy()
+    if not rows_of:
+        parts = {"train": _one_part(tree.files, paths, {folder[0] for folder in folders if len(folder) == 1})}
+    else:
+        used = {paths[rows[0]][0] for rows in rows_of.values()}
+        left_out.update(f"in {path[0]}/" for path in paths if len(path) > 1 and path[0] not in used)
+        left_out["beside train/"] += sum(len(path) == 1 for path in paths)
+        parts = {}
+        for word, rows in rows_of.items():
+            first = paths[rows[0]][0]
+            inner = {folder[1] for folder in folders if len(folder) == 2 and folder[0] == first}
+            parts[word] = replace(
+                _one_part(tree.files.subset(rows), [paths[i][1:] for i in rows], inner), folder=f"{first}/"
+            )
+        if has_test and "test" in parts:
+            own = parts.pop("test")
+            if own.folder != "test/":
+                parts["val"] = own
+            else:
+                left_out[f"in {own.folder} (there is test_data)"] += len(own.labels)
+    tell_left_out(place, sum(len(part.labels) for part in parts.values()), +left_out)
     return parts
 
 
@@ -387,13 +421,16 @@ def _one_part(files: ImageFiles, paths: list[tuple[str, ...]], folders: set[str]
 
 
 def _same_classes(train: _Part, test: _Part) -> None:
-    """ValueError that lists the difference unless both splits have the same classes."""
+    """ValueError that lists the difference unless both parts have the same classes."""
     if train.classes == test.classes:
         return
     faults = []
     for words, where in (
-        (sorted(set(train.classes) - set(test.classes)), "only in the training images"),
-        (sorted(set(test.classes) - set(train.classes)), "only in the test images"),
+        (sorted(set(train.classes) - set(test.classes)), f"only in {train.folder or 'the training images'}"),
+        (
+            sorted(set(test.classes) - set(train.classes)),
+            f"only in {test.folder or 'the test images'}",
+        ),
     ):
         if words:
             more = f" and {len(words) - 5} more" if len(words) > 5 else ""

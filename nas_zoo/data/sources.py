@@ -1,22 +1,15 @@
-"""Labelled images as one type, whether they lie decoded in memory or as files in a folder or a tar.
-
-Nothing is ever unpacked to disk: a plain tar is read in place by offset, a compressed one (which cannot be read from
-the middle) once from front to end, its still encoded members kept in memory.
-"""
+"""Labelled images as one type, whether they lie decoded in memory or as files in a folder, a tar or a zip."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import lzma
 import os
-import struct
-import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -24,32 +17,27 @@ from tqdm import tqdm
 
 from nas_zoo.data.pictures import (
     DECODE_ERRORS,
-    EXTENSIONS,
-    MAX_FILE_BYTES,
     Part,
     decode,
     open_picture,
     read_file,
 )
 
-__all__ = ["FileTree", "ImageFiles", "ImageSource", "checked_indices", "decode_all", "list_folder", "list_tar"]
+__all__ = ["ImageFiles", "ImageSource", "checked_indices", "decode_all"]
 
 DEVICE_LIMIT_GB = 2.0  # decoded images up to this size live in memory, on the device
-MAX_HELD_BYTES = 4 * 2**30  # encoded images of one compressed tar, held in memory
-FOLDER_DEPTH = 5  # leading folder / split / class / image, and one more to be able to say that it is too deep
 _THREADED_PIXELS = (
     96 * 96
 )  # below it, threads wait for each other longer than they decode (measured at 32x32: 2x slower)
-
-_TAR_ERRORS = (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, OSError, struct.error)
 
 
 @dataclass(frozen=True, eq=False)
 class ImageFiles:
     """Encoded images that can be read one by one, from any process or thread.
 
-    `names` are paths inside `place` (a folder or a tar). With `spans` (N, 2: offset and size in bytes) image i is that
-    part of the file `place`; with `blobs` it is held in memory; with neither it is the file `place / names[i]`.
+    `names` are paths inside `place` (a folder or an archive). With `blobs` image i is held in memory, with `spans` it
+    is a part of the file `place` (N, 4: offset, bytes there, bytes once inflated or -1, CRC-32 or -1), and with neither
+    it is the file `place / names[i]`.
     """
 
     place: Path
@@ -67,11 +55,18 @@ class ImageFiles:
                 return self.blobs[i]
             if self.spans is None:
                 return read_file(self.place / self.names[i])
-            offset, size = (int(v) for v in self.spans[i])
+            offset, stored, size, checksum = (int(v) for v in self.spans[i])
             with open(self.place, "rb") as archive:  # opened anew: a file position shared by workers would be a race
                 archive.seek(offset)
-                return archive.read(size)
-        except (OSError, ValueError) as error:
+                data = archive.read(stored)
+            whole = len(data) == stored
+            if size >= 0:  # a byte more than it should have, so that more is noticed, and not unpacked
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
+                whole = len(data) == size
+            if not whole or (checksum >= 0 and zlib.crc32(data) != checksum):
+                raise ValueError("the archive is damaged there, or has been changed since it was listed")
+            return data
+        except (OSError, ValueError, zlib.error) as error:
             raise ValueError(f"cannot read {self.where(i)}: {error}") from error
 
     def where(self, i: int) -> str:
@@ -123,7 +118,7 @@ class ImageSource:
     labels (N,) int64 in [0, len(classes)); images (N, H, W, in_chans) uint8; mean and std per channel on the 0..1
     scale, of the training split; image_size in pixels, the side of `image(i)`, to which images held in another size are
     resized when asked for; crop_pct: the part of the shorter side that the centre crop keeps (1: all of it); flip_ok: a
-    mirrored image is still of its class.
+    mirrored image is still of its class; part: the folder of the data set that these images lie in, such as "valid/".
     """
 
     name: str
@@ -137,6 +132,7 @@ class ImageSource:
     files: ImageFiles | None = field(default=None, repr=False)
     flip_ok: bool = True
     crop_pct: float = 1.0
+    part: str = ""
 
     def __post_init__(self) -> None:
         count = len(self.labels)
@@ -244,123 +240,3 @@ def decode_all(one: Callable[[int], np.ndarray], count: int, image_size: int, in
                     pool.shutdown(wait=True, cancel_futures=True)  # the first bad image ends it, not the last part
                     raise
     return images
-
-
-# ---- finding the files ----
-
-
-@dataclass(frozen=True, eq=False)
-class FileTree:
-    """What a folder or a tar holds: its images, its folders, and how many other files were passed over."""
-
-    files: ImageFiles
-    folders: frozenset[str]
-    ignored: int
-
-
-def _hidden(parts: Sequence[str]) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
-
-
-def list_folder(place: Path) -> FileTree:
-    """The image files below a folder, sorted by name; hidden entries and other files passed over, links followed."""
-    names: list[str] = []
-    folders: set[str] = set()
-    ignored = 0
-
-    def walk(folder: str, depth: int) -> None:
-        nonlocal ignored
-        with os.scandir(place / folder) as entries:
-            for entry in entries:
-                name = f"{folder}/{entry.name}" if folder else entry.name
-                if _hidden((entry.name,)):
-                    ignored += 1
-                elif entry.is_dir():
-                    folders.add(name)
-                    if depth < FOLDER_DEPTH:  # a bound also against links that lead back up
-                        walk(name, depth + 1)
-                elif PurePosixPath(entry.name).suffix.lower() in EXTENSIONS:
-                    names.append(name)
-                else:
-                    ignored += 1
-
-    try:
-        walk("", 1)
-    except OSError as error:
-        raise ValueError(f"cannot list the folder {str(place)!r}: {error}") from error
-    return FileTree(ImageFiles(place, tuple(sorted(names))), frozenset(folders), ignored)
-
-
-def list_tar(place: Path) -> FileTree:
-    """The image members of a tar, sorted by name; plain, or compressed with gzip, bzip2 or xz.
-
-    ValueError, naming the member, for links, devices, names that lead out of the archive and images of more than
-    64 MiB; and for a file that is no tar, or a damaged one. Of a member that occurs twice the last one counts, as in
-    tar itself.
-    """
-    plain = _is_plain_tar(place)
-    found: dict[str, tuple[int, int] | bytes] = {}
-    folders: set[str] = set()
-    ignored = held = 0
-    try:
-        with (
-            tarfile.open(place, "r:" if plain else "r|*") as archive,
-            tqdm(desc=f"reading {place.name}", unit="file", delay=2.0, disable=None) as bar,
-        ):
-            for member in archive:
-                bar.update()
-                archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header: 1 GB for ImageNet
-                path = PurePosixPath(member.name)
-                if path.is_absolute() or ".." in path.parts:
-                    raise ValueError(
-                        f"{str(place)!r}: member {member.name!r} leads out of the archive; make the tar anew"
-                    )
-                if _hidden(path.parts):
-                    ignored += not member.isdir()
-                    continue
-                folders.update(str(parent) for parent in path.parents if parent.parts)
-                if member.isdir():
-                    folders.add(str(path))
-                    continue
-                if not member.isreg() or member.issparse():
-                    raise ValueError(
-                        f"{str(place)!r}: member {member.name!r} is a link, a device or another special file; "
-                        "a tar of images must hold folders and plain files only"
-                    )
-                if path.suffix.lower() not in EXTENSIONS:
-                    ignored += 1
-                    continue
-                if member.size > MAX_FILE_BYTES:
-                    raise ValueError(
-                        f"{str(place)!r}: member {member.name!r} has {member.size} bytes, more than {MAX_FILE_BYTES}"
-                    )
-                if plain:
-                    found[str(path)] = (member.offset_data, member.size)
-                    continue
-                held += member.size
-                if held > MAX_HELD_BYTES:
-                    raise ValueError(
-                        f"{str(place)!r}: more than {MAX_HELD_BYTES / 2**30:.0f} GiB of images in a compressed tar; "
-                        "make it a plain .tar (JPEG hardly shrinks) or a folder, which are read in place"
-                    )
-                stream = archive.extractfile(member)
-                assert stream is not None  # isreg() was true
-                found[str(path)] = stream.read()
-    except _TAR_ERRORS as error:
-        kinds = "a plain tar, or one compressed with gzip, bzip2 or xz"
-        raise ValueError(f"cannot read {str(place)!r} as a tar: {error}; accepted: {kinds}") from error
-    names = tuple(sorted(found))
-    if plain:
-        spans = np.array([found[name] for name in names], dtype=np.int64).reshape(-1, 2)
-        files = ImageFiles(place, names, spans=spans)
-    else:
-        files = ImageFiles(place, names, blobs=tuple(found[name] for name in names))  # type: ignore[misc]
-    return FileTree(files, frozenset(folders), ignored)
-
-
-def _is_plain_tar(place: Path) -> bool:
-    try:
-        with tarfile.open(place, "r:"):
-            return True
-    except _TAR_ERRORS:
-        return False

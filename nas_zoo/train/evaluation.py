@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_zoo.data.batches import Batches
+from nas_zoo.data.listing import nfc
 from nas_zoo.data.named import open_source
 from nas_zoo.data.sources import ImageSource
 from nas_zoo.models.load import load_model
@@ -88,7 +89,7 @@ def evaluate_model(
     if num_classes != len(source.classes):
         raise ValueError(f"{source.name} has {len(source.classes)} classes, the model {num_classes}")
     names = cfg.get("label_names")
-    if names and tuple(names) != source.classes:
+    if names and tuple(map(nfc, names)) != source.classes:
         first = next((i for i, (a, b) in enumerate(zip(names, source.classes, strict=False)) if a != b), 0)
         raise ValueError(
             f"{source.name}: its classes are not the model's; class {first} is {source.classes[first]!r}, "
@@ -115,9 +116,9 @@ def evaluate_model(
 class EvaluateSettings:
     """Settings of an evaluation."""
 
-    data: str = setting("digits", "data set: digits, cifar10, cifar100, a folder or a tar of class folders")
-    split: Literal["train", "test"] = setting("test", "which images of it")
-    test_data: str | None = setting(None, "folder or tar of the test images; none: as the data set has them")
+    data: str = setting("digits", "data set: digits, cifar10, cifar100, a folder, tar or zip of class folders")
+    split: Literal["train", "val", "test"] = setting("test", "which images of it")
+    test_data: str | None = setting(None, "folder, tar or zip of the test images; none: as the data set has them")
     data_root: Path | None = setting(None, "folder of cifar10 / cifar100; none: the user's cache, downloaded if absent")
     image_size: int | None = setting(None, "side of the images; none: that of the model", unit="pixels")
     batch_size: int = setting(256, "images at once, which has no bearing on the figures")

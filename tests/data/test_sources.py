@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas_zoo.data import sources
+from nas_zoo.data import listing
 from nas_zoo.data.augment import default_augment
 from nas_zoo.data.named import STATISTICS, _computed, channel_statistics, hold_out, open_source, search_split
 from nas_zoo.data.pictures import fit
@@ -238,12 +238,13 @@ def test_train_and_test_folders_are_the_splits(tmp_path, word, prefix):
         assert all(f"{word}/" in name for name in names(test))
 
 
-def test_test_folder_wins_over_val_and_other_folders_are_ignored(tmp_path, caplog):
+def test_test_folder_wins_over_val_and_other_folders_are_counted(tmp_path, caplog):
     caplog.set_level(logging.INFO, "nas_zoo")
     files = tree(3, prefix="train/") | tree(2, prefix="val/") | tree(1, prefix="test/") | tree(1, prefix="extra/")
     place = write_folder(tmp_path / "data", files)
     assert len(open_source(place, "test")) == 3
-    assert "12 images, 9 other files ignored" in caplog.text
+    assert len(open_source(place, "val")) == 6
+    assert "18 images read, 3 other files left out: 3 in extra/" in caplog.text
 
 
 def test_classes_called_train_and_test_are_classes(tmp_path):
@@ -269,15 +270,15 @@ def test_classes_that_differ_between_train_and_test_are_listed(tmp_path):
         ):
             open_source(place, split, test_data=other)
     write_folder(tmp_path / "both", tree(2, prefix="train/") | tree(2, prefix="val/", classes=("cat", "dog")))
-    with pytest.raises(ValueError, match=r"\(3\).*\(2\) differ; only in the training images: 'owl'"):
+    with pytest.raises(ValueError, match=r"\(3\).*\(2\) differ; only in train/: 'owl'"):
         open_source(tmp_path / "both")
 
 
-def test_hidden_and_other_files_are_ignored_and_counted(tmp_path, caplog):
+def test_hidden_and_other_files_are_counted_in_one_line(tmp_path, caplog):
     caplog.set_level(logging.INFO, "nas_zoo")
     files = tree() | {"cat/.hidden.png": b"x", "cat/notes.txt": b"x", "__MACOSX/cat/._0.png": b"x", ".git/a.png": b"x"}
     assert len(open_source(write_tar(tmp_path / "a.tar", files))) == 12
-    assert "15 images, 4 other files ignored" in caplog.text
+    assert "15 images read, 4 other files left out: 3 hidden, 1 .txt" in caplog.text
     assert len(open_source(write_folder(tmp_path / "a", files))) == 12  # there a hidden folder counts once
 
 
@@ -369,7 +370,10 @@ def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
 
 
 def test_missing_path_and_misspelled_name_say_what_is_accepted(tmp_path):
-    with pytest.raises(ValueError, match=r"data .*nowhere' does not exist \(accepted: digits, cifar10, cifar100, or"):
+    with pytest.raises(
+        ValueError,
+        match=r"data .*nowhere' does not exist; it may be digits, cifar10, cifar100, or a path",
+    ):
         open_source(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="did you mean 'cifar10'"):
         open_source("cifar-10")
@@ -381,7 +385,8 @@ def test_missing_path_and_misspelled_name_say_what_is_accepted(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"split": "val"}, "split must be 'train' or 'test', got 'val'"),
+        ({"split": "valid"}, "split must be 'train', 'val' or 'test', got 'valid'"),
+        ({"split": "val"}, "'digits' has no val part: a folder val/ or valid/ beside train/ and test/"),
         ({"in_chans": 4}, r"in_chans must be 3 \(RGB\) or 1 \(grey\), got 4"),
         ({"image_size": 0}, "image_size must be 1 pixel or more, got 0"),
         ({"crop_pct": 1.5}, "crop_pct must be above 0 and at most 1, got 1.5"),
@@ -499,11 +504,11 @@ def test_names_that_lead_out_of_a_tar_are_refused(tmp_path, name):
 
 
 def test_tar_member_over_the_limit_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr(listing, "MAX_FILE_BYTES", 1000)
     place = write_tar(tmp_path / "a.tar", tree() | {"owl/big.png": b"x" * 1001})
     with pytest.raises(ValueError, match=r"'owl/big.png' has 1001 bytes, more than 1000"):
         open_source(place)
-    monkeypatch.setattr(sources, "MAX_HELD_BYTES", 2000)
+    monkeypatch.setattr(listing, "MAX_HELD_BYTES", 2000)
     assert len(open_source(write_tar(tmp_path / "b.tar", tree()))) == 12  # a plain tar is read in place
     with pytest.raises(ValueError, match=r"GiB of images in a compressed tar; make it a plain .tar"):
         open_source(write_tar(tmp_path / "b.tar.xz", tree(), "w:xz"))
@@ -513,14 +518,14 @@ def test_tar_member_over_the_limit_is_refused(tmp_path, monkeypatch):
 def test_damaged_tar_is_a_clear_error(tmp_path, mode):
     place = write_tar(tmp_path / "a.tar", tree(size=(60, 60)), mode)
     place.write_bytes(place.read_bytes()[: place.stat().st_size // 2])
-    with pytest.raises(ValueError, match=r"cannot read .*a.tar' as a tar: .*accepted: a plain tar, or"):
+    with pytest.raises(ValueError, match=r"a.tar' (is damaged near byte \d+.*after member '|cannot be read as a tar)"):
         open_source(place)
 
 
 def test_file_that_is_no_tar_is_a_clear_error(tmp_path):
     for content in (b"", b"hello" * 500, encoded()):
         (tmp_path / "x.bin").write_bytes(content)
-        with pytest.raises(ValueError, match=r"cannot read .*x.bin' as a tar"):
+        with pytest.raises(ValueError, match=r"x.bin' (cannot be read as a tar or a zip: .*|is empty); a folder"):
             open_source(tmp_path / "x.bin")
 
 
