@@ -9,10 +9,16 @@ network's weights still train, so that dropping them costs little; for any numbe
     beta_i,j        beta[kind]    (E,)     edge logits, used as min(beta, 1) everywhere
     a^o_i,j         softmax       (E, O)   weight of an operation on its edge
     b_i,j           edge_softmax  (E,)     weight of an edge among the inputs of its node
+    theta           weights                of the supernet F; not alpha or beta
+    L_C             held_out_loss          Eq. 1, cross-entropy on the alpha half of the images
     L^O, L^E        operation_loss, edge_loss   Eq. 2-3 and 4-5
     "2" in Eq. 4    EdgeGroup.keep         edges that a node, or a group of nodes, shall keep
     lambda_c,1,2    control       t in 1..T     regularization factors, Figure 5; lambda_alpha = lambda_1 and
                                            lambda_beta = 4 lambda_2 (section 4.2)
+
+The paper writes an edge as (from i, to j) and sums over nodes j and their inputs i < j; here the edges of a cell are
+one axis E, ordered node by node, and the two cell kinds are two keys. Its Eq. 1 lacks the minus sign of a
+cross-entropy. Eq. 6 is Eq. 7 with every factor 1, and is not used.
 
 The losses reach alpha and beta only; the network's weights see L_C alone, in the weight step.
 
@@ -74,12 +80,15 @@ Control = Literal[
 
 def entropy(logits: torch.Tensor) -> torch.Tensor:
     """Entropy of softmax(logits) over the last axis, in nats: 0 when one has all, log n when n are equal."""
+    # Eq. 2   L^O_i,j(alpha) = -sum_{o in O} [exp(alpha^o_i,j) / sum_{o' in O} exp(alpha^o'_i,j)]
+    #                                * log [exp(alpha^o_i,j) / sum_{o' in O} exp(alpha^o'_i,j)]
     log_p = torch.log_softmax(logits, dim=-1)
     return -(log_p.exp() * log_p).sum(-1)
 
 
 def operation_loss(alpha_EO: torch.Tensor) -> torch.Tensor:
     """Eq. 2 and 3 for one cell: 0 when each edge has settled, E log O when none has a preference."""
+    # Eq. 3   L^O(alpha) = sum_j sum_{i<j} L^O_i,j(alpha)
     return entropy(alpha_EO).sum()
 
 
@@ -93,6 +102,10 @@ def edge_loss(
     loss = beta_E.new_zeros(())
     for group, members in zip(groups, candidates(groups, space), strict=True):
         if group.keep < len(members):
+            # Eq. 4   L^E_j(beta) = -sum_{i<j} [exp(beta_i,j) / sum_{i'<j} exp(beta_i',j)]
+            #                               * log [exp(beta_i,j) / sum_{i'<j} exp(beta_i',j)]
+            #                       + |sum_B beta_i,j - 2|^2   with B = {beta_i,j | i < j, beta_i,j > 0}, beta_i,j <= 1
+            # Eq. 5   L^E(beta) = sum_j L^E_j(beta)
             beta = beta_E[members].clamp(max=1.0)
             loss = loss + entropy(beta) + count_weight * (beta.relu().sum() - group.keep).square()
     return loss
@@ -228,10 +241,12 @@ class Da2s(nn.Module):
 
     def mixing(self, step: Step) -> dict[str, Mixing]:
         """Section 3.1: every operation of every edge with a times b, in every step."""
+        # 3.1   z_j = sum_{i<j} b_i,j f_i,j(z_i)   with f_i,j(z_i) = sum_{o in O} a^o_i,j o(z_i)
         return {kind: relax_weighted(self._alpha(kind, step), self.edge_weights(kind)) for kind in KINDS}
 
     def factors(self, epoch: int) -> tuple[float, float]:
         """What the operations' and the edges' loss are multiplied by in an epoch, from 0: Eq. 7."""
+        # Eq. 7   lambda_c lambda_alpha and lambda_c lambda_beta, with lambda_alpha = lambda_1, lambda_beta = 4 lambda_2
         s = self.settings
         c, one, two = (control(name, epoch + 1, s.epochs, s.delay) for name in (s.lambda_c, s.lambda_1, s.lambda_2))
         return s.penalty_weight * c * one, s.penalty_weight * c * 4 * two
@@ -240,7 +255,9 @@ class Da2s(nn.Module):
         """Eq. 7, with L2 on what moves."""
         s = self.settings
         for_operations, for_edges = self.factors(step.epoch)
+        # Eq. 1   L_C(alpha, theta) = 1/M sum_{m=1..M} y_m' log F_alpha,theta(x_m)
         loss = problem.held_out_loss(self.mixing(step))
+        # Eq. 7   L(theta, alpha, beta) = L_C(alpha, theta) + lambda_c (lambda_alpha L^O(alpha) + lambda_beta L^E(beta))
         for kind in KINDS:
             loss = loss + for_operations * operation_loss(self._alpha(kind, step))
             loss = loss + for_edges * edge_loss(self.beta[kind], self.groups, self.space, s.count_weight)

@@ -7,12 +7,13 @@ EDAS and DA2S are measured against.
     alpha^(i,j)        alpha[kind]  (E, O)   operation logits, 'none' among the O = 8 operations
     w, xi              problem      -        weights of the supernet, learning rate of their step
     w' = w - xi ...    look_ahead   -        weights after the step that would come next, momentum and decay included
-    epsilon            radius / |v|          step of the finite difference, v the gradient at w'
+    epsilon            radius / |v|          step of the finite difference, v = d L_val(w', alpha) / d w'
+    w+, w-             moved                 w + epsilon v, w - epsilon v
+    nabla_alpha        autograd.grad         derivative with respect to alpha
 
-Eq. 2: each edge is the sum of its operations weighted by softmax(alpha).
-Eq. 5, first order (``order=1``, xi = 0): the gradient of the held-out loss at the weights as they are.
-Eq. 7 and 8, second order (``order=2``): d L_val(w', alpha) - xi [d L_train(w+, alpha) - d L_train(w-, alpha)] /
-(2 epsilon) with w+- = w +- epsilon v, all derivatives with respect to alpha.
+Eq. 2 is the mixing. Eq. 6 is the gradient that alpha gets: with xi = 0 the first order (``order=1``), at the weights as
+they are; else the second (``order=2``), Eq. 7 and 8. The paper writes an edge as (from i, to j); here the edges of a
+cell are one axis E, ordered node by node.
 
 Differs from the paper: nothing known. As in the authors' code, w' takes momentum and weight decay into account but no
 clipping, and xi is the weights' learning rate of the epoch; BatchNorm's running statistics are not touched by passes
@@ -41,6 +42,7 @@ __all__ = ["Darts", "DartsSettings", "relax_all"]
 
 def relax_all(alpha_EO: torch.Tensor) -> Mixing:
     """Eq. 2: every operation of every edge, weighted by softmax(alpha); 1/O each at alpha = 0."""
+    # Eq. 2   obar^(i,j)(x) = sum_{o in O} [exp(alpha_o^(i,j)) / sum_{o' in O} exp(alpha_o'^(i,j))] o(x)
     everything = tuple(range(alpha_EO.shape[1]))
     return tuple(EdgeMixing(everything, mix_O) for mix_O in torch.softmax(alpha_EO, dim=-1))
 
@@ -81,6 +83,7 @@ class Darts(nn.Module):
 
     def loss(self, problem: Problem, step: Step) -> torch.Tensor:
         """Cross-entropy on held-out images, at the weights or one step ahead of them, with L2 on alpha."""
+        # Eq. 6   nabla_alpha L_val(w - xi nabla_w L_train(w, alpha), alpha)   order 1: xi = 0
         ahead = self.settings.order == 2
         loss = self.look_ahead(problem, step) if ahead else problem.held_out_loss(self.mixing(step))
         return loss + 0.5 * self.settings.alpha_decay * sum(logits.square().sum() for logits in self.alpha.values())
@@ -93,6 +96,7 @@ class Darts(nn.Module):
             kind: tuple(EdgeMixing(mix.ops, mix.weights.detach()) for mix in edges if mix.weights is not None)
             for kind, edges in self.mixing(step).items()
         }
+        # in Eq. 7   w' = w - xi nabla_w L_train(w, alpha)
         gradients = gradients_of(problem.training_loss(mixing), weights)
         ahead = problem.stepped(problem.mean_over_processes(gradients))
 
@@ -101,6 +105,7 @@ class Darts(nn.Module):
         direct, v = both[: len(alphas)], named(ahead, both[len(alphas) :])
         problem.mean_over_processes(v)
 
+        # in Eq. 8   epsilon = 0.01 / |nabla_w' L_val(w', alpha)|,   w+- = w +- epsilon nabla_w' L_val(w', alpha)
         norm = torch.stack([value.double().square().sum() for value in v.values()]).sum().sqrt()
         epsilon = self.settings.radius / float(norm)
         sides = []
@@ -113,6 +118,9 @@ class Darts(nn.Module):
         result = loss.detach()
         for alpha, first, plus, minus in zip(alphas, direct, *sides, strict=True):
             if first is not None:  # a network of one or two cells has no normal cell
+                # Eq. 7   nabla_alpha L_val(w', alpha) - xi nabla^2_alpha,w L_train(w, alpha) nabla_w' L_val(w', alpha)
+                # Eq. 8   nabla^2_alpha,w L_train(w, alpha) nabla_w' L_val(w', alpha)
+                #             ~ [nabla_alpha L_train(w+, alpha) - nabla_alpha L_train(w-, alpha)] / (2 epsilon)
                 total = first - problem.lr * (plus - minus) / (2 * epsilon)
                 result = result + (total * (alpha - alpha.detach())).sum()  # adds 0, and the gradient
         return result

@@ -3,11 +3,16 @@
 Hong, Ahn, Kim, "EDAS: Efficient and Differentiable Architecture Search" (https://arxiv.org/abs/1912.01237). The network
 that is trained is at every moment the one that would be derived, but for one edge, so cutting it down costs nothing.
 
-    paper          here        shape    meaning
-    alpha^(i,j)    alpha[k][e] (O,)     operation logits of edge e of cell kind k, one parameter an edge
-    O              space       O = 8    candidate operations, 'none' among them
-    (k, l)         drawn edge           the edge relaxed in this iteration, one of 28
-    o_m            argmax               the operation with the largest alpha
+    paper          here           shape    meaning
+    alpha^(i,j)    alpha[kind][e] (O,)     operation logits of edge e = (j, i), one parameter an edge
+    O              space          O = 8    candidate operations, 'none' among them
+    (k, l)         drawn edge              the edge relaxed in this iteration, one of 28
+    o_m            argmax                  the operation with the largest alpha
+    f_j(x_i)       EdgeMixing              what node i sends to node j: which operations o, and with which factor;
+                                           the supernet runs them
+
+The paper writes an edge as (from i, to j) and knows one cell; here edges are numbered node by node and there is an
+alpha for each cell kind. Its Eq. 1 is DARTS' edge (``search.methods.darts``), which Eq. 2 keeps on one edge alone.
 
 Differs from the paper: alpha's weight decay in warm-up is part of the loss and of the drawn edge only (with Adam's L2
 the gradient is the same; the paper wants no other edge to move, section 4.1).
@@ -44,16 +49,19 @@ __all__ = ["AlphaMaxSettings", "Edas", "EdasSettings", "clamp", "draw_edges", "r
 
 def relax(alpha_O: torch.Tensor) -> EdgeMixing:
     """Eq. 2, first line: all operations of the drawn edge, weighted by softmax(alpha); 1/O each at alpha = 0."""
+    # Eq. 2   f_j(x_i) = sum_{o in O} [exp(alpha_o^(i,j)) / sum_{o' in O} exp(alpha_o'^(i,j))] * o(x_i)   i = k, j = l
     return EdgeMixing(tuple(range(alpha_O.numel())), torch.softmax(alpha_O, dim=0))
 
 
 def clamp(alpha_O: torch.Tensor) -> EdgeMixing:
     """Eq. 2, second line: the operation with the largest alpha, with weight 1; the first one of equals."""
+    # Eq. 2   f_j(x_i) = o_m(x_i)   otherwise
     return EdgeMixing((int(alpha_O.argmax()),))
 
 
 def sign_of(step: Step, warmup_epochs: int, invert: str) -> float:
     """Eq. 3: -1 where this iteration uses -alpha, else 1. An evaluation never does."""
+    # Eq. 3   f_j(x_i) = sum_{o in O} [exp(-alpha_o^(i,j)) / sum_{o' in O} exp(-alpha_o'^(i,j))] * o(x_i)
     if step.phase == "eval" or step.epoch >= warmup_epochs:
         return 1.0
     return -1.0 if invert == "every" or step.index % 2 == 1 else 1.0

@@ -6,13 +6,13 @@ them, which takes a K-th of the memory and lets the batch grow; since the channe
 step, edges get weights of their own, which are steadier than the operations'.
 
     paper          here          shape    meaning
-    alpha^o_i,j    alpha[kind]   (E, O)   operation logits
+    alpha^o_i,j    alpha[kind]   (E, O)   operation logits, 'none' among the O = 8 operations
     beta_i,j       beta[kind]    (E,)     edge logits
     S_i,j          supernet      -        the first C/K channels of every state, then a channel shuffle
     K              partial_channels       4 on CIFAR-10
 
-Eq. 2 (section 3.2): f_ij = sum over o of softmax(alpha)^o o(S * x_i) + (1 - S) * x_i.
-Eq. 3 (section 3.3): x_j = sum over i < j of softmax(beta)_ij f_ij, the softmax over the inputs of node j.
+The paper writes an edge as (from i, to j); here the edges of a cell are one axis E, ordered node by node. The two
+softmaxes are multiplied into one factor of each operation, and the supernet adds (1 - S) * x_i, times the edge's own.
 
 Differs from the paper: the mask S is the first C/K channels and not drawn anew, as in the authors' code; the channel
 shuffle behind it moves every channel there in turn.
@@ -40,12 +40,15 @@ __all__ = ["PcDarts", "PcDartsSettings", "edge_softmax", "part_of_epochs", "rela
 
 
 def edge_softmax(beta_E: torch.Tensor, space: SearchSpace) -> torch.Tensor:
-    """Eq. 3: softmax of beta over the inputs of each node, (E,); 1/n for each of n inputs at beta = 0."""
+    """Section 3.3: softmax of beta over the inputs of each node, (E,); 1/n for each of n inputs at beta = 0."""
+    # 3.3   x_j = sum_{i<j} [exp(beta_i,j) / sum_{i'<j} exp(beta_i',j)] * f_i,j(x_i), of which this is the [ ]
     return torch.cat([torch.softmax(part, dim=0) for part in beta_E.split(list(range(2, space.num_nodes + 2)))])
 
 
 def relax_weighted(alpha_EO: torch.Tensor, b_E: torch.Tensor) -> Mixing:
-    """Eq. 2 and 3: every operation of every edge with softmax(alpha) times the edge's weight."""
+    """Sections 3.2 and 3.3: every operation of every edge with softmax(alpha) times the edge's weight."""
+    # 3.2   f_i,j(x_i; S_i,j) = sum_{o in O} [exp(alpha^o_i,j) / sum_{o' in O} exp(alpha^o'_i,j)] * o(S_i,j * x_i)
+    #                           + (1 - S_i,j) * x_i
     mix_EO = torch.softmax(alpha_EO, dim=-1) * b_E[:, None]
     everything = tuple(range(alpha_EO.shape[1]))
     return tuple(EdgeMixing(everything, mix_O, b) for mix_O, b in zip(mix_EO, b_E, strict=True))
@@ -99,7 +102,7 @@ class PcDarts(nn.Module):
         self.beta = start(self.space.num_edges)
 
     def mixing(self, step: Step) -> dict[str, Mixing]:
-        """Eq. 2 and 3, in every step."""
+        """Sections 3.2 and 3.3, in every step."""
         return {kind: relax_weighted(self.alpha[kind], edge_softmax(self.beta[kind], self.space)) for kind in KINDS}
 
     def loss(self, problem: Problem, step: Step) -> torch.Tensor | None:

@@ -19,7 +19,8 @@ from nas_zoo.search.methods.da2s import (
     operation_loss,
     strengthened,
 )
-from nas_zoo.search.supernet import SearchSpace
+from nas_zoo.search.problem import Iteration
+from nas_zoo.search.supernet import SearchSpace, Supernet
 
 SPACE = SearchSpace()
 FAR = -1e4  # a logit that has lost
@@ -34,6 +35,19 @@ class NoData:
 
     def held_out_loss(self, mixing, weights=None):
         return torch.ones(())
+
+
+def test_eq1_is_the_mean_cross_entropy_of_the_held_out_images():
+    method = Da2s(Da2sSettings())
+    mixing = method.mixing(step(0))
+    torch.manual_seed(0)
+    supernet = Supernet(SPACE, init_channels=8, num_cells=2, partial_channels=4).double()
+    images, labels = torch.randn(4, 3, 8, 8, dtype=torch.double), torch.tensor([3, 1, 4, 1])
+    optimizer = torch.optim.SGD(supernet.parameters(), 0.1)
+    problem = Iteration(supernet, (images, labels), (images, labels.flip(0)), optimizer, torch.enable_grad)
+    p = torch.softmax(supernet(images, mixing), dim=1).detach()
+    by_hand = -sum(math.log(float(p[m, y])) for m, y in enumerate(labels.tolist())) / 4
+    assert problem.held_out_loss(mixing).item() == pytest.approx(by_hand, rel=1e-12)
 
 
 def test_eq2_entropy_is_log_o_without_preference_and_zero_when_settled_even_for_far_logits():

@@ -71,8 +71,19 @@ def exact_second_order(method: Darts, net, optimizer, held_out, for_weights) -> 
     return list(torch.autograd.grad(loss(held_out, ahead), list(method.parameters())))
 
 
+def test_eq6_first_order_is_the_gradient_at_the_weights_as_they_are():
+    method, net, optimizer, batches = smooth_problem(0)
+    first = Darts(DartsSettings(order=1, alpha_decay=0.0)).double()
+    first.load_state_dict(method.state_dict())
+    first.loss(problem_of(net, optimizer, *batches), STEP).backward()
+    images, labels = batches[0]
+    expected = torch.autograd.grad(F.cross_entropy(net(images, method.mixing(STEP)), labels), list(method.parameters()))
+    assert [alpha.grad.tolist() for alpha in first.parameters()] == [value.tolist() for value in expected]
+    assert all(weight.grad is None for weight in net.parameters())
+
+
 @pytest.mark.parametrize("momentum_steps", [0, 3])
-def test_second_order_is_autograds_exact_derivative_through_the_weight_step(momentum_steps):
+def test_eq7_second_order_is_autograds_exact_derivative_through_the_weight_step(momentum_steps):
     method, net, optimizer, (held_out, for_weights) = smooth_problem(momentum_steps)
     exact = exact_second_order(method, net, optimizer, held_out, for_weights)
     loss = method.loss(problem_of(net, optimizer, held_out, for_weights), STEP)
@@ -87,7 +98,7 @@ def test_second_order_is_autograds_exact_derivative_through_the_weight_step(mome
         assert (first - theirs).abs().max() > 1e-3  # the term that is tested is there
 
 
-def test_the_error_of_the_finite_difference_falls_with_the_square_of_its_step():
+def test_eq8_the_error_of_the_finite_difference_falls_with_the_square_of_its_step():
     method, net, optimizer, (held_out, for_weights) = smooth_problem(0)
     exact = torch.cat([g.flatten() for g in exact_second_order(method, net, optimizer, held_out, for_weights)])
     errors = []

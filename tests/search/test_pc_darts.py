@@ -16,7 +16,7 @@ SPACE = SearchSpace(operations=("none", *SearchSpace().operations))
 STEP = Step(epoch=20, index=0, num_epochs=50, phase="alpha")
 
 
-def test_eq3_is_a_softmax_over_the_inputs_of_each_node():
+def test_edge_normalization_is_a_softmax_over_the_inputs_of_each_node():
     b = edge_softmax(torch.zeros(14), SPACE)
     torch.testing.assert_close(b, torch.tensor([1 / 2] * 2 + [1 / 3] * 3 + [1 / 4] * 4 + [1 / 5] * 5))
     beta = torch.zeros(14)
@@ -24,7 +24,7 @@ def test_eq3_is_a_softmax_over_the_inputs_of_each_node():
     torch.testing.assert_close(edge_softmax(beta, SPACE)[:5], torch.tensor([1 / 2, 1 / 2, 6 / 8, 1 / 8, 1 / 8]))
 
 
-def test_eq2_weighs_operations_by_both_softmaxes():
+def test_operations_are_weighed_by_both_softmaxes():
     alpha, b = torch.zeros(14, 8), torch.linspace(0.1, 1.4, 14)
     for e, mix in enumerate(relax_weighted(alpha, b)):
         torch.testing.assert_close(mix.weights, torch.full((8,), float(b[e]) / 8))
