@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from nas_zoo.export.runtime.bench import COLUMNS, bench_model, write_csv
-from nas_zoo.models.network import MODELS
+from nas_zoo.models.registry import MODELS
 
 RUNTIMES = ("eager", "compile", "onnx")
 #: What tells whether two rows are of the same measurement.

@@ -28,20 +28,12 @@ PROGRAMS = {
 }
 
 
-def _models(tags: bool = False) -> list[str]:
-    import timm
-
-    import nas_zoo  # noqa: F401  # registers
-
-    names = timm.list_models(module="network")
-    return sorted({*names, *timm.list_models(module="network", include_tags=True)}) if tags else names
-
-
 def list_(options: argparse.Namespace) -> int:
-    from nas_zoo.models import table as catalog
+    from nas_zoo.models import table
+    from nas_zoo.models.registry import MODELS
 
     if options.cells:
-        rows = catalog.cell_rows(options.tier)
+        rows = table.cell_rows(options.tier)
         shown = [
             {"name": row["name"], "tier": row["tier"], "builds": row["builds"]}
             | {words: row[key] for words, key in _PAPER_ERRORS.items()}
@@ -51,7 +43,7 @@ def list_(options: argparse.Namespace) -> int:
     else:
         if options.tier is not None:
             raise ValueError("--tier: accepted with --cells only")
-        rows = catalog.model_rows(_models())
+        rows = table.model_rows(sorted(MODELS))
         shown = [
             {"name": row["name"], "cell": row["cell"], "input": row["input_size"], "classes": row["num_classes"],
              "params": f"{row['params'] / 1e6:.2f}M", "macs": f"{row['macs'] / 1e6:.1f}M",
@@ -63,7 +55,7 @@ def list_(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(rows, indent=1))
     elif options.csv:
-        print(catalog.in_csv(rows), end="")
+        print(table.in_csv(rows), end="")
     else:
         print(_table(shown))
     return 0
@@ -103,14 +95,14 @@ def info(options: argparse.Namespace) -> int:
 
     from nas_zoo.genotype import load_genotype
     from nas_zoo.models.count import CONVENTION, count, count_stages
-    from nas_zoo.models.network import MODELS
+    from nas_zoo.models.registry import MODELS
     from nas_zoo.models.table import paper_figures
 
     name = options.model
-    if name not in _models(tags=True):
+    if name not in MODELS and name not in timm.list_models(module="nas_zoo", include_tags=True):
         import difflib
 
-        near = difflib.get_close_matches(name, _models(), n=3)
+        near = difflib.get_close_matches(name, MODELS, n=3)
         hint = f"did you mean {', '.join(near)}?" if near else "`nas-zoo list` shows ours"
         raise ValueError(f"unknown model {name!r}; {hint}")
     given = {key: getattr(options, key) for key in ("genotype", "init_channels", "num_cells", "num_classes")}

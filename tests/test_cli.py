@@ -11,7 +11,7 @@ from PIL import Image
 
 from nas_zoo.cli import main
 from nas_zoo.models.count import count
-from nas_zoo.models.network import MODELS
+from nas_zoo.models.registry import MODELS
 
 COMMANDS = [
     "list", "info", "search", "gap", "report", "train", "adopt", "evaluate", "export", "check", "card", "publish",

@@ -1,8 +1,16 @@
-"""Importing the package costs little beside importing timm, and leaves the slow parts for when they are asked for."""
+"""Starting is quick: importing the package costs timm's users nothing, and commands import what they need alone."""
 
 import json
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 # Processor time, which other programs on the machine do not change much.
 MEASURE = """
@@ -13,29 +21,93 @@ between = time.process_time()
 import nas_zoo
 end = time.process_time()
 heavy = ["nas_zoo.train", "nas_zoo.export.graph.to_onnx", "nas_zoo.search.run", "nas_zoo.models.table",
-         "matplotlib", "onnx", "onnxruntime", "accelerate", "sklearn", "huggingface_hub.hf_api"]
+         "nas_zoo.models.network", "matplotlib", "onnx", "onnxruntime", "accelerate", "sklearn",
+         "huggingface_hub.hf_api"]
 before = json.loads(sys.argv[1])
 print(json.dumps([between - begin, end - between, [n for n in heavy if n in sys.modules and n not in before]]))
 """
 WITH_TIMM = "import json, sys, timm; print(json.dumps(list(sys.modules)))"
 
+RUN = """
+import contextlib, io, json, sys
+from nas_zoo.cli import main
+said = io.StringIO()
+with contextlib.redirect_stdout(said):
+    try:
+        code = main(sys.argv[1:])
+    except SystemExit as end:
+        code = end.code
+print(json.dumps([code, said.getvalue(), sorted({name.split(".")[0] for name in sys.modules})]))
+"""
 
-def run(code: str, *words: str) -> list:
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+
+def run(code: str, *words: str, cwd: Path | None = None) -> Any:
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True, cwd=cwd)
     return json.loads(done.stdout)
 
 
-def test_importing_takes_at_most_1_15_times_as_long_as_importing_timm():
+def test_importing_takes_a_hundredth_of_the_time_of_importing_timm() -> None:
+    """Measured 1.007; the bound leaves room for a disturbed machine, and is far below an import of our network."""
     ratios = []
     for _ in range(3):
         timm, ours, _ = run(MEASURE, "[]")
         ratios.append((timm + ours) / timm)
-        if ratios[-1] <= 1.15:  # one undisturbed run shows it
+        if ratios[-1] <= 1.015:  # one undisturbed run shows it
             break
-    assert min(ratios) <= 1.15, ratios
+    assert min(ratios) <= 1.015, ratios
     assert min(ratios) > 1.0
 
 
-def test_importing_loads_nothing_heavy_that_timm_does_not_load():
+def test_importing_loads_nothing_heavy_that_timm_does_not_load() -> None:
     _, _, heavy = run(MEASURE, json.dumps(run(WITH_TIMM)))
     assert heavy == []
+
+
+@pytest.mark.parametrize("words", ["nas_zoo, timm", "timm, nas_zoo", "nas_zoo.models.network", "nas_zoo.models.load"])
+def test_models_are_registered_whatever_is_imported_first(words: str) -> None:
+    code = (
+        f"import json, {words}, timm; import nas_zoo; model = timm.create_model('edas_c10_s', pretrained=True);"
+        "assert model.pretrained_cfg['tag'] == 'jpeg_e4'; assert nas_zoo.edas_c10_s().num_cells == 8;"
+        "print(json.dumps(timm.list_models(module='nas_zoo')))"
+    )
+    assert run(code) == sorted(run("import json, nas_zoo.models.registry as r; print(json.dumps(list(r.MODELS)))"))
+
+
+def write_classifier(path: Path) -> Path:
+    """An ONNX file that takes 4 x 4 images: logits are sums of pixels, weighted by the class."""
+    weight = numpy_helper.from_array(np.ones((48, 1), np.float32) * np.arange(3, dtype=np.float32), "w")
+    nodes = [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("MatMul", ["f", "w"], ["y"])]
+    takes = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 4, 4])
+    gives = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])
+    graph = helper.make_graph(nodes, "g", [takes], [gives], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    helper.set_model_props(model, {"mean": "[0, 0, 0]", "std": "[1, 1, 1]", "labels": '["a", "b", "c"]'})
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "--version",
+        "--help",
+        "list",
+        "list --cells",
+        "list --csv",
+        "predict model.onnx image.png --top-k 1",
+        "predict model.onnx .",
+    ],
+)
+def test_a_command_imports_what_it_needs_alone(command: str, tmp_path: Path) -> None:
+    """torch takes two seconds, timm and matplotlib another one."""
+    write_classifier(tmp_path / "model.onnx")
+    Image.new("RGB", (9, 9), "white").save(tmp_path / "image.png")
+    code, said, modules = run(RUN, *command.split(), cwd=tmp_path)
+    assert code == 0
+    assert said
+    assert not {"torch", "timm", "torchvision", "matplotlib", "onnx", "sklearn", "accelerate"} & set(modules)
+    if command.startswith("predict"):
+        assert "image.png  c 100.0%" in said
+    elif not command.startswith("draw"):
+        assert "onnxruntime" not in modules
+        assert "numpy" not in modules

@@ -34,8 +34,8 @@ import torch
 
 import nas_zoo
 from nas_zoo.genotype import load_genotype
+from nas_zoo.models.registry import MODELS
 
-MODULE = "network"  # the module of nas_zoo that registers models, as timm.list_models calls it
 KNOWN_TESTS = 11
 PASSED = ("passed", "already")  # mark of a test that --results leaves out
 #: The code that these tests run; what is left out trains, searches, reads or writes.
@@ -100,7 +100,7 @@ class Results:
 
     def digest(self, name: str) -> str:
         """Of all that decides a model's results: code, settings, cell, version of timm."""
-        settings = nas_zoo.models.network.MODELS[name.split(".")[0]]
+        settings = MODELS[name.split(".")[0]]
         words = [self.code, settings, load_genotype(settings["cell"]).digest, timm.__version__]
         return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -145,7 +145,7 @@ def code_digest() -> str:
 
 def run(source: Path, results: Path | None, pytest_args: list[str]) -> int:
     """Runs test_models.py in `source` on our models alone; returns pytest's exit status."""
-    ours = timm.list_models(module=MODULE)
+    ours = timm.list_models(module="nas_zoo")
     list_models = timm.list_models
 
     def list_ours(filter="", module="", **kwargs):

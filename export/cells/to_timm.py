@@ -22,7 +22,7 @@ from nas_zoo.genotype import KINDS, Cell, Genotype, as_genotype
 from nas_zoo.models import operations
 from nas_zoo.models.depthwise import DepthwiseConv
 from nas_zoo.models.layout import LAYOUTS, plan_network
-from nas_zoo.models.network import DATA
+from nas_zoo.models.registry import DATA
 from nas_zoo.runs.files import write_text
 
 __all__ = ["FORMATS", "export_model", "to_dot", "to_timm_module"]

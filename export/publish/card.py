@@ -25,7 +25,7 @@ from nas_zoo.export.publish.published import Checkpoint, open_checkpoint
 from nas_zoo.genotype import Genotype, genotype_record
 from nas_zoo.models import results
 from nas_zoo.models.count import CONVENTION
-from nas_zoo.models.network import DATA, MODELS
+from nas_zoo.models.registry import DATA, MODELS
 from nas_zoo.models.results import Result
 from nas_zoo.models.table import paper_figures
 from nas_zoo.runs.files import staged, write_text

@@ -10,7 +10,7 @@ import timm
 
 from nas_zoo.models import results
 from nas_zoo.models.load import load_model
-from nas_zoo.models.network import find_result
+from nas_zoo.models.registry import find_result
 from nas_zoo.models.results import Result
 from nas_zoo.release.adopt import read_run, reference_tensors, result_of_run
 from nas_zoo.runs.facts import published_log

@@ -6,15 +6,17 @@ counted as if it were data); BatchNorm, pooling, ReLU and sums count nothing. Pa
 classifier's too; an auxiliary head is no part of a network here.
 """
 
+from __future__ import annotations
+
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.models.layout import CellSpec, find_live, plan_network
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["CONVENTION", "Counts", "Stage", "count", "count_stages", "work_out"]
 
@@ -93,6 +95,9 @@ def _see(
     model: nn.Module, input_size: tuple[int, int, int]
 ) -> tuple[dict[str, tuple[int, int]], dict[str, tuple[int, ...]]]:
     """Of one run: {layer: (multiply-adds, elements put out)} and {module: shape put out, without the batch}."""
+    import torch  # here, because the arithmetic below needs none
+    from torch import nn
+
     seen: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
     shapes: dict[str, tuple[int, ...]] = {}
     handles = []

@@ -8,10 +8,9 @@ import timm
 import torch
 from torch import nn
 
-from nas_zoo.models import network as _network
+from nas_zoo.models.registry import MODELS
 
 __all__ = ["load_model", "read_state_dict"]
-_ = _network  # imported for what importing it does: registration
 
 
 def load_model(model: str, weights: Path | str | None = None, **kwargs: Any) -> nn.Module:
@@ -65,7 +64,7 @@ def load_model(model: str, weights: Path | str | None = None, **kwargs: Any) -> 
 def _near_names(name: str) -> str:
     import difflib
 
-    near = difflib.get_close_matches(name, timm.list_models(module="network"), n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.5)
     return f"; did you mean {', '.join(near)}?" if near else "; `nas-zoo list` shows ours"
 
 

@@ -9,33 +9,22 @@ reads input 0 only makes every second cell superfluous, and such cells are left 
 ``nas_zoo.train``); drop path acts per sample and its rate is fixed when the model is made.
 """
 
-import json
-from collections.abc import Callable
-from importlib import resources
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, create_classifier
-from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs, register_model
-from timm.models._builder import resolve_pretrained_cfg
+from timm.models import build_model_with_cfg, checkpoint
 from timm.models._features import feature_take_indices
 from torch import nn
 
 from nas_zoo.genotype import KINDS, Genotype, as_genotype
 from nas_zoo.genotype import Cell as Edges
-from nas_zoo.models import results
 from nas_zoo.models.depthwise import concatenate
 from nas_zoo.models.layout import CellSpec, Plan, find_live, plan_network
 from nas_zoo.models.operations import FactorizedReduce, PointwiseNorm, build_op, reads_relu
 
-__all__ = ["CIFAR10_CLASSES", "CellNet", "find_result"]
-
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-# Of the training images.
-CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+__all__ = ["CellNet", "build"]
 
 
 class StemBlock(nn.Module):
@@ -382,170 +371,22 @@ def _feature_levels(plan: Plan, live: set[int]) -> tuple[list[dict[str, Any]], l
     return info, list(last_of_level.values())
 
 
-#: Where weights may lie, in the order in which timm looks.
-_PLACES = ("file", "hf_hub_id", "url")
-
-
-def _create(variant: str, pretrained: bool = False, **kwargs: Any) -> CellNet:
+def build(variant: str, pretrained: bool = False, **kwargs: Any) -> CellNet:
+    """The network of a registered model, made by timm; its weights come from where its configuration says."""
     genotype = as_genotype(kwargs["genotype"])
     plan = _plan(genotype, kwargs["layout"], kwargs["init_channels"], kwargs["num_cells"], kwargs.get("in_chans", 3))
     reads = [genotype.cell(spec.kind).inputs_read for spec in plan.cells]
     num_levels = len(_feature_levels(plan, find_live(reads, [len(plan.cells) - 1]))[1])
-    places = _place_of_weights(variant, genotype, kwargs) if pretrained else {}
-    model: CellNet = build_model_with_cfg(
+    return build_model_with_cfg(
         CellNet,
         variant,
         pretrained,
         pretrained_filter_fn=_in_float32,
         feature_cfg={"out_indices": tuple(range(num_levels)), "feature_cls": "getter"},
-        **(kwargs | places | {"genotype": genotype}),
+        **(kwargs | {"genotype": genotype}),
     )
-    cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    cfg.pop("description", None)  # of older configurations: a figure that was measured on published weights
-    own_weights = any((kwargs.get("pretrained_cfg_overlay") or {}).get(place) for place in _PLACES)
-    other_head = kwargs.get("num_classes") not in (None, cfg.get("num_classes"))
-    if not pretrained or own_weights or other_head:
-        cfg.pop("tag", None)  # it names weights, and this network has not got them
-    return model
 
 
 def _in_float32(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
     """Weights stored as float16 as float32, before timm adapts a stem to other channels and rounds the outcome."""
     return {name: value.float() if value.dtype == torch.float16 else value for name, value in state_dict.items()}
-
-
-def _place_of_weights(variant: str, genotype: Genotype, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """What timm has to be told of where the weights lie, once they are there and are the published ones.
-
-    Raises:
-        ValueError: The model has no weights, they are damaged or cannot be had, or the network asked for is another.
-    """
-    given, overlay = kwargs.get("pretrained_cfg"), dict(kwargs.get("pretrained_cfg_overlay") or {})
-    first = next((place for place in _PLACES if overlay.get(place)), None)
-    if first is not None:  # what the user sets wins over what stands before it in ours
-        overlay |= dict.fromkeys(_PLACES[: _PLACES.index(first)])
-    cfg = resolve_pretrained_cfg(variant, given, overlay)
-    if cfg.source in ("hf-hub", "local-dir") or cfg.state_dict:  # hf-hub:ORG/NAME and the like
-        return {}
-    if not cfg.has_weights:
-        other = [f"{row.name} ({row.dataset})" for row in results.package_results() if row.model == variant]
-        having = [name for name in MODELS if find_result(name)]
-        raise ValueError(
-            f"{variant} has no trained weights{f' of its {cfg.num_classes} classes' if other else ''}: make them with "
-            f"`nas-zoo train --model {variant} --out FOLDER` and "
-            f"timm.create_model('local-dir:FOLDER', pretrained=True)"
-            f"{'; it has them as ' + ', '.join(other) if other else ''}"
-            f"{'; with weights come ' + ', '.join(having) if having else ''}"
-        )
-    row = find_result(f"{variant}.{cfg.tag}")
-    if first is not None:
-        return {"pretrained_cfg_overlay": overlay}
-    if row is None or not isinstance(given, str | None):
-        return {}
-    asked = {"genotype": genotype.digest, **{key: kwargs[key] for key in ("init_channels", "num_cells")}}
-    for key, value in asked.items():
-        if value != getattr(row, key):
-            raise ValueError(f"{key}={value!r}: the weights of {row.name} are of a network with {getattr(row, key)!r}")
-    # A file of checked content, which timm prefers to the Hub.
-    return {"pretrained_cfg_overlay": {**overlay, "file": str(results.fetch_weights(row))}}
-
-
-class Data(NamedTuple):
-    """What the papers train on, and the network they do it with."""
-
-    layout: str
-    init_channels: int
-    num_cells: int
-    num_classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    label_names: tuple[str, ...] | None = None
-
-
-DATA = {
-    "c10": Data("cifar", 36, 20, 10, CIFAR10_MEAN, CIFAR10_STD, CIFAR10_CLASSES),
-    "c100": Data("cifar", 36, 20, 100, CIFAR100_MEAN, CIFAR100_STD),
-    "in1k": Data("imagenet", 48, 14, 1000, IMAGENET_MEAN, IMAGENET_STD),
-}
-
-
-def _cfg(data: Data, **kwargs: Any) -> dict[str, Any]:
-    cifar = data.layout == "cifar"
-    input_size = kwargs.get("input_size") or ((3, 32, 32) if cifar else (3, 224, 224))
-    return {
-        "url": "",
-        "num_classes": data.num_classes,
-        "input_size": input_size,
-        "pool_size": tuple(-(-side // (4 if cifar else 32)) for side in input_size[1:]),
-        "crop_pct": 1.0 if cifar else 0.875,
-        "interpolation": "bilinear" if cifar else "bicubic",
-        "mean": data.mean,
-        "std": data.std,
-        "first_conv": "stem.0.conv",
-        "classifier": "classifier",
-        "license": "apache-2.0",
-        "label_names": data.label_names,
-    } | kwargs
-
-
-def _read_models() -> dict[str, dict[str, Any]]:
-    """models.json, {name: {"cell", "data", and what differs from that data's layout}}, and the two for any cells."""
-    models: dict[str, dict[str, Any]] = {
-        "cell_net_cifar": {"cell": "darts_v2", "data": "c10"},
-        "cell_net_imagenet": {"cell": "darts_v2", "data": "in1k"},
-    }
-    return models | json.loads(resources.files("nas_zoo.models").joinpath("models.json").read_text(encoding="ascii"))
-
-
-#: The models; cells are read when a model is made, so importing stays cheap.
-MODELS = _read_models()
-
-
-def _all_cfgs() -> dict[str, Any]:
-    """timm's configurations by model, or by model.tag where there are weights.
-
-    A model's default is the first tag of its own number of classes. Weights of another are had by their tag alone: what
-    MODEL means, and how many parameters it has, must not change with somebody's weights.
-    """
-    cfgs: dict[str, Any] = {}
-    for name, model in MODELS.items():
-        data = DATA[model["data"]]
-        more = {"label_names": None} if name.startswith("cell_net_") else {}
-        rows = [row for row in results.package_results() if row.model == name]
-        rows.sort(key=lambda row: row.num_classes != data.num_classes)
-        cfgs |= {row.name: _cfg(data, **row.cfg()) for row in rows}
-        if not rows:
-            cfgs[name] = _cfg(data, **more)
-        elif rows[0].num_classes != data.num_classes:
-            cfgs[f"{name}.*"] = _cfg(data, **more)  # timm: the default, without a tag
-    return cfgs
-
-
-default_cfgs = generate_default_cfgs(_all_cfgs())
-
-
-def find_result(name: str) -> results.Result | None:
-    """The published row of MODEL.TAG, or that of MODEL: the weights that ``pretrained=True`` takes; None without."""
-    model, _, tag = name.partition(".")
-    if not tag and model in default_cfgs:
-        tag = default_cfgs[model].tags[0]
-    return next((row for row in results.package_results() if row.name == f"{model}.{tag}"), None)
-
-
-def _make_entrypoint(name: str, cell: str, data: str, **differing: Any) -> Callable[..., CellNet]:
-    """An entrypoint as timm wants it: a function of this module that bears the model's name."""
-    layout, init_channels, num_cells = DATA[data][:3]
-    # No num_classes here: timm takes it from the cfg, which for a saved model is the one saved.
-    settings = {"genotype": cell, "layout": layout, "init_channels": init_channels, "num_cells": num_cells} | differing
-
-    def entrypoint(pretrained: bool = False, **kwargs: Any) -> CellNet:
-        return _create(name, pretrained, **(settings | kwargs))
-
-    entrypoint.__name__ = entrypoint.__qualname__ = name
-    size = f"C={settings['init_channels']}, {settings['num_cells']} cells"
-    entrypoint.__doc__ = f"Cells {cell!r}, {layout} layout: {size}."
-    return register_model(entrypoint)
-
-
-for _name, _model in MODELS.items():
-    globals()[_name] = _make_entrypoint(_name, **_model)

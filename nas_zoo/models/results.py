@@ -18,6 +18,7 @@ import math
 import re
 import typing
 from collections.abc import Iterable, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class Result:
     test_images: int
     num_classes: int
     label_names: tuple[str, ...]
-    input_size: tuple[int, ...]  # (C, H, W)
+    input_size: tuple[int, int, int]  # (C, H, W)
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str
@@ -150,10 +151,8 @@ class Result:
     @property
     def label_descriptions(self) -> dict[str, str]:
         """What WordNet ids among the class names mean: {"n01440764": "tench, Tinca tinca"}; of other names nothing."""
-        if not any(_WORDNET_ID.fullmatch(name) for name in self.label_names):
-            return {}
-        known = _imagenet_descriptions()
-        return {name: known[name] for name in self.label_names if name in known}
+        ids = tuple(name for name in self.label_names if _WORDNET_ID.fullmatch(name))
+        return _wordnet_words(ids) if ids else {}
 
     def cfg(self, package: Path | None = None) -> dict[str, Any]:
         """What these weights change in a timm configuration: their place, and the images that they were trained on.
@@ -178,17 +177,22 @@ class Result:
         }
 
 
-@functools.cache  # timm reads a list of 22,000 synsets, and each import of the package asks for every row
-def _imagenet_descriptions() -> dict[str, str]:
-    from timm.data import ImageNetInfo
+@functools.cache
+def _wordnet_words(ids: tuple[str, ...]) -> dict[str, str]:
+    """The words of these WordNet ids, out of the table that timm.data.ImageNetInfo reads.
 
-    info = ImageNetInfo()
-    return {name: info.label_name_to_description(name) for name in info.label_names()}
+    Looked up line by line, because each import of timm asks, and reading all of its tables would take as long as the
+    rest of our registration.
+    """
+    table = resources.files("timm.data").joinpath("_info", "imagenet_synset_to_lemma.txt")
+    text = f"\n{table.read_text(encoding='utf-8')}\n" if table.is_file() else ""
+    places = {one: text.find(f"\n{one}\t") for one in ids}
+    return {one: text[at + len(one) + 2 : text.index("\n", at + 1)] for one, at in places.items() if at >= 0}
 
 
 # --------------------------------------------------------------------------------------------------------- the table
 
-_COLUMNS = {field.name: field for field in dataclasses.fields(Result)}
+_COLUMNS: dict[str, Any] = typing.get_type_hints(Result)  # and the type of each
 
 
 def read_results(path: Path | str) -> tuple[Result, ...]:
@@ -251,7 +255,7 @@ def _to_text(value: Any) -> str:
 
 
 def _from_text(name: str, text: str, place: str) -> Any:
-    kind = typing.get_type_hints(Result)[name]
+    kind = _COLUMNS[name]
     try:
         if kind is str:
             return text

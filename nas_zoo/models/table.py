@@ -17,7 +17,7 @@ from typing import Any
 
 from nas_zoo.genotype import Genotype, genotype_record, list_records
 from nas_zoo.models.count import work_out
-from nas_zoo.models.network import DATA, MODELS, find_result
+from nas_zoo.models.registry import DATA, MODELS, find_result
 from nas_zoo.models.results import package_results
 
 __all__ = ["cell_rows", "in_csv", "is_small", "model_rows", "paper_figures"]
@@ -53,23 +53,21 @@ def is_small(name: str) -> bool:
 
 def model_rows(names: Sequence[str]) -> list[Row]:
     """A row for each of these models, at its own size: settings, our counts, the paper's figures, where it is from."""
-    import timm
-
     rows = []
     for name in names:
-        model, cfg = MODELS[name], timm.get_pretrained_cfg(name)
-        assert cfg is not None
+        model, default = MODELS[name], find_result(name)
         data = DATA[model["data"]]
+        shape = default or data
         channels, cells = model.get("init_channels", data.init_channels), model.get("num_cells", data.num_cells)
         record = genotype_record(model["cell"])
         genotype = Genotype.from_json(record)
-        counts = work_out(genotype, data.layout, channels, cells, cfg.num_classes, cfg.input_size)
+        counts = work_out(genotype, data.layout, channels, cells, shape.num_classes, shape.input_size)
         provenance = record.get("provenance", {})
         figures = paper_figures(model["cell"], model["data"])
         if figures["paper_err"] is not None and is_small(name):
             size = f"C={data.init_channels}, {data.num_cells} cells"
             figures["paper_network"] = ", ".join(filter(None, (size, figures["paper_network"])))
-        ours = find_result(name) or next((row for row in package_results() if row.model == name), None)
+        ours = default or next((row for row in package_results() if row.model == name), None)
         rows.append(
             {
                 "name": name,
@@ -77,13 +75,13 @@ def model_rows(names: Sequence[str]) -> list[Row]:
                 "layout": data.layout,
                 "init_channels": channels,
                 "num_cells": cells,
-                "num_classes": cfg.num_classes,
-                "input_size": "x".join(map(str, cfg.input_size)),
+                "num_classes": shape.num_classes,
+                "input_size": "x".join(map(str, shape.input_size)),
                 "params": counts.params,
                 "macs": counts.macs,
                 "activations": counts.activations,
                 **figures,
-                "pretrained": bool(cfg.has_weights),
+                "pretrained": default is not None,
                 "tag": ours.tag if ours else None,
                 "top1": ours.top1 if ours else None,
                 "top1_dataset": ours.dataset if ours else None,

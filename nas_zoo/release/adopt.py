@@ -38,7 +38,8 @@ from nas_zoo.genotype import Genotype, genotype_record, list_genotypes
 from nas_zoo.models import results
 from nas_zoo.models.count import count
 from nas_zoo.models.load import load_model, read_state_dict
-from nas_zoo.models.network import MODELS, CellNet
+from nas_zoo.models.network import CellNet
+from nas_zoo.models.registry import MODELS
 from nas_zoo.models.results import DTYPES, Result
 from nas_zoo.runs.facts import published, published_log
 from nas_zoo.runs.files import staged, write_text, write_weights

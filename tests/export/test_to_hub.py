@@ -503,10 +503,10 @@ def test_the_token_goes_to_the_hub_alone_and_is_kept_nowhere(hub, staged, run, t
 
 FROM_THE_HUB = """
 import sys, torch, timm, nas_zoo
-from nas_zoo.models import network
+from nas_zoo.models.registry import find_result
 from nas_zoo.doctor import _weights
 run = sys.argv[1]
-row = network.find_result("tiny_c10")
+row = find_result("tiny_c10")
 assert row.hub_id == "zoo/blobs" and not row.weights and len(row.hub_revision) == 40
 assert [finding.state for finding in _weights()] == ["missing"]  # not asked for yet
 here = timm.create_model("local-dir:" + run, pretrained=True).eval()

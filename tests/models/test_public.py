@@ -9,8 +9,8 @@ import pytest
 
 from nas_zoo.genotype import load_genotype
 from nas_zoo.models import public
-from nas_zoo.models.network import DATA, MODELS
 from nas_zoo.models.public import find_public, public_of, public_weights, read_public
+from nas_zoo.models.registry import DATA, MODELS
 
 ROWS = public_weights()
 BY_NAME = [row for row in ROWS if not row.not_by_name]

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
 from nas_zoo.genotype import Genotype, genotype_record
-from nas_zoo.models import network, results
-from nas_zoo.models.network import MODELS
+from nas_zoo.models import registry, results
+from nas_zoo.models.registry import MODELS
 from nas_zoo.models.results import Result, in_table, package_results, read_results
 from nas_zoo.release import adopt as adopt_module
 from nas_zoo.release.adopt import main as adopt_main
@@ -122,7 +122,7 @@ def test_no_file_of_the_package_lies_about_in_weights_and_all_are_40_mb_at_most(
 
 @pytest.mark.parametrize("name", [row.name for row in package_results()])
 def test_a_published_model_gives_its_reference_logits(name):
-    row = network.find_result(name)
+    row = registry.find_result(name)
     assert row is not None
     if not row.weights:
         pytest.skip(f"{name} lies on the Hub")
@@ -176,7 +176,7 @@ socket.create_connection = socket.getaddrinfo = socket.socket.connect = refuse
 import sys, torch, timm, nas_zoo
 from pathlib import Path
 from safetensors.torch import load_file
-from nas_zoo.models import network, results
+from nas_zoo.models import registry, results
 from nas_zoo.models.load import load_model
 assert Path(nas_zoo.__file__).parent == Path.cwd() / "nas_zoo", nas_zoo.__file__
 run = sys.argv[1]
@@ -222,7 +222,7 @@ assert "edas_in1k has no trained weights" in text and "nas-zoo train --model eda
 text = told("tiny_c10", init_channels=8)
 assert "init_channels=8" in text and "with 4" in text
 assert "genotype" in told("tiny_c10", genotype="edas_c10")
-path = results.fetch_weights(network.find_result("tiny_c10"))
+path = results.fetch_weights(registry.find_result("tiny_c10"))
 data = bytearray(path.read_bytes()); data[-1] ^= 1
 path.chmod(0o644); path.write_bytes(data)
 assert "SHA-256" in told("tiny_c10")
@@ -243,14 +243,14 @@ def test_a_published_model_loads_by_name_without_a_network(published, runs, tmp_
 DOCTOR = """
 import sys
 from safetensors.torch import load_file, save_file
-from nas_zoo.models import network, results
+from nas_zoo.models import registry, results
 from nas_zoo.doctor import examine
 def found():
     (one,) = [finding for finding in examine(models=True) if finding.what == "weights of tiny_c10.blobs_e4"]
     return one.state, one.detail
 state, detail = found()
 assert state == "ok" and "logits agree" in detail, detail
-path = results.reference_path(network.find_result("tiny_c10"))
+path = results.reference_path(registry.find_result("tiny_c10"))
 tensors = load_file(path)
 tensors["logits"][1, 2] += 0.01
 save_file(tensors, path)
@@ -295,12 +295,12 @@ def test_list_and_info_say_that_there_are_weights(published):
 
 BY_TAG = """
 import timm, torch, nas_zoo
-from nas_zoo.models import network
+from nas_zoo.models import registry
 from nas_zoo.export.publish.published import open_checkpoint
 from nas_zoo.models.load import load_model
 assert timm.list_models("tiny_c100*", pretrained=True) == ["tiny_c100.blobs_e4"]
 assert timm.create_model("tiny_c100").num_classes == 100 and timm.get_pretrained_cfg("tiny_c100").tag is None
-assert network.find_result("tiny_c100") is None and network.find_result("tiny_c10").tag == "blobs_e4"
+assert registry.find_result("tiny_c100") is None and registry.find_result("tiny_c10").tag == "blobs_e4"
 model = timm.create_model("tiny_c100.blobs_e4", pretrained=True).eval()
 assert model.num_classes == 10 and model.pretrained_cfg["label_names"][3] == "cat"
 assert model.pretrained_cfg["input_size"] == (3, 16, 16) and model.pretrained_cfg["pool_size"] == (4, 4)

@@ -11,6 +11,7 @@ operation, both layouts and every oddity of a cell; with NAS_ZOO_ALL_MODELS=1 in
 import hashlib
 import json
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,12 +26,13 @@ from timm.models import is_model, model_entrypoint, save_for_hf
 
 import nas_zoo
 from nas_zoo.genotype import Genotype, as_genotype, list_genotypes
+from nas_zoo.models import registry
 from nas_zoo.models.count import Counts, count, work_out
 from nas_zoo.models.layout import LAYOUTS
 from nas_zoo.models.network import CellNet
 
 EXPECTED = Path(__file__).parents[1] / "expected" / "models.json"
-MODELS = timm.list_models(module="network")
+MODELS = timm.list_models(module="nas_zoo")
 
 COVERING = [
     "amoebanet_a_in1k",  # a concat of some nodes only
@@ -109,11 +111,11 @@ def test_multiply_adds_counted_and_worked_out_agree(name):
 
 
 def test_every_cell_that_a_paper_presents_is_a_model():
-    cells = {model["cell"] for model in nas_zoo.models.network.MODELS.values()}
+    cells = {model["cell"] for model in registry.MODELS.values()}
     assert cells <= set(list_genotypes(1))
     # AGNAS's network has five different cells, of which the genotype holds the first two.
     assert set(list_genotypes(1)) - cells == {"agnas"}
-    assert list(json.loads((Path(nas_zoo.models.network.__file__).parent / "models.json").read_text())) == sorted(
+    assert list(json.loads((Path(registry.__file__).parent / "models.json").read_text())) == sorted(
         name for name in MODELS if not name.startswith("cell_net_")
     )
 
@@ -121,7 +123,7 @@ def test_every_cell_that_a_paper_presents_is_a_model():
 def test_importing_the_package_reads_the_list_of_models_but_no_cells():
     code = (
         "import sys; opened = []; sys.addaudithook(lambda e, a: e == 'open' and opened.append(str(a[0])))\n"
-        "import nas_zoo\n"
+        "import nas_zoo, timm\n"
         "assert any(path.endswith('models.json') for path in opened), opened\n"
         "assert not [path for path in opened if 'genotype' in path and path.endswith('.json')]"
     )
@@ -133,12 +135,13 @@ def test_the_name_is_one_that_timm_can_carry(name):
     assert name.replace("_", "").isalnum()
     assert is_model(name)
     assert not hasattr(timm.models, name)  # timm has no model of that name
-    assert not hasattr(timm.models, "network")  # nor a module, by which list_models would mix them up
+    assert not hasattr(timm.models, "nas_zoo")  # nor a module, by which list_models would mix them up
     entrypoint = model_entrypoint(name)
     assert entrypoint.__name__ == name
-    assert entrypoint.__module__ == "nas_zoo.models.network"
+    assert entrypoint.__module__ == "nas_zoo"
     assert entrypoint.__doc__
-    assert name in nas_zoo.models.network.__all__
+    assert name in nas_zoo.__all__
+    assert pickle.loads(pickle.dumps(entrypoint)) is entrypoint
 
 
 @some_models
