@@ -220,7 +220,6 @@ def main() -> None:
     accelerator = start_accelerator()
     device = accelerator.device
     run = Search(settings, accelerator)
-    run.begin_counting()
     generator = torch.Generator().manual_seed(0)
 
     def batch() -> tuple[torch.Tensor, torch.Tensor]:
@@ -239,8 +238,7 @@ def main() -> None:
 
     def iteration(index: int, of: Search = run, on: list[tuple[torch.Tensor, torch.Tensor]] = batches) -> Callable:
         def action() -> None:
-            of.step = index
-            of.iterate(on[0], on[1])
+            of.step(epoch, index, (on[0], on[1]))
 
         return action
 
@@ -255,9 +253,9 @@ def main() -> None:
         for mixes in run.method.mixing(Step(0, 0, 1, "alpha")).values()
         for mix in mixes
     )
+    epoch = settings.epochs - 1 if relaxes_all else 0  # in the last one nothing is frozen
     against = "reference" if relaxes_all else "floor"
     if relaxes_all:
-        run.epoch = settings.epochs - 1  # when nothing is frozen
         plain = plain_run(settings, accelerator, run)
         plain_batches = [(images.contiguous(), labels) for images, labels in batches]
         draws = [0] * options.draws
@@ -330,8 +328,6 @@ def plain_run(settings: SearchSettings, accelerator: Accelerator, like: Search) 
     run.weight_optimizer = torch.optim.SGD(
         run.weights, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
-    run.epoch = like.epoch
-    run.begin_counting()
     return run
 
 

@@ -66,10 +66,10 @@ def measure(
     settings = dataclasses.replace(settings, **changes)
     run = Search(settings, start_accelerator())
     run.load(state)
-    if run.step == 0 and run.epoch > 0:
-        run.epoch -= 1  # the epoch whose log line tells of this state
+    # between two epochs: the one whose log line tells of this state
+    epoch = state["epoch"] - 1 if state["step"] == 0 and state["epoch"] > 0 else state["epoch"]
     genotypes = {name: run.method.genotype(None if name == "found" else name) for name in edges}
-    gap = run.gap(genotypes, run.eval_batches)
+    gap = run.gap(epoch, genotypes, run.eval_batches)
     return gap | {"n": run.eval_batches.num_samples, "method": settings.method, "epochs": state["epoch"]}
 
 

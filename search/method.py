@@ -13,11 +13,11 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import nn
 
-from nas_zoo.genotype import Genotype
+from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.runs.settings import require, setting
 from nas_zoo.search.supernet import Mixing, SearchSpace
 
-__all__ = ["METHODS", "Method", "Problem", "SearchSettings", "Step", "find_method"]
+__all__ = ["METHODS", "Method", "Problem", "SearchSettings", "Step", "find_method", "logits_of", "mean_entropy"]
 
 
 @dataclass(frozen=True)
@@ -161,3 +161,25 @@ def find_method(name: str) -> tuple[type[SearchSettings], Callable[[Any], nn.Mod
     module_name, settings_name, method_name = METHODS[name]
     module = importlib.import_module(module_name)
     return getattr(module, settings_name), getattr(module, method_name)
+
+
+def logits_of(method: nn.Module, name: str = "alpha") -> dict[str, torch.Tensor]:
+    """The logits of each cell kind, whether the method keeps one tensor or one for each edge.
+
+    "alpha": of operations, (E, O). "beta": of edges, (E,); {} for a method that has none.
+    """
+    logits: Any = getattr(method, name, None)
+    if logits is None:
+        return {}
+    return {
+        kind: torch.stack(list(logits[kind])).detach().cpu()
+        if isinstance(logits[kind], nn.ParameterList)
+        else logits[kind].detach().cpu()
+        for kind in KINDS
+    }
+
+
+def mean_entropy(logits_EO: torch.Tensor) -> float:
+    """Mean over the edges of the entropy of softmax(alpha), in nats: 0 when each edge has settled, log O at first."""
+    log_p = torch.log_softmax(logits_EO.double(), dim=-1)
+    return float(-(log_p.exp() * log_p).sum(-1).mean())

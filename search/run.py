@@ -23,6 +23,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,89 +31,48 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from torch import nn
-from tqdm import tqdm
+from torch import Tensor, nn
 
-from nas_zoo.data.augment import Augment, default_augment
+from nas_zoo.data.augment import default_augment
 from nas_zoo.data.batches import Batches
 from nas_zoo.data.named import limited, open_source, search_split
 from nas_zoo.data.sources import ImageSource
 from nas_zoo.genotype import KINDS, Genotype
-from nas_zoo.runs.checkpoint import check_finite, save_checkpoint
 from nas_zoo.runs.distributed import (
     autocast_for,
     average_buffers,
     average_gradients,
     convert_global_batch_norm,
-    longest_since,
     start_accelerator,
-    total_over_processes,
 )
-from nas_zoo.runs.facts import peak_memory_gb, run_facts
+from nas_zoo.runs.facts import begun_with
 from nas_zoo.runs.files import write_json, write_weights
 from nas_zoo.runs.log import RunLog, run_to_resume
+from nas_zoo.runs.loop import Loop, figures
 from nas_zoo.runs.schedule import cosine
-from nas_zoo.runs.settings import (
-    Parser,
-    add_flags,
-    describe,
-    given_flags,
-    read_config,
-    resumed_settings,
-    settings_from,
-    to_dict,
-)
-from nas_zoo.runs.stop import StopRequest
+from nas_zoo.runs.settings import Parser, add_flags, given_flags, read_config, resumed_settings, settings_from, to_dict
+from nas_zoo.runs.stop import Reason
 from nas_zoo.search.discretize import DERIVATIONS, derived_network, gap_table, measure_gap
-from nas_zoo.search.method import METHODS, SearchSettings, Step, find_method
+from nas_zoo.search.method import METHODS, SearchSettings, Step, find_method, logits_of, mean_entropy
 from nas_zoo.search.problem import Iteration
 from nas_zoo.search.supernet import Supernet
 
+Batch = tuple[Tensor, Tensor]
 CHECKPOINT_KIND = "search"
 CONFIGS = Path(__file__).parent / "configs"
-CHECKPOINT_SECONDS = 600.0
 COLLAPSE_WARNING = "warning: half of the normal cell or more is skip connections (collapse)"
 #: What a resumed run may change: where things lie and how long it may take, never what is computed.
 CHANGEABLE = ("data", "test_data", "data_root", "out", "time_budget", "workers")
 
 
-def logits_of(method: nn.Module, name: str = "alpha") -> dict[str, torch.Tensor]:
-    """The logits of each cell kind, whether the method keeps one tensor or one for each edge.
-
-    "alpha": of operations, (E, O). "beta": of edges, (E,); {} for a method that has none.
-    """
-    logits: Any = getattr(method, name, None)
-    if logits is None:
-        return {}
-    return {
-        kind: torch.stack(list(logits[kind])).detach().cpu()
-        if isinstance(logits[kind], nn.ParameterList)
-        else logits[kind].detach().cpu()
-        for kind in KINDS
-    }
-
-
-def mean_entropy(logits_EO: torch.Tensor) -> float:
-    """Mean over the edges of the entropy of softmax(alpha), in nats: 0 when each edge has settled, log O at first."""
-    log_p = torch.log_softmax(logits_EO.double(), dim=-1)
-    return float(-(log_p.exp() * log_p).sum(-1).mean())
-
-
-def collapsed(genotype: Genotype) -> bool:
-    """True where half of the normal cell's edges or more are skip connections: the known failure of DARTS."""
-    counts = genotype.histogram()["normal"]
-    return 2 * counts.get("skip_connect", 0) >= sum(counts.values())
-
-
 class Search:
-    """Everything a run holds between two iterations; ``state`` is all of it that a checkpoint needs."""
+    """A search as ``runs.loop.Program`` wants it: supernet, method, batches, and what is done with them."""
+
+    counted = ("loss", "correct", "images", "alpha_loss", "alpha_images")
 
     def __init__(self, settings: SearchSettings, accelerator: Accelerator) -> None:
         self.settings, self.accelerator = settings, accelerator
         self.autocast = autocast_for(accelerator.device, settings.precision)
-        device, world = accelerator.device, accelerator.num_processes
-        if settings.batch_size % world:
-            raise ValueError(f"batch_size={settings.batch_size} is not divisible by the {world} processes")
         source = open_source(settings.data, "train", root=settings.data_root, test_data=settings.test_data)
         self.source = source = limited(source, settings.train_limit, settings.seed)
         size = settings.image_size or source.image_size
@@ -123,27 +83,16 @@ class Search:
             changes["flip"] = settings.flip
         augment = dataclasses.replace(augment, **changes)
 
-        def batches(indices: Any, augment: Augment | None) -> Batches:
-            return Batches(
-                source,
-                indices,
-                settings.batch_size if augment else 4 * settings.batch_size,
-                image_size=size,
-                device=device,
-                augment=augment,
-                shuffle=augment is not None,
-                drop_last=augment is not None,
-                seed=settings.seed,
-                rank=accelerator.process_index,
-                world=world,
-                workers=settings.workers,
-                memory_format=torch.channels_last if settings.channels_last else torch.contiguous_format,
-            )
-
-        self.weight_batches = batches(for_weights, augment)
-        self.alpha_batches = batches(for_alpha, augment)
-        self.eval_batches = batches(for_alpha[: settings.eval_size] if settings.eval_size else for_alpha, None)
-        self.final_eval_batches = batches(for_alpha, None)
+        memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
+        batches = partial(
+            Batches, source, image_size=size, device=accelerator.device, seed=settings.seed, workers=settings.workers,
+            rank=accelerator.process_index, world=accelerator.num_processes, memory_format=memory_format,
+        )  # fmt: skip
+        training = partial(batches, batch_size=settings.batch_size, augment=augment, shuffle=True, drop_last=True)
+        evaluation = partial(batches, batch_size=4 * settings.batch_size)
+        self.weight_batches, self.alpha_batches = training(for_weights), training(for_alpha)
+        self.eval_batches = evaluation(for_alpha[: settings.eval_size] if settings.eval_size else for_alpha)
+        self.final_eval_batches = evaluation(for_alpha)
         self.steps = min(self.weight_batches.steps_per_epoch, self.alpha_batches.steps_per_epoch)
 
         torch.manual_seed(settings.seed)
@@ -158,10 +107,8 @@ class Search:
         )
         if settings.sync_bn:
             supernet = convert_global_batch_norm(supernet)
-        if settings.channels_last:
-            supernet = supernet.to(memory_format=torch.channels_last)
-        self.supernet = supernet.to(device)
-        self.method: Any = method.to(device)
+        self.supernet = supernet.to(memory_format=memory_format).to(accelerator.device)
+        self.method: Any = method.to(accelerator.device)
         self.weights = list(self.supernet.parameters())
         self.alphas = list(self.method.parameters())
         self.weight_optimizer = torch.optim.SGD(
@@ -169,54 +116,23 @@ class Search:
         )
         # Decay of the architecture parameters is each method's own affair, in its loss.
         self.alpha_optimizer = torch.optim.Adam(self.alphas, settings.alpha_lr, betas=settings.alpha_betas)
-        self.epoch, self.step, self.seconds = 0, 0, 0.0
-        # loss, correct, images of the weight steps; loss, images of the architecture steps; of this process
-        self.sums = torch.zeros(5, dtype=torch.float64)
 
-    def state(self, log_lines: int, sums: torch.Tensor) -> dict[str, Any]:
-        """`sums`: those of all processes. Without sync_bn the running statistics are those of the first process."""
-        return {
-            "settings": to_dict(self.settings),
-            "data": self.source.fingerprint,
-            "epoch": self.epoch,
-            "step": self.step,
-            "seconds": self.seconds,
-            "log_lines": log_lines,
-            "sums": sums,
-            "supernet": self.supernet.state_dict(),
-            "method": self.method.state_dict(),
-            "weight_optimizer": self.weight_optimizer.state_dict(),
-            "alpha_optimizer": self.alpha_optimizer.state_dict(),
-        }
+    def batches(self, epoch: int, start: int) -> Iterable[tuple[Batch, Batch]]:
+        """A batch of the weights half and one of the alpha half for each iteration from `start` on."""
+        return zip(self.weight_batches.epoch(epoch, start), self.alpha_batches.epoch(epoch, start), strict=False)
 
-    def load(self, state: dict[str, Any]) -> None:
-        if state["data"] != self.source.fingerprint:
-            raise ValueError(
-                f"data={self.settings.data!r} holds other images or labels than the data the checkpoint was made with"
-            )
-        self.supernet.load_state_dict(state["supernet"])
-        self.method.load_state_dict(state["method"])
-        self.weight_optimizer.load_state_dict(state["weight_optimizer"])
-        self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
-        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
-        saved = state["sums"]
-        if len(saved) == 4:  # of before the last one was counted
-            saved = torch.cat([saved, saved[2:3]])
-        self.sums = saved.clone() if self.accelerator.is_main_process else torch.zeros_like(saved)
-
-    def at(self, phase: Any, step: int | None = None) -> Step:
-        index = self.epoch * self.steps + self.step if step is None else step
-        return Step(self.epoch, index, self.settings.epochs, phase)
-
-    def iterate(
-        self, for_weights: tuple[torch.Tensor, torch.Tensor], held_out: tuple[torch.Tensor, torch.Tensor]
-    ) -> None:
-        """One iteration: architecture step, then weight step."""
-        autocast = self.autocast
+    def step(self, epoch: int, step: int, batch: tuple[Batch, Batch]) -> Tensor:
+        """One iteration: an architecture step on the batch of the alpha half, a weight step on that of the other."""
+        settings = self.settings
+        for_weights, held_out = batch
+        index = epoch * self.steps + step
+        lr = cosine(settings.lr, settings.lr_min, epoch, settings.epochs)
+        for group in self.weight_optimizer.param_groups:
+            group["lr"] = lr
 
         alpha_value, alpha_images = torch.zeros((), device=self.accelerator.device), 0
-        problem = Iteration(self.supernet, held_out, for_weights, self.weight_optimizer, autocast)
-        alpha_loss = self.method.loss(problem, self.at("alpha"))
+        problem = Iteration(self.supernet, held_out, for_weights, self.weight_optimizer, self.autocast)
+        alpha_loss = self.method.loss(problem, Step(epoch, index, settings.epochs, "alpha"))
         if alpha_loss is not None and alpha_loss.requires_grad:
             # Asking for alpha's gradients alone spares the backward pass those of the weights, and what lies before
             # the first relaxed edge.
@@ -231,102 +147,40 @@ class Search:
         del alpha_loss
 
         with torch.no_grad():
-            mixing = self.method.mixing(self.at("weights"))
+            mixing = self.method.mixing(Step(epoch, index, settings.epochs, "weights"))
         images, labels = for_weights
-        with autocast():
+        with self.autocast():
             logits = self.supernet(images, mixing)
         loss = F.cross_entropy(logits.float(), labels)
         loss.backward()
         average_gradients(self.weights)
-        if self.settings.grad_clip:
-            nn.utils.clip_grad_norm_(self.weights, self.settings.grad_clip)
+        if settings.grad_clip:
+            nn.utils.clip_grad_norm_(self.weights, settings.grad_clip)
         self.weight_optimizer.step()
         self.weight_optimizer.zero_grad(set_to_none=True)
 
-        correct = (logits.detach().argmax(1) == labels).sum()
-        self._pending.append(torch.stack([loss.detach() * len(labels), correct.float(), alpha_value * alpha_images]))
-        self._images += len(labels)
-        self._alpha_images += alpha_images
+        n, correct = len(labels), (logits.detach().argmax(1) == labels).sum()
+        return figures(loss.detach() * n, correct, n, alpha_value * alpha_images, alpha_images)
 
-    _pending: list[torch.Tensor]
-    _images: int
-    _alpha_images: int
-
-    def begin_counting(self) -> None:
-        self._pending, self._images, self._alpha_images = [], 0, 0
-
-    def settle(self) -> None:
-        """Adds the figures of the last iterations, which so far lie on the device, to the sums of the epoch.
-
-        Raises:
-            FloatingPointError: Where the loss or a weight is not finite: the checkpoint before is kept.
-        """
-        if not self._pending:
-            return
-        for loss, correct, alpha_loss in torch.stack(self._pending).double().cpu():
-            self.sums[0] += loss
-            self.sums[1] += correct
-            self.sums[3] += alpha_loss
-        self.sums[2] += self._images
-        self.sums[4] += self._alpha_images
-        self.begin_counting()
-        if not torch.isfinite(self.sums).all():
-            raise FloatingPointError(
-                f"the loss is not finite in epoch {self.epoch + 1} (lr={self.settings.lr}, "
-                f"alpha_lr={self.settings.alpha_lr}, precision={self.settings.precision}); the last checkpoint is kept"
-            )
-        check_finite([*self.weights, *self.alphas, *self.supernet.buffers()], f"in epoch {self.epoch + 1}")
-
-    def all_sums(self) -> torch.Tensor:
-        """``sums`` of all processes together."""
-        return total_over_processes(self.sums, self.accelerator.device)
-
-    def genotypes(self, rules: Iterable[str | None]) -> dict[str, Genotype | None]:
-        """The cells by each rule, None being the method's own, under the name "found"; None where there is no such."""
-        found: dict[str, Genotype | None] = {}
-        for rule in rules:
-            try:
-                found[rule or "found"] = self.method.genotype(rule)
-            except ValueError:  # 'none' on every edge of a cell: no network to measure
-                found[rule or "found"] = None
-        return found
-
-    def gap(
-        self, genotypes: Mapping[str, Genotype | None], batches: Batches, reestimate: Iterable[str] | None = None
-    ) -> dict[str, Any]:
-        """``discretize.measure_gap`` of this run, statistics re-estimated over the epoch's first training batches."""
-        average_buffers(self.supernet)
-        count = min(self.settings.gap_batches, self.weight_batches.steps_per_epoch)
-        return measure_gap(
-            self.supernet,
-            lambda: batches.epoch(0),
-            (lambda: islice(self.weight_batches.epoch(self.epoch), count)) if count else None,
-            lambda index: self.method.mixing(self.at("eval", index)),
-            genotypes,
-            self.autocast,
-            reestimate,
-        )
-
-    def epoch_line(self) -> dict[str, Any]:
-        """What the log says of the epoch that has just been trained."""
+    def end_epoch(self, epoch: int, sums: Mapping[str, float]) -> dict[str, Any]:
+        """Accuracies of the supernet and of the cells it stands for, alpha, and the cells, in genotype.json too."""
         settings = self.settings
         genotypes = self.genotypes((None, *DERIVATIONS))
-        last = self.epoch + 1 == settings.epochs
+        last = epoch + 1 == settings.epochs
         batches = self.final_eval_batches if last else self.eval_batches
-        gap = self.gap(genotypes, batches, None if last else ("found",))
+        gap = self.gap(epoch, genotypes, batches, None if last else ("found",))
         # beside edge weights shared out, which is how methods are compared, a row with plain sums may stand second
         derived: dict[str, float] = {}
         for row in gap["after"]:
             derived.setdefault(row["cells"], row["running"])
-        sums = self.all_sums()
         logits, edge_logits = logits_of(self.method), logits_of(self.method, "beta")
-        found = genotypes["found"]
-        return {
-            "kind": "epoch",
-            "epoch": self.epoch + 1,
-            "lr": cosine(settings.lr, settings.lr_min, self.epoch, settings.epochs),
-            "train": {"n": int(sums[2]), "loss": float(sums[0] / sums[2]), "accuracy": float(sums[1] / sums[2])},
-            "alpha_loss": float(sums[3] / sums[4]) if sums[4] else None,  # of the steps that moved alpha
+        found, images = genotypes["found"], sums["images"]
+        line = {
+            "epoch": epoch + 1,
+            "lr": cosine(settings.lr, settings.lr_min, epoch, settings.epochs),
+            "train": {"n": int(images), "loss": sums["loss"] / images, "accuracy": sums["correct"] / images},
+            # of the steps that moved alpha
+            "alpha_loss": sums["alpha_loss"] / sums["alpha_images"] if sums["alpha_images"] else None,
             "held_out": {
                 "n": batches.num_samples,
                 "supernet": gap["before"]["running"],
@@ -343,27 +197,97 @@ class Search:
             "histogram": found.histogram() if found else None,
             "collapsed": collapsed(found) if found else None,
         }
+        if found and self.accelerator.is_main_process:
+            if line["collapsed"]:
+                print(COLLAPSE_WARNING, file=sys.stderr)
+            record = json.loads(found.to_json()) | {"provenance": provenance(settings, line, self.source)}
+            write_json(settings.out / "genotype.json", record)
+        return line
+
+    def report(self, line: Mapping[str, Any]) -> str:
+        """The figures of an epoch's line in one line of text."""
+        held, train, entropy = line["held_out"], line["train"], line["entropy"]
+
+        def percent(value: float | None) -> str:
+            return "   -  " if value is None else f"{100 * value:5.2f}%"
+
+        return (
+            f"epoch {line['epoch']:3d}/{self.settings.epochs}  loss {train['loss']:.3f}  "
+            f"train {percent(train['accuracy'])}  held-out: supernet {percent(held['supernet'])}, "
+            f"found {percent(held['found'])}, derived darts {percent(held['derived']['darts'])}, "
+            f"argmax {percent(held['derived']['argmax'])}  entropy {entropy['normal']:.2f}/{entropy['reduce']:.2f}  "
+            f"{line['seconds']:.0f} s  {line['peak_memory_gb']:.2f} GB"
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Without sync_bn the running statistics are those of the first process."""
+        return {
+            "data": self.source.fingerprint,
+            "supernet": self.supernet.state_dict(),
+            "method": self.method.state_dict(),
+            "weight_optimizer": self.weight_optimizer.state_dict(),
+            "alpha_optimizer": self.alpha_optimizer.state_dict(),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Takes up what ``state`` gave; ValueError where the data are others."""
+        if state["data"] != self.source.fingerprint:
+            raise ValueError(
+                f"data={self.settings.data!r} holds other images or labels than the data the checkpoint was made with"
+            )
+        self.supernet.load_state_dict(state["supernet"])
+        self.method.load_state_dict(state["method"])
+        self.weight_optimizer.load_state_dict(state["weight_optimizer"])
+        self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
+
+    def genotypes(self, rules: Iterable[str | None]) -> dict[str, Genotype | None]:
+        """The cells by each rule, None being the method's own, under the name "found"; None where there is no such."""
+        found: dict[str, Genotype | None] = {}
+        for rule in rules:
+            try:
+                found[rule or "found"] = self.method.genotype(rule)
+            except ValueError:  # 'none' on every edge of a cell: no network to measure
+                found[rule or "found"] = None
+        return found
+
+    def gap(
+        self,
+        epoch: int,
+        genotypes: Mapping[str, Genotype | None],
+        batches: Batches,
+        reestimate: Iterable[str] | None = None,
+    ) -> dict[str, Any]:
+        """``discretize.measure_gap`` of this run, statistics re-estimated over the epoch's first training batches."""
+        average_buffers(self.supernet)
+        count = min(self.settings.gap_batches, self.weight_batches.steps_per_epoch)
+        return measure_gap(
+            self.supernet,
+            lambda: batches.epoch(0),
+            (lambda: islice(self.weight_batches.epoch(epoch), count)) if count else None,
+            lambda index: self.method.mixing(Step(epoch, index, self.settings.epochs, "eval")),
+            genotypes,
+            self.autocast,
+            reestimate,
+        )
 
 
 def save_derived(run: Search, out: Path) -> None:
     """The derived networks with the search's own weights: by the method's rule, and by the others where they differ."""
-    own = run.method.genotype()
-    found = {"derived": own}
-    for rule in DERIVATIONS:
-        try:
-            genotype = run.method.genotype(rule)
-        except ValueError:  # 'none' on every edge of a cell
-            continue
-        if genotype != own:
-            found[f"derived_{rule}"] = genotype
+    own, others = run.method.genotype(), run.genotypes(DERIVATIONS)
+    found = {"derived": own} | {f"derived_{rule}": cells for rule, cells in others.items() if cells not in (None, own)}
     for name, genotype in found.items():
         network = derived_network(run.supernet, genotype)
         write_weights(out / f"{name}.safetensors", network.state_dict(), {"genotype": genotype.to_json()})
 
 
-def provenance(
-    settings: SearchSettings, line: Mapping[str, Any], source: ImageSource, facts: Mapping[str, Any]
-) -> dict[str, Any]:
+def collapsed(genotype: Genotype) -> bool:
+    """True where half of the normal cell's edges or more are skip connections: the known failure of DARTS."""
+    counts = genotype.histogram()["normal"]
+    return 2 * counts.get("skip_connect", 0) >= sum(counts.values())
+
+
+def provenance(settings: SearchSettings, line: Mapping[str, Any], source: ImageSource) -> dict[str, Any]:
+    """Where the cells of an epoch come from, as genotype.json tells it."""
     return {
         "method": settings.method,
         "data": source.name,
@@ -371,31 +295,13 @@ def provenance(
         "settings": {k: v for k, v in to_dict(settings).items() if k not in ("data", *CHANGEABLE)},
         "held_out_accuracy": line["held_out"],
         "by": "nas-zoo",
-        "facts": dict(facts),
+        "facts": begun_with(settings.out),
     }
 
 
-def write_genotype(path: Path, genotype: Genotype, provenance: Mapping[str, Any]) -> None:
-    write_json(path, json.loads(genotype.to_json()) | {"provenance": dict(provenance)})
-
-
-def report_epoch(line: Mapping[str, Any], epochs: int) -> str:
-    held, derived = line["held_out"], line["held_out"]["derived"]
-
-    def percent(value: float | None) -> str:
-        return "   -  " if value is None else f"{100 * value:5.2f}%"
-
-    train, entropy = line["train"], line["entropy"]
-    return (
-        f"epoch {line['epoch']:3d}/{epochs}  loss {train['loss']:.3f}  train {percent(train['accuracy'])}  "
-        f"held-out: supernet {percent(held['supernet'])}, found {percent(held['found'])}, derived darts "
-        f"{percent(derived['darts'])}, argmax {percent(derived['argmax'])}  "
-        f"entropy {entropy['normal']:.2f}/{entropy['reduce']:.2f}  "
-        f"{line['seconds']:.0f} s  {line['peak_memory_gb']:.2f} GB"
-    )
-
-
-def search(settings: SearchSettings, resume: dict[str, Any] | None = None, started: float | None = None) -> str | None:
+def search(
+    settings: SearchSettings, resume: Mapping[str, Any] | None = None, started: float | None = None
+) -> Reason | None:
     """Runs a search to its end, or to its time budget; returns why it stopped early (None: it did not).
 
     Args:
@@ -404,104 +310,17 @@ def search(settings: SearchSettings, resume: dict[str, Any] | None = None, start
         started: time.monotonic() at which the time budget began.
     """
     accelerator = start_accelerator()
-    main = accelerator.is_main_process
-    out = settings.out
-    run = Search(settings, accelerator)
-    if resume is not None:
-        run.load(resume)
-    log, facts = RunLog(out, writes=main), run_facts(accelerator.device)
-    if resume is None:
-        data = {"name": run.source.name, "images": len(run.source), "classes": list(run.source.classes)}
-        log.start(
-            to_dict(settings),
-            facts,
-            overwrite=not (out / "checkpoint.pt").exists(),  # killed before the first one: it begins again
-            seed=settings.seed,
-            data=data,
-            steps_per_epoch=run.steps,
-        )
-    else:
-        log.take_up(resume["log_lines"], resume["settings"], changeable=CHANGEABLE)
-        log.event("resumed", epoch=run.epoch + 1, iteration=run.step, commit=facts["commit"])
-        if main:  # the run's own, of when it began
-            facts = {key: value for key, value in RunLog.read(out)[0].items() if key in facts}
-    if main:
-        resumed = f"resumed at epoch {run.epoch + 1}, iteration {run.step} of {run.steps}"
-        print(describe(settings) if resume is None else resumed, flush=True)
-    checkpoint = out / "checkpoint.pt"
-
-    def save() -> None:
-        run.settle()
-        sums = run.all_sums()
-        if main:
-            save_checkpoint(checkpoint, run.state(log.num_lines, sums), CHECKPOINT_KIND)
-        accelerator.wait_for_everyone()
-
-    with StopRequest(settings.time_budget, started=started) as stop:
-        while run.epoch < settings.epochs:
-            lr = cosine(settings.lr, settings.lr_min, run.epoch, settings.epochs)
-            for group in run.weight_optimizer.param_groups:
-                group["lr"] = lr
-            if run.step == 0:
-                run.sums.zero_()
-            run.begin_counting()
-            mark = last_save = time.monotonic()
-            bar = tqdm(
-                total=run.steps, initial=run.step, desc=f"epoch {run.epoch + 1}/{settings.epochs}", unit="it",
-                disable=not (main and sys.stderr.isatty()), leave=False,
-            )  # fmt: skip
-            for for_weights, held_out in zip(
-                run.weight_batches.epoch(run.epoch, run.step),
-                run.alpha_batches.epoch(run.epoch, run.step),
-                strict=False,
-            ):
-                run.iterate(for_weights, held_out)
-                run.step += 1
-                bar.update()
-                if run.step % 50 == 0:
-                    run.settle()
-                    bar.set_postfix(loss=f"{run.sums[0] / run.sums[2]:.3f}")
-                # asked of the others now and then: with one process a clock is free
-                asked = run.step % 50 == 0 or accelerator.num_processes == 1
-                due = asked and longest_since(last_save, accelerator.device) > CHECKPOINT_SECONDS
-                reason = stop.agree(accelerator.device)
-                if run.step < run.steps and (due or reason is not None):
-                    run.seconds += time.monotonic() - mark
-                    save()
-                    mark = last_save = time.monotonic()
-                    if reason is not None:
-                        bar.close()
-                        log.event("stopped", reason=reason, epoch=run.epoch + 1, iteration=run.step)
-                        return reason
-                if run.step == run.steps:
-                    break
-            bar.close()
-            run.settle()
-            line = run.epoch_line()
-            run.seconds += time.monotonic() - mark
-            line |= {"seconds": round(run.seconds, 3), "peak_memory_gb": round(peak_memory_gb(accelerator.device), 3)}
-            log.append(line)
-            if main:
-                print(report_epoch(line, settings.epochs), flush=True)
-                if line["collapsed"]:
-                    print(COLLAPSE_WARNING, file=sys.stderr)
-                if line["histogram"] is not None:
-                    write_genotype(
-                        out / "genotype.json", run.method.genotype(), provenance(settings, line, run.source, facts)
-                    )
-            run.epoch, run.step = run.epoch + 1, 0
-            save()
-            reason = stop.agree(accelerator.device)
-            if reason is not None and run.epoch < settings.epochs:
-                log.event("stopped", reason=reason, epoch=run.epoch + 1, iteration=0)
-                return reason
-    if main:
+    program = Search(settings, accelerator)
+    data = {"name": program.source.name, "images": len(program.source), "classes": list(program.source.classes)}
+    loop = Loop(program, settings, accelerator, CHECKPOINT_KIND, resume, CHANGEABLE, data=data)
+    if (reason := loop.run(started)) is not None:
+        return reason
+    if accelerator.is_main_process:
         if settings.partial_channels == 1:  # else the supernet has weights for a part of the channels only
-            save_derived(run, out)
-        last = [line for line in RunLog.read(out) if line["kind"] == "epoch"][-1]
-        if "gap" in last:  # runs of before it was measured can be resumed
-            print(gap_table(last["gap"], last["held_out"]["n"]))
-        print(f"search finished in {run.seconds:.0f} s: {out / 'genotype.json'}")
+            save_derived(program, settings.out)
+        last = RunLog.read(settings.out)[-1]
+        print(gap_table(last["gap"], last["held_out"]["n"]))
+        print(f"search finished in {loop.seconds:.0f} s: {settings.out / 'genotype.json'}")
     accelerator.end_training()
     return None
 
@@ -521,11 +340,7 @@ def shipped_configs() -> list[str]:
 
 
 def make_parser(settings_class: type[SearchSettings]) -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="nas-zoo search",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="nas-zoo search", description=__doc__)
     shipped = ", ".join(shipped_configs())
     parser.add_argument("--config", help=f"YAML file of settings, or a shipped one: {shipped}")
     parser.add_argument("--resume", nargs="?", const="", metavar="CHECKPOINT",

@@ -1,6 +1,7 @@
 """Run by test_run.py under torchrun: a few iterations and a whole run in two processes; what each one ends with."""
 
 import sys
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -8,7 +9,7 @@ from accelerate import Accelerator
 
 from nas_zoo.genotype import KINDS
 from nas_zoo.runs.checkpoint import load_checkpoint
-from nas_zoo.search.method import SearchSettings
+from nas_zoo.search.method import SearchSettings, Step
 from nas_zoo.search.methods.da2s import Da2sSettings
 from nas_zoo.search.methods.darts import DartsSettings
 from nas_zoo.search.methods.edas import EdasSettings
@@ -33,14 +34,11 @@ def iterate(name: str) -> dict:
     run = Search(settings_class(**{**COMMON, **changes}), Accelerator(cpu=True))
     run.supernet.double()
     run.method.double()
-    run.begin_counting()
     drawn = []
-    for (x, y), (u, v) in zip(run.weight_batches.epoch(0), run.alpha_batches.epoch(0), strict=True):
-        drawn.append((relaxed(run.method.mixing(run.at("alpha"))), relaxed(run.method.mixing(run.at("weights")))))
-        run.iterate((x.double(), y), (u.double(), v))
-        run.step += 1
-        if run.step == iterations:
-            break
+    for i, ((x, y), (u, v)) in enumerate(islice(run.batches(0, 0), iterations)):
+        at = [Step(0, i, run.settings.epochs, phase) for phase in ("alpha", "weights")]
+        drawn.append(tuple(relaxed(run.method.mixing(step)) for step in at))
+        run.step(0, i, ((x.double(), y), (u.double(), v)))
     return {"alpha": run.method.state_dict(), "supernet": run.supernet.state_dict(), "drawn": drawn}
 
 

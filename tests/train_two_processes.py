@@ -16,10 +16,9 @@ def iterate_in_float64(flags: list[str], steps: int) -> dict[str, Tensor]:
     assert run.ema is not None
     run.trained.double()
     run.ema.module.double()
-    while run.epoch * run.steps + run.step < steps:
-        for images, labels in run.train_batches.epoch(run.epoch, run.step):
-            run.iterate(images.double(), labels)
-        run.epoch, run.step = run.epoch + 1, 0
+    for epoch in range(steps // run.steps):
+        for step, (images, labels) in enumerate(run.batches(epoch, 0)):
+            run.step(epoch, step, (images.double(), labels))
     tensors = {f"trained.{name}": value for name, value in run.trained.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in run.ema.module.state_dict().items()}
     for number, state in run.optimizer.state_dict()["state"].items():

@@ -11,7 +11,7 @@ import io
 import os
 import pickle
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +155,17 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def check_finite(tensors: Iterable[Tensor], where: str) -> None:
+def _tensors(state: Any) -> Iterator[Tensor]:
+    """All tensors in nested containers."""
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, (dict, list, tuple)):
+        for entry in state.values() if isinstance(state, dict) else state:
+            yield from _tensors(entry)
+
+
+def check_finite(state: Any, where: str) -> None:
     """FloatingPointError where a tensor holds NaN or infinity, so that no such state becomes the last checkpoint."""
-    floating = [tensor.detach() for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
+    floating = [tensor.detach() for tensor in _tensors(state) if tensor.is_floating_point() and tensor.numel()]
     if floating and not torch.stack(torch._foreach_norm(floating)).isfinite().all():
         raise FloatingPointError(f"weights that are not finite {where}; the last checkpoint is kept")

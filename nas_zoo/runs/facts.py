@@ -17,7 +17,7 @@ import torch
 
 from nas_zoo.runs import distributed
 
-__all__ = ["peak_memory_gb", "published", "published_log", "run_facts"]
+__all__ = ["begun_with", "peak_memory_gb", "published", "published_log", "run_facts"]
 
 _PACKAGES = ("nas-zoo", "torch", "torchvision", "timm", "accelerate", "numpy", "onnx", "onnxruntime-gpu")
 
@@ -49,6 +49,14 @@ def run_facts(device: torch.device | str | None = None) -> dict[str, Any]:
         "commit": _commit(),
         "command": _command(sys.argv),
     }
+
+
+def begun_with(folder: Path | str) -> dict[str, Any]:
+    """``run_facts`` of when the run in a folder began; of a resumed one they may differ now."""
+    facts = ("versions", "device", "device_name", "cpu_count", "threads", "processes", "commit", "command")
+    with open(Path(folder) / "log.jsonl", encoding="utf-8") as file:
+        head = json.loads(file.readline())
+    return {name: head[name] for name in facts if name in head}
 
 
 def _cpu_name() -> str:

@@ -26,7 +26,8 @@ import argparse
 import dataclasses
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,37 +39,26 @@ from timm.layers import DropPath
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from nas_zoo.data.augment import Augment, default_augment, epoch_order, random_draws
+from nas_zoo.data.augment import default_augment, epoch_order, random_draws
 from nas_zoo.data.batches import Batches
 from nas_zoo.data.named import limited, open_source
-from nas_zoo.data.sources import ImageSource
 from nas_zoo.genotype import Genotype
 from nas_zoo.models.depthwise import strided_pointwise
 from nas_zoo.models.network import CellNet
-from nas_zoo.runs.checkpoint import check_finite, save_checkpoint
 from nas_zoo.runs.distributed import (
     autocast_for,
     average_buffers,
     average_gradients,
     convert_global_batch_norm,
-    longest_since,
     start_accelerator,
-    total_over_processes,
 )
-from nas_zoo.runs.facts import peak_memory_gb, run_facts
+from nas_zoo.runs.facts import begun_with
 from nas_zoo.runs.files import write_json
-from nas_zoo.runs.log import RunLog, run_to_resume
-from nas_zoo.runs.settings import (
-    Parser,
-    add_flags,
-    describe,
-    given_flags,
-    resumed_settings,
-    to_dict,
-)
-from nas_zoo.runs.stop import StopRequest
+from nas_zoo.runs.log import run_to_resume
+from nas_zoo.runs.loop import Loop, figures
+from nas_zoo.runs.settings import Parser, add_flags, given_flags, resumed_settings, to_dict
+from nas_zoo.runs.stop import Reason
 from nas_zoo.train.auxiliary import AuxiliaryHead, TensorDropPath, Trained
 from nas_zoo.train.evaluation import evaluate
 from nas_zoo.train.model import chosen_args, make_model, read_weights, save_model
@@ -77,12 +67,9 @@ from nas_zoo.train.recipes import TrainSettings, settings_of
 __all__ = ["Training", "main", "parse", "train"]
 
 CHECKPOINT_KIND = "train"
-CHECKPOINT_SECONDS = 600.0
 #: What a resumed run may change: where things lie and how long it may take, never what is computed.
 CHANGEABLE = ("data", "test_data", "data_root", "out", "time_budget", "workers")
 _MASKS = 16  # the stream of random numbers that seeds rank 0's masks; those below are the batches' own
-
-# ------------------------------------------------------------------------------------------------------------- loop
 
 
 def _full(logits: Tensor) -> Tensor:
@@ -91,7 +78,9 @@ def _full(logits: Tensor) -> Tensor:
 
 
 class Training:
-    """Everything a run holds between two iterations; ``state`` is all of it that a checkpoint needs."""
+    """A training as ``runs.loop.Program`` wants it: network, optimizer, batches, and what is done with them."""
+
+    counted = ("loss", "correct", "images")
 
     def __init__(
         self, settings: TrainSettings, accelerator: Accelerator, model_args: Mapping[str, Any] | None = None
@@ -100,8 +89,6 @@ class Training:
         self.settings, self.accelerator = settings, accelerator
         self.autocast = autocast_for(accelerator.device, settings.precision)
         device, world = accelerator.device, accelerator.num_processes
-        if settings.batch_size % world:
-            raise ValueError(f"batch_size={settings.batch_size} is not divisible by the {world} processes")
 
         opened: dict[str, Any] = {
             "root": settings.data_root,
@@ -130,27 +117,6 @@ class Training:
         if settings.flip is not None:
             augment = dataclasses.replace(augment, flip=settings.flip)
 
-        memory_format = torch.contiguous_format
-
-        def batches(source: ImageSource, indices: np.ndarray | None, augment: Augment | None) -> Batches:
-            return Batches(
-                source,
-                indices,
-                settings.batch_size if augment else -(-max(settings.batch_size, 256) // world) * world,
-                image_size=size,
-                device=device,
-                augment=augment,
-                shuffle=augment is not None,
-                drop_last=augment is not None,
-                seed=settings.seed,
-                rank=accelerator.process_index,
-                world=world,
-                mean=self.source.mean,
-                std=self.source.std,
-                workers=settings.workers,
-                memory_format=memory_format,
-            )
-
         begins = model_args is None
         if model_args is None:
             model_args = chosen_args(settings, self.num_classes, in_chans)
@@ -159,11 +125,18 @@ class Training:
         self.model: Any = make_model(settings, self.num_classes, in_chans, self.model_args)
         if begins and settings.init_weights is not None:
             self.model.load_state_dict(read_weights(settings.init_weights)[0])
-        if settings.channels_last and not (device.type == "cpu" and strided_pointwise(self.model)):
-            memory_format = torch.channels_last
-        self.train_batches = batches(self.source, np.sort(order[num_val:]), augment)
-        self.val_batches = batches(self.source, np.sort(order[:num_val]), None) if num_val else None
-        self.test_batches = batches(self.test_source, None, None)
+        channels_last = settings.channels_last and not (device.type == "cpu" and strided_pointwise(self.model))
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        batches = partial(
+            Batches, image_size=size, mean=self.source.mean, std=self.source.std, device=device, seed=settings.seed,
+            workers=settings.workers, rank=accelerator.process_index, world=world, memory_format=memory_format,
+        )  # fmt: skip
+        at_once = -(-max(settings.batch_size, 256) // world) * world  # images in evaluation, which has no bearing
+        self.train_batches = batches(
+            self.source, np.sort(order[num_val:]), settings.batch_size, augment=augment, shuffle=True, drop_last=True
+        )
+        self.val_batches = batches(self.source, np.sort(order[:num_val]), at_once) if num_val else None
+        self.test_batches = batches(self.test_source, None, at_once)
         self.steps = self.train_batches.steps_per_epoch
 
         auxiliary = None
@@ -199,58 +172,23 @@ class Training:
         longest = 1.0 - 1.0 / max(2.0, 0.05 * settings.epochs * self.steps)
         decay = min(settings.ema_decay, longest)
         self.ema = ModelEmaV3(self.model, decay, use_warmup=True) if settings.ema_decay else None
-        self.epoch, self.step, self.seconds = 0, 0, 0.0
-        self.sums = torch.zeros(3, dtype=torch.float64)  # loss, correct, images; of this process
-        self.begin_counting()
 
-    def _tap_shape(self, in_chans: int) -> tuple[int, int]:
-        with torch.no_grad():
-            tap = self.model.eval().forward_auxiliary(torch.zeros(1, in_chans, self.image_size, self.image_size))[1]
-        return tap.shape[1], tap.shape[2]
+    def batches(self, epoch: int, start: int) -> Iterable[tuple[Tensor, Tensor]]:
+        """This process's rows of the training batches from iteration `start` on."""
+        if isinstance(self.model, CellNet):  # other models of timm have their own drop path, which does not change
+            self.model.set_drop_path(self.settings.drop_path_rate(epoch))
+        return self.train_batches.epoch(epoch, start)
 
-    @property
-    def num_parameters(self) -> int:
-        """Of the model, without the auxiliary head."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
-
-    def state(self, log_lines: int, sums: Tensor) -> dict[str, Any]:
-        """`sums`: those of all processes. Without sync_bn the running statistics are those of the first process."""
-        return {
-            "settings": to_dict(self.settings),
-            "model_args": self.model_args,
-            "data": [self.source.fingerprint, self.test_source.fingerprint],
-            "epoch": self.epoch,
-            "step": self.step,
-            "seconds": self.seconds,
-            "log_lines": log_lines,
-            "sums": sums,
-            "trained": self.trained.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": None if self.ema is None else self.ema.module.state_dict(),
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        if state["data"] != [self.source.fingerprint, self.test_source.fingerprint]:
-            raise ValueError(
-                f"data={self.settings.data!r} holds other images or labels than the data the checkpoint was made with"
-            )
-        self.trained.load_state_dict(state["trained"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
-        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
-        self.sums = state["sums"].clone() if self.accelerator.is_main_process else torch.zeros_like(state["sums"])
-
-    def iterate(self, images: Tensor, labels: Tensor) -> None:
-        """One step on this process's rows of a batch."""
-        settings = self.settings
-        rate = settings.rate(self.epoch, self.step, self.steps)
+    def step(self, epoch: int, step: int, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """One iteration: forward with the auxiliary head, backward, clipped step, moving average."""
+        settings, (images, labels) = self.settings, batch
+        rate = settings.rate(epoch, step, self.steps)
         for group in self.optimizer.param_groups:
             # layer-wise scales are timm's own; without them it is 1
             group["lr"] = rate * group.get("lr_scale", 1.0)
         # The masks of an iteration are its own, so that a resumed run needs no generator's state.
         stream = _MASKS + self.accelerator.process_index
-        torch.manual_seed(int(random_draws(settings.seed, self.epoch, np.array([self.step]), 1, stream)[0, 0] * 2**53))
+        torch.manual_seed(int(random_draws(settings.seed, epoch, np.array([step]), 1, stream)[0, 0] * 2**53))
 
         with self.autocast():
             logits, auxiliary_logits = self.network(images)
@@ -266,44 +204,61 @@ class Training:
             nn.utils.clip_grad_norm_(self.parameters, settings.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
         if self.ema is not None:
-            self.ema.update(self.model, step=self.epoch * self.steps + self.step)
+            self.ema.update(self.model, step=epoch * self.steps + step + 1)
 
-        correct = (logits.detach().argmax(1) == labels).sum()
-        self._pending.append(torch.stack([loss.detach() * len(labels), correct.float()]))
-        self._images += len(labels)
+        n, correct = len(labels), (logits.detach().argmax(1) == labels).sum()
+        return figures(loss.detach() * n, correct, n)
 
-    _pending: list[Tensor]
-    _images: int
+    def end_epoch(self, epoch: int, sums: Mapping[str, float]) -> dict[str, Any]:
+        """Loss and accuracy of the epoch, and where it is asked for those of the held-out part and the test split."""
+        settings, images = self.settings, sums["images"]
+        line: dict[str, Any] = {
+            "epoch": epoch + 1,
+            "lr": settings.rate(epoch, self.steps - 1, self.steps),
+            "drop_path": settings.drop_path_rate(epoch) if isinstance(self.model, CellNet) else None,
+            "train": {"n": int(images), "loss": sums["loss"] / images, "top1": sums["correct"] / images},
+        }
+        weights = self.averaged()
+        if settings.eval_every and (epoch + 1) % settings.eval_every == 0:
+            if self.val_batches is not None:
+                line["val"] = self.evaluated(weights, self.val_batches)
+            if settings.test_curve:
+                line["test"] = self.evaluated(weights, self.test_batches)
+        return line
 
-    def begin_counting(self) -> None:
-        self._pending, self._images = [], 0
+    def report(self, line: Mapping[str, Any]) -> str:
+        """The figures of an epoch's line in one line of text."""
+        text = (
+            f"epoch {line['epoch']:3d}/{self.settings.epochs}  lr {line['lr']:.4f}  loss {line['train']['loss']:.3f}  "
+            f"train {_percent(line['train']['top1'])}"
+        )
+        for split in ("val", "test"):
+            if split in line:
+                figures_of = [f"{_percent(found['top1'])} ({name})" for name, found in line[split].items()]
+                text += f"  {split} {', '.join(figures_of)}"
+        return f"{text}  {line['seconds']:.0f} s  {line['peak_memory_gb']:.2f} GB"
 
-    def settle(self) -> None:
-        """Adds the figures of the last iterations, which so far lie on the device, to the sums of the epoch.
+    def state(self) -> dict[str, Any]:
+        """Without sync_bn the running statistics are those of the first process."""
+        return {
+            "model_args": self.model_args,
+            "data": [self.source.fingerprint, self.test_source.fingerprint],
+            "trained": self.trained.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": None if self.ema is None else self.ema.module.state_dict(),
+        }
 
-        Raises:
-            FloatingPointError: Where the loss or a weight is not finite: the checkpoint before is kept.
-        """
-        if not self._pending:
-            return
-        for loss, correct in torch.stack(self._pending).double().cpu():
-            self.sums[0] += loss
-            self.sums[1] += correct
-        self.sums[2] += self._images
-        self.begin_counting()
-        if not torch.isfinite(self.sums).all():
-            settings = self.settings
-            raise FloatingPointError(
-                f"the loss is not finite in epoch {self.epoch + 1} (lr={settings.lr}, optimizer={settings.optimizer}, "
-                f"precision={settings.precision}); the last checkpoint is kept"
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Takes up what ``state`` gave; ValueError where the data are others."""
+        if state["data"] != [self.source.fingerprint, self.test_source.fingerprint]:
+            raise ValueError(
+                f"data={self.settings.data!r} holds other images or labels than the data the checkpoint was made with"
             )
-        check_finite([*self.trained.parameters(), *self.trained.buffers()], f"in epoch {self.epoch + 1}")
-
-    def all_sums(self) -> Tensor:
-        """``sums`` of all processes together."""
-        return total_over_processes(self.sums, self.accelerator.device)
+        self.trained.load_state_dict(state["trained"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
 
     def averaged(self) -> dict[str, nn.Module]:
         """The weights that are evaluated, the result's first: the moving average where there is one, and the last."""
@@ -314,37 +269,15 @@ class Training:
         weights: dict[str, nn.Module] = {} if self.ema is None else {"ema": self.ema.module}
         return weights | {"last": self.model}
 
-    def epoch_line(self) -> dict[str, Any]:
-        """What the log says of the epoch that has just been trained."""
-        settings, autocast = self.settings, self.autocast
-        sums = self.all_sums()
-        line: dict[str, Any] = {
-            "kind": "epoch",
-            "epoch": self.epoch + 1,
-            "lr": settings.rate(self.epoch, self.steps - 1, self.steps),
-            # other models of timm have their own, which does not change
-            "drop_path": settings.drop_path_rate(self.epoch) if isinstance(self.model, CellNet) else None,
-            "train": {"n": int(sums[2]), "loss": float(sums[0] / sums[2]), "top1": float(sums[1] / sums[2])},
-        }
-        weights = self.averaged()
-        if settings.eval_every and (self.epoch + 1) % settings.eval_every == 0:
-            if self.val_batches is not None:
-                line["val"] = {
-                    name: evaluate(model, self.val_batches.epoch(0), autocast) for name, model in weights.items()
-                }
-            if settings.test_curve:
-                line["test"] = {
-                    name: evaluate(model, self.test_batches.epoch(0), autocast) for name, model in weights.items()
-                }
-        return line
+    def evaluated(self, weights: Mapping[str, nn.Module], batches: Batches) -> dict[str, dict[str, Any]]:
+        """``evaluate`` of each."""
+        return {name: evaluate(model, batches.epoch(0), self.autocast) for name, model in weights.items()}
 
     def result(self) -> dict[str, Any]:
         """The final figures on the test split: those of the weights that were named beforehand, and of the others."""
-        figures = {
-            name: evaluate(model, self.test_batches.epoch(0), self.autocast) for name, model in self.averaged().items()
-        }
+        found = self.evaluated(self.averaged(), self.test_batches)
         genotype = getattr(self.model, "genotype", None)
-        first, *others = figures
+        first, *others = found
         return {
             "model": self.settings.model,
             "genotype": genotype.digest if isinstance(genotype, Genotype) else None,
@@ -353,31 +286,31 @@ class Training:
             "test_data": self.test_source.name,
             "split": "test",
             "weights": first,
-            **figures[first],
-            "others": {name: figures[name] for name in others},
+            **found[first],
+            "others": {name: found[name] for name in others},
             "recipe": self.settings.recipe,
             "epochs": self.settings.epochs,
             "seed": self.settings.seed,
         }
+
+    def _tap_shape(self, in_chans: int) -> tuple[int, int]:
+        with torch.no_grad():
+            tap = self.model.eval().forward_auxiliary(torch.zeros(1, in_chans, self.image_size, self.image_size))[1]
+        return tap.shape[1], tap.shape[2]
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the model, without the auxiliary head."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
 
 
 def _percent(value: float) -> str:
     return f"{100 * value:5.2f}%"
 
 
-def report_epoch(line: Mapping[str, Any], epochs: int) -> str:
-    parts = [
-        f"epoch {line['epoch']:3d}/{epochs}  lr {line['lr']:.4f}  loss {line['train']['loss']:.3f}  "
-        f"train {_percent(line['train']['top1'])}"
-    ]
-    for split in ("val", "test"):
-        if split in line:
-            parts += [split + " " + ", ".join(f"{_percent(f['top1'])} ({name})" for name, f in line[split].items())]
-    parts += [f"{line['seconds']:.0f} s  {line['peak_memory_gb']:.2f} GB"]
-    return "  ".join(parts)
-
-
-def train(settings: TrainSettings, resume: dict[str, Any] | None = None, started: float | None = None) -> str | None:
+def train(
+    settings: TrainSettings, resume: Mapping[str, Any] | None = None, started: float | None = None
+) -> Reason | None:
     """Trains to the end, or to the time budget; returns why it stopped early (None: it did not).
 
     Args:
@@ -386,113 +319,35 @@ def train(settings: TrainSettings, resume: dict[str, Any] | None = None, started
         started: time.monotonic() at which the time budget began.
     """
     accelerator = start_accelerator()
-    main = accelerator.is_main_process
-    out, checkpoint = settings.out, settings.out / "checkpoint.pt"
     if accelerator.device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # one image size all along
-    run = Training(settings, accelerator, None if resume is None else resume["model_args"])
-    if resume is not None:
-        run.load(resume)
-    log, facts = RunLog(out, writes=main), run_facts(accelerator.device)
-    if resume is None:
-        data = {"name": run.source.name, "train": run.train_batches.num_samples, "test": len(run.test_source),
-                "val": 0 if run.val_batches is None else run.val_batches.num_samples,
-                "classes": list(run.source.classes)}  # fmt: skip
-        log.start(
-            to_dict(settings),
-            facts,
-            overwrite=not checkpoint.exists(),  # killed before the first one: it begins again
-            seed=settings.seed,
-            data=data,
-            steps_per_epoch=run.steps,
-            parameters=run.num_parameters,
-            result_weights="last" if run.ema is None else "ema",
-        )
-    else:
-        log.take_up(resume["log_lines"], resume["settings"], changeable=CHANGEABLE)
-        log.event("resumed", epoch=run.epoch + 1, iteration=run.step, commit=facts["commit"])
-    if main:
-        if resume is None:
-            print(describe(settings))
-            print(
-                f"{run.num_parameters:,} parameters; {run.train_batches.num_samples} images to train on, "
-                f"{len(run.test_source)} to test the {'last' if run.ema is None else 'averaged'} weights on",
-                flush=True,
-            )
-        else:
-            print(f"resumed at epoch {run.epoch + 1}, iteration {run.step} of {run.steps}", flush=True)
-
-    def save() -> None:
-        run.settle()
-        sums = run.all_sums()
-        if main:
-            save_checkpoint(checkpoint, run.state(log.num_lines, sums), CHECKPOINT_KIND)
-        accelerator.wait_for_everyone()
-
-    with StopRequest(settings.time_budget, started=started) as stop:
-        while run.epoch < settings.epochs:
-            if isinstance(run.model, CellNet):
-                run.model.set_drop_path(settings.drop_path_rate(run.epoch))
-            if run.step == 0:
-                run.sums.zero_()
-            run.begin_counting()
-            mark = last_save = time.monotonic()
-            bar = tqdm(
-                total=run.steps, initial=run.step, desc=f"epoch {run.epoch + 1}/{settings.epochs}", unit="it",
-                disable=not (main and sys.stderr.isatty()), leave=False,
-            )  # fmt: skip
-            for images, labels in run.train_batches.epoch(run.epoch, run.step):
-                run.iterate(images, labels)
-                bar.update()
-                due = False
-                if run.step % 50 == 0:
-                    run.settle()
-                    bar.set_postfix(loss=f"{run.sums[0] / run.sums[2]:.3f}")
-                    due = longest_since(last_save, accelerator.device) > CHECKPOINT_SECONDS
-                reason = stop.agree(accelerator.device)
-                if run.step < run.steps and (due or reason is not None):
-                    run.seconds += time.monotonic() - mark
-                    save()
-                    mark = last_save = time.monotonic()
-                    if reason is not None:
-                        bar.close()
-                        log.event("stopped", reason=reason, epoch=run.epoch + 1, iteration=run.step)
-                        return reason
-            bar.close()
-            run.settle()
-            line = run.epoch_line()
-            run.seconds += time.monotonic() - mark
-            line |= {"seconds": round(run.seconds, 3), "peak_memory_gb": round(peak_memory_gb(accelerator.device), 3)}
-            log.append(line)
-            if main:
-                print(report_epoch(line, settings.epochs), flush=True)
-            run.epoch, run.step = run.epoch + 1, 0
-            save()
-            reason = stop.agree(accelerator.device)
-            if reason is not None and run.epoch < settings.epochs:
-                log.event("stopped", reason=reason, epoch=run.epoch + 1, iteration=0)
-                return reason
-    result = run.result()
-    log.append({"kind": "result", **result})
-    if main:
-        source = dataclasses.replace(run.test_source, mean=run.source.mean, std=run.source.std)
-        model = next(iter(run.averaged().values()))
-        save_model(model, out, source, image_size=run.image_size, crop_pct=settings.crop_pct)
+    program = Training(settings, accelerator, None if resume is None else resume["model_args"])
+    source, test = program.source, program.test_source
+    num_val = 0 if program.val_batches is None else program.val_batches.num_samples
+    data = {"name": source.name, "train": program.train_batches.num_samples, "test": len(test), "val": num_val,
+            "classes": list(source.classes)}  # fmt: skip
+    weights = "last" if program.ema is None else "ema"
+    loop = Loop(program, settings, accelerator, CHECKPOINT_KIND, resume, CHANGEABLE, data=data,
+                parameters=program.num_parameters, result_weights=weights)  # fmt: skip
+    if (reason := loop.run(started)) is not None:
+        return reason
+    result = program.result()
+    loop.log.append({"kind": "result", **result})
+    if accelerator.is_main_process:
+        prepared = dataclasses.replace(test, mean=source.mean, std=source.std)
+        model = next(iter(program.averaged().values()))
+        save_model(model, settings.out, prepared, image_size=program.image_size, crop_pct=settings.crop_pct)
         # what it was made with when it began; a resumed run's later commits are in events.jsonl
-        begun = {key: value for key, value in RunLog.read(out)[0].items() if key in facts}
-        result_file = result | begun | {"seconds": round(run.seconds, 3), "settings": to_dict(settings)}
-        write_json(out / "result.json", result_file)
-        others = ", ".join(f"{name} weights {_percent(figures['top1'])}" for name, figures in result["others"].items())
+        more = begun_with(settings.out) | {"seconds": round(loop.seconds, 3), "settings": to_dict(settings)}
+        write_json(settings.out / "result.json", result | more)
+        others = ", ".join(f"{name} weights {_percent(found['top1'])}" for name, found in result["others"].items())
         print(
-            f"test ({result['n']} images of {run.test_source.name}, {result['weights']} weights): top-1 "
+            f"test ({result['n']} images of {test.name}, {result['weights']} weights): top-1 "
             f"{_percent(result['top1'])}, loss {result['loss']:.3f}{f' ({others})' if others else ''}; "
-            f"trained in {run.seconds:.0f} s: {out}"
+            f"trained in {loop.seconds:.0f} s: {settings.out}"
         )
     accelerator.end_training()
     return None
-
-
-# ---------------------------------------------------------------------------------------------------------- program
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -16,8 +16,10 @@ from nas_zoo.genotype import Genotype, load_genotype
 from nas_zoo.models.network import CellNet
 from nas_zoo.runs.checkpoint import load_checkpoint
 from nas_zoo.runs.log import RunLog
+from nas_zoo.runs.schedule import cosine
 from nas_zoo.search.gap import measure
-from nas_zoo.search.run import cosine, main, mean_entropy, parse
+from nas_zoo.search.method import mean_entropy
+from nas_zoo.search.run import main, parse
 from tests.run_two_processes import SEARCHES, iterate  # type: ignore[import-not-found]
 
 ROOT = Path(__file__).parents[2]

@@ -153,8 +153,7 @@ def test_the_auxiliary_head_learns_and_is_in_no_saved_file(whole):
     assert names == CellNet(init_channels=4, num_cells=3, in_chans=1).state_dict().keys()
     run = tiny_training("--epochs", "1", "--batch-size", "50")
     before = run.trained.auxiliary.conv1.weight.detach().clone()
-    images, labels = next(iter(run.train_batches.epoch(0)))
-    run.iterate(images, labels)
+    run.step(0, 0, next(iter(run.batches(0, 0))))
     assert not torch.equal(before, run.trained.auxiliary.conv1.weight)
     for name, parameter in run.trained.named_parameters():
         assert "momentum_buffer" in run.optimizer.state[parameter], name
@@ -191,9 +190,8 @@ def test_the_cifar_recipe_is_a_plain_darts_loop():
             nn.utils.clip_grad_norm_(parameters, 5.0)
             optimizer.step()
         schedule.step()
-        run.epoch, run.step = epoch, 0
-        for images, labels in run.train_batches.epoch(epoch):
-            run.iterate(images, labels)
+        for step, batch in enumerate(run.batches(epoch, 0)):
+            run.step(epoch, step, batch)
     for mine, theirs in zip(run.trained.parameters(), plain.trained.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
@@ -446,8 +444,8 @@ def test_a_search_s_own_weights_are_where_training_starts(derived, tmp_path):
     images = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.allclose(run.model.eval()(images), network.eval()(images), atol=1e-6)
-    again = Training(settings, start_accelerator(), run.state(0, run.sums)["model_args"])
-    again.load(run.state(0, run.sums))
+    again = Training(settings, start_accelerator(), run.state()["model_args"])
+    again.load(run.state())
     assert all(torch.equal(a, b) for a, b in zip(run.model.parameters(), again.model.parameters(), strict=True))
 
 
