@@ -171,10 +171,7 @@ def _only(found: list[_Found], file: str = "FILE", wanted: str | None = None) ->
     first = read[0]
     if first is not None and all(genotype == first for genotype in read):
         return first
-    raise ValueError(
-        f"{len(set(read))} different genotypes: {_labels(found)}; say which, as {file}:{_all(found)[-1]} (a network of "
-        "stages with cells of their own cannot be built here)"
-    )
+    raise ValueError(f"{len(set(read))} different genotypes: {_labels(found)}; say which, as {file}:{_all(found)[-1]}")
 
 
 def _labels(found: list[_Found]) -> str:

@@ -8,8 +8,8 @@
 The original's names: `stem.0` and `stem.1` (CIFAR) or `stem0.0`, `.1`, `.3`, `.4` and `stem1.1`, `.2` (ImageNet);
 `cells.<i>.preprocess<0|1>.op.<1|2>`, or `.conv_1`, `.conv_2`, `.bn` behind a reduction cell; `cells.<i>._ops.<k>` with
 `.op.<n>` for separable and dilated convolutions, `.conv_1`, `.conv_2`, `.bn` for identities of stride 2 and plain
-numbers for conv_7x1_1x7, where k counts the edges of a cell node by node, in the genotype's order; `classifier`. Names
-may begin with `module.`, as DataParallel writes them.
+numbers for conv_7x1_1x7, where k counts the edges of a cell node by node, in the genotype's order; `classifier`. The
+state dict may lie in a checkpoint and its names have prefixes, as load.state_dict_of says.
 
 What a CellNet has no use for is left out: the auxiliary head, and parts of the original that do not reach its logits.
 Edges without weights (poolings, identities of stride 1) leave no trace in a checkpoint: two genotypes that differ in
@@ -25,12 +25,11 @@ import torch
 
 from nas_zoo.genotype import Genotype, as_genotype, list_genotypes, load_genotype
 from nas_zoo.models.layout import LAYOUTS
+from nas_zoo.models.load import StateDict, read_state_dict, state_dict_of
 from nas_zoo.models.network import CellNet
 from nas_zoo.runs.files import write_weights
 
 __all__ = ["Original", "convert_checkpoint", "convert_state_dict", "describe"]
-
-StateDict = dict[str, torch.Tensor]
 
 _STEM = {"cifar": {"stem.0": "stem.0.conv", "stem.1": "stem.0.bn"},
          "imagenet": {"stem0.0": "stem.0.conv", "stem0.1": "stem.0.bn", "stem0.3": "stem.1.conv",
@@ -65,7 +64,7 @@ def describe(state_dict: StateDict) -> Original:
     Raises:
         ValueError: It is no state dict of these programs.
     """
-    state = _plain(state_dict)
+    state = state_dict_of(state_dict)
     layout = "cifar" if "stem.0.weight" in state else "imagenet" if "stem1.1.weight" in state else None
     cells = {int(match[1]) for key in state if (match := _CELL.match(key))}
     first = state.get("stem.0.weight" if layout == "cifar" else "stem0.0.weight")
@@ -92,8 +91,7 @@ def convert_state_dict(
     """The state dict of the CellNet that computes the same logits.
 
     Args:
-        state_dict: Of the original network, also with "module." prefixes or inside {"state_dict": ...} or
-            {"model": ...}.
+        state_dict: Of the original network, also in a checkpoint (see load.state_dict_of).
         genotype: The cells, as ``as_genotype`` takes them.
         layout: "cifar" or "imagenet"; checked if given, else read from the shapes, as are the two that follow.
         init_channels: C.
@@ -102,11 +100,11 @@ def convert_state_dict(
     Raises:
         ValueError: It does not fit: one line that says what does not, and what would.
     """
-    state = _plain(state_dict)
+    state = state_dict_of(state_dict)
     found, cells = describe(state), as_genotype(genotype)
     given = {"layout": layout, "init_channels": init_channels, "num_cells": num_cells}
     if layout is not None and layout not in LAYOUTS:
-        raise ValueError(f"layout={layout!r} is unknown; accepted: {', '.join(LAYOUTS)}")
+        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     wrong = [f"{key}={value}" for key, value in given.items() if value not in (None, getattr(found, key))]
     if wrong:
         raise ValueError(f"checkpoint: {', '.join(wrong)} does not fit it; {found} would")
@@ -144,12 +142,10 @@ def convert_checkpoint(
 
     The checkpoint is read as tensors and plain values only; one that carries code is refused.
     """
-    from nas_zoo.models.load import read_state_dict
-
     output = Path(output)
     if output.suffix != ".safetensors":
-        raise ValueError(f"output {str(output)!r}: a name that ends in .safetensors is accepted")
-    state = _plain(read_state_dict(Path(checkpoint)))
+        raise ValueError(f"output {str(output)!r} must end in .safetensors")
+    state = read_state_dict(Path(checkpoint))
     cells = as_genotype(genotype)
     converted = convert_state_dict(state, cells, layout, init_channels, num_cells)
     write_weights(output, converted)
@@ -162,18 +158,6 @@ def convert_checkpoint(
     names = {key for key, _ in CellNet(cells, found.layout, 4, found.num_cells, device="meta").named_parameters()}
     size = sum(value.numel() for key, value in converted.items() if key in names)
     return f"{output}: {found}, {size:,} parameters; left out: {' and '.join(left_out) or 'nothing'}"
-
-
-def _plain(state_dict: dict[str, Any]) -> StateDict:
-    """The state dict itself, without what it is wrapped in and without "module." in front of its names."""
-    for key in ("model", "state_dict", "model"):
-        if isinstance(state_dict, dict) and isinstance(state_dict.get(key), dict):
-            state_dict = state_dict[key]
-    if not isinstance(state_dict, dict) or not all(
-        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state_dict.items()
-    ):
-        raise ValueError("checkpoint: a state dict (names and tensors) is accepted")
-    return {key.removeprefix("module."): value for key, value in state_dict.items()}
 
 
 def _names(genotype: Genotype, found: Original) -> dict[str, str]:

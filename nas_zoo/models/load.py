@@ -1,6 +1,7 @@
 """A model with its weights, from whatever a user calls it by: a run's folder, a Hub id, a name, a weights file."""
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from torch import nn
 
 from nas_zoo.models.registry import MODELS
 
-__all__ = ["load_model", "read_state_dict"]
+__all__ = ["StateDict", "load_model", "read_state_dict", "state_dict_of"]
+
+StateDict = dict[str, torch.Tensor]
 
 
 def load_model(model: str, weights: Path | str | None = None, **kwargs: Any) -> nn.Module:
@@ -68,33 +71,102 @@ def _near_names(name: str) -> str:
     return f"; did you mean {', '.join(near)}?" if near else "; `nas-zoo list` shows ours"
 
 
-def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict in a safetensors file, or in a torch file by itself or under "model" or "state_dict".
+def read_state_dict(path: Path) -> StateDict:
+    """The state dict in a safetensors file, or in a torch file by itself or in a checkpoint (see state_dict_of).
+
+    No code in the file is run: a torch file is read as tensors and plain values only, and what else lies beside them in
+    usual checkpoints (an argparse.Namespace, numpy's scalars) is passed over unread.
 
     Raises:
         ValueError: No such file, damaged, or something else in it; a pickle that carries code is refused.
     """
+    named = f"weights {str(path)!r}"
     if not path.is_file():
-        raise ValueError(f"weights {str(path)!r}: no such file")
+        raise ValueError(f"{named}: no such file")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{named}: the file is empty")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
-        value = torch.load(path, map_location="cpu", weights_only=True)
+            return state_dict_of(load_file(path), named)
+        passed_over = torch.serialization.safe_globals([(_Unread, name) for name in _PASSED_OVER])
+        with passed_over, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old forms
+            value = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own words go on to tell how to run the code in it all the same.
         known = str(error).partition("GLOBAL ")[2].split()[:1]
         held = f" (it names {known[0]})" if known else ""
         raise ValueError(
-            f"weights {str(path)!r}: not readable as tensors and plain values{held}; "
-            "a pickle that carries code is refused"
+            f"{named}: not readable as tensors and plain values{held}; a pickle that carries code is refused"
         ) from error
     except Exception as error:  # either library raises many kinds for a damaged file
-        raise ValueError(f"weights {str(path)!r}: not readable: {str(error).splitlines()[0]}") from error
-    for key in ("model", "state_dict"):
-        if isinstance(value, dict) and isinstance(value.get(key), dict):
-            value = value[key]
-    if not isinstance(value, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in value.values()):
-        raise ValueError(f"weights {str(path)!r}: no state dict in it")
-    return value
+        words = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"{named}: not readable: {words or type(error).__name__}") from error
+    return state_dict_of(value, named)
+
+
+class _Unread:
+    """Stands for an object beside the tensors; made of anything, it keeps nothing and does nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "_Unread":
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+_PASSED_OVER = (
+    "argparse.Namespace",
+    "types.SimpleNamespace",
+    "pathlib.PosixPath",
+    "pathlib.WindowsPath",
+    "_codecs.encode",
+    "numpy.dtype",
+    "numpy.ndarray",
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+)
+
+#: Where programs keep the state dict in a checkpoint, the first that is there. Averaged weights come first, as in timm.
+_KEYS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "net", "network", "weights")
+#: What DataParallel, torch.compile and wrapping modules put in front of every name.
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+
+
+def state_dict_of(value: Any, named: str = "checkpoint") -> StateDict:
+    """The state dict that `value` is or has under one of the usual keys, without prefixes of wrappers in its names.
+
+    The keys are state_dict_ema, model_ema, state_dict, model_state_dict, model, net, network and weights, in this order
+    and also inside one another; the prefixes module., _orig_mod., model. and net., where every name has them.
+
+    Raises:
+        ValueError: It has none, or its tensors are not plain ones; the words begin with `named`.
+    """
+    for _ in range(4):
+        held = [value[key] for key in _KEYS if isinstance(value, dict) and isinstance(value.get(key), dict)]
+        value = held[0] if held else value
+    if not isinstance(value, dict) or not value or not all(isinstance(item, torch.Tensor) for item in value.values()):
+        raise ValueError(f"{named}: no state dict in it (names and tensors, by themselves or under {', '.join(_KEYS)})")
+    for key, tensor in value.items():
+        if not isinstance(key, str):
+            raise ValueError(f"{named}: the keys of a state dict must be names, got {key!r}")
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise ValueError(
+                f"{named}: {key} must be a plain tensor, not one that is sparse, quantized or without data"
+            )
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise ValueError(f"{named}: {key} has more elements, {tuple(tensor.shape)}, than the file has data")
+    names = {key: key.replace("._orig_mod.", ".") for key in value if key != "n_averaged"}  # of swa_utils.AveragedModel
+    while prefix := next((one for one in _PREFIXES if all(name.startswith(one) for name in names.values())), None):
+        names = {key: name.removeprefix(prefix) for key, name in names.items()}
+        if not names:
+            break
+    state = {name: value[key] for key, name in names.items()}
+    if len(state) < len(names):
+        found = list(names.values())
+        raise ValueError(f"{named}: two tensors are called {next(n for n in found if found.count(n) > 1)}")
+    return state

@@ -1,8 +1,13 @@
 """Checkpoints of the original code: the converted network computes the same logits; what does not fit is told."""
 
+import argparse
 import os
+import pickle
 import re
+import tarfile
+from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -12,6 +17,7 @@ import nas_zoo  # noqa: F401  # registers
 from nas_zoo.cli import main
 from nas_zoo.genotype import Genotype, load_genotype
 from nas_zoo.models.convert import convert_checkpoint, convert_state_dict, describe
+from nas_zoo.models.load import load_model, read_state_dict, state_dict_of
 from tests.original_darts import original
 
 # Input 0 of the normal cell unread, a node that reaches nothing, every operation with weights of two names.
@@ -60,7 +66,16 @@ def test_prefixes_wrappings_and_old_batch_norms_are_read():
     plain = original(genotype, "cifar", 4, 3).state_dict()
     expected = convert_state_dict(plain, genotype)
     old = {f"module.{key}": value for key, value in plain.items() if not key.endswith("num_batches_tracked")}
-    for wrapped in (old, {"state_dict": old, "epoch": 3}, {"model": plain}, {"model": {"state_dict": old}}):
+    compiled = {f"_orig_mod.module.{key}": value for key, value in plain.items()}
+    parts = {key.replace("cells.1.", "cells.1._orig_mod."): value for key, value in plain.items()}
+    averaged = {"n_averaged": torch.tensor(5)} | {f"module.{key}": value for key, value in plain.items()}
+    other = {key: torch.zeros_like(value) for key, value in plain.items()}
+    for wrapped in (
+        old, {"state_dict": old, "epoch": 3}, {"model": plain}, {"model": {"state_dict": old}}, {"net": plain, "a": 9},
+        {"model_state_dict": plain, "optimizer_state_dict": {"state": {}}}, {"network": {"model": plain}}, compiled,
+        parts, averaged, {"state_dict": {f"model.{key}": value for key, value in plain.items()}},
+        {"state_dict_ema": plain, "state_dict": other}, {"model": other, "model_ema": averaged}, {"weights": compiled},
+    ):  # fmt: skip
         found = convert_state_dict(wrapped, "darts_v2", "cifar", init_channels=4, num_cells=3)
         assert list(found) == list(expected)
         for key, value in expected.items():
@@ -78,7 +93,7 @@ def test_prefixes_wrappings_and_old_batch_norms_are_read():
             {"init_channels": 36, "layout": "imagenet"},
             ["layout=imagenet, init_channels=36", "layout=cifar"],
         ),
-        ("darts_v2", {"layout": "mnist"}, ["layout='mnist'", "cifar, imagenet"]),
+        ("darts_v2", {"layout": "mnist"}, ["layout must be one of cifar, imagenet, got 'mnist'"]),
         (
             "pc_darts_c10",
             {},
@@ -157,3 +172,75 @@ def test_a_pickle_that_carries_code_is_refused(tmp_path):
     (tmp_path / "torn.pt").write_bytes(b"PK\x03\x04 torn")
     with pytest.raises(ValueError, match=r"torn\.pt"):
         convert_checkpoint(tmp_path / "torn.pt", tmp_path / "out.safetensors", "darts_v2")
+
+
+BESIDE = {
+    "args": argparse.Namespace(arch="DARTS", lr=0.025, data=Path("data"), seeds=[1, 2]),
+    "best_acc": np.float64(97.24),
+    "epoch": np.int64(599),
+    "losses": np.array([2.3, 0.1]),
+    "names": np.array(["plane", "car"], dtype=object),
+    "dtype": np.dtype("float32"),
+    "optimizer": {"state": {0: {"momentum_buffer": torch.zeros(2)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
+def test_what_lies_beside_the_tensors_is_passed_over(zipped, tmp_path):
+    state = original(SKIPPING, "cifar", 4, 3).state_dict()
+    for key in ("net", "model_state_dict", "state_dict_ema"):
+        torch.save(BESIDE | {key: state}, tmp_path / "last.pth.tar", _use_new_zipfile_serialization=zipped)
+        found = read_state_dict(tmp_path / "last.pth.tar")
+        assert found.keys() == state.keys()
+        assert all(torch.equal(found[key], value) for key, value in state.items())
+    assert "parameters" in convert_checkpoint(tmp_path / "last.pth.tar", tmp_path / "out.safetensors", SKIPPING)
+
+
+def test_weights_of_wrapped_models_are_loaded(tmp_path):
+    model = timm.create_model("darts_v2_c10", init_channels=4, num_cells=3)
+    wrapped = {f"_orig_mod.{key}": value for key, value in model.state_dict().items()}
+    torch.save({"net": wrapped, "acc": np.float32(9)}, tmp_path / "net.pt")
+    loaded = load_model("darts_v2_c10", tmp_path / "net.pt", init_channels=4, num_cells=3)
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in loaded.state_dict().items())
+
+
+def archive(path, *names):
+    with tarfile.open(path, "w") as file:
+        for name in names:
+            file.addfile(tarfile.TarInfo(name))
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (lambda path: path.write_bytes(b""), "the file is empty"),
+        (lambda path: torch.save({0: torch.zeros(1)}, path), "the keys of a state dict must be names, got 0"),
+        (lambda path: torch.save({"net": {("a", 1): torch.zeros(1)}}, path), "must be names, got ('a', 1)"),
+        (lambda path: torch.save({}, path), "no state dict in it"),
+        (lambda path: torch.save({"model": {}}, path), "no state dict in it"),
+        (lambda path: torch.save({"net": {"a": 1}}, path), "no state dict in it"),
+        (lambda path: torch.save(torch.zeros(3), path), "no state dict in it"),
+        (lambda path: torch.save({"a": torch.zeros(1).expand(10**12)}, path), "has more elements, (1000000000000,)"),
+        (lambda path: torch.save({"a": torch.zeros(2, 2).to_sparse()}, path), "must be a plain tensor"),
+        (lambda path: torch.save({"a": torch.zeros(2, device="meta")}, path), "must be a plain tensor"),
+        (lambda path: path.write_bytes(pickle.dumps({"net": BESIDE["args"]})), "not readable"),
+        (lambda path: archive(path, "sys_info", "pickle", "storages", "tensors"), "not readable"),  # torch 0.1
+        (lambda path: path.write_bytes(b"<html>404: not found</html>"), "not readable"),
+    ],
+    ids=range(13),
+)
+def test_what_is_no_checkpoint_is_one_line(write, words, tmp_path, capsys):
+    path = tmp_path / "theirs.pt"
+    write(path)
+    assert main(["convert", str(path), "--genotype", "darts_v2", str(tmp_path / "out.safetensors")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert words in error
+    with pytest.raises(ValueError, match=re.escape(words)):
+        load_model("darts_v2_c10", path)
+
+
+def test_a_state_dict_with_two_names_for_one_tensor_is_refused():
+    state = {"cells.0._orig_mod.a": torch.zeros(1), "cells.0.a": torch.ones(1)}
+    with pytest.raises(ValueError, match=r"checkpoint: two tensors are called cells\.0\.a"):
+        state_dict_of(state)

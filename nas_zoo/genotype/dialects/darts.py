@@ -13,8 +13,9 @@ Keyword or positional arguments, lists or tuples. The edges of a cell are
     triples (operation, node, source) or (operation, source, node): the larger number is the node
     dictionaries of inputs and numbered operations      UNAS, see unas.py
 
-A probability in third place (the first code of GDAS) is passed over. `('none', i)` and `('null', i)` add nothing to a
-sum and are dropped after grouping. Text is parsed, never executed; errors name line and column.
+Further fields are passed over where they are None (alphas_normal of UNAS, connects of GDAS), and so is a probability in
+third place (the first code of GDAS). `('none', i)` and `('null', i)` add nothing to a sum and are dropped after
+grouping. Text is parsed, never executed; errors name line and column.
 """
 
 from __future__ import annotations
@@ -60,10 +61,10 @@ def claims(value: Any) -> bool:
 
 
 def read(record: dict[Any, Any]) -> tuple[Cell, Cell]:
-    """The cells of the four fields as a dictionary; further keys are an error, name apart."""
+    """The cells of the four fields as a dictionary; further keys are an error, but for name and those that are None."""
     record = {_OTHER_NAMES.get(key, key) if isinstance(key, str) else key: value for key, value in record.items()}
     for key, value in record.items():
-        if key not in (*FIELDS, "name") and not (key in unas.FIELDS and value is None):
+        if key not in (*FIELDS, "name") and value is not None:
             raise ValueError(f"{NAME}: unknown key {show(key)}; it has {listed(FIELDS)} and optionally name")
     for key in FIELDS:
         if key not in record:
@@ -337,7 +338,8 @@ class _Text:
             self.fail(call.args[len(FIELDS)], f"more than four arguments; it has {listed(FIELDS)}")
         given.update(zip(FIELDS, call.args, strict=False))
         for keyword in call.keywords:
-            if keyword.arg in unas.FIELDS and isinstance(keyword.value, ast.Constant) and keyword.value.value is None:
+            says_nothing = isinstance(keyword.value, ast.Constant) and keyword.value.value is None
+            if keyword.arg not in FIELDS and says_nothing:
                 continue
             if keyword.arg not in FIELDS:
                 self.fail(keyword, f"unknown argument {show(keyword.arg)}; it has {listed(FIELDS)}")

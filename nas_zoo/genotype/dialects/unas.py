@@ -1,6 +1,6 @@
 """UNAS: DARTS' fields, text or dictionary, whose cells are lists of one {'inputs': [0, 1], 'ops': [1, 4]} a node.
 
-The operations have numbers of its own (darts/genotypes.py of its code). Two further fields say nothing there (None).
+The operations have numbers of its own (darts/genotypes.py of its code).
 Part of the DARTS dialect, which asks here about such nodes.
 """
 
@@ -9,8 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from nas_zoo.genotype.cell import Kind, Path, Place, is_int, items_of, show
-
-FIELDS = ("alphas_normal", "alphas_reduce")
 
 _OPERATIONS = (
     "skip_connect", "sep_conv_3x3", "max_pool_3x3", "dil_conv_3x3", "sep_conv_5x5", "avg_pool_3x3", "sep_conv_7x7",
