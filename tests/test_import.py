@@ -94,6 +94,7 @@ def write_classifier(path: Path) -> Path:
         "list",
         "list --cells",
         "list --csv",
+        "draw edas_c10 cells.svg",
         "predict model.onnx image.png --top-k 1",
         "predict model.onnx .",
     ],

@@ -1,4 +1,4 @@
-"""Draws a genotype: both cells as graphs from left to right, as SVG or PNG, with matplotlib alone.
+"""Draws a genotype: both cells as graphs from left to right, as SVG (written here) or PNG (with matplotlib).
 
     draw_genotype(load_genotype("darts_v2"), "darts_v2.svg", title="DARTS (second order)")
 
@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -29,9 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["draw_genotype"]
 
 _INK, _FAINT, _PAPER = "#222222", "#AAAAAA", "#FFFFFF"
+_UNUSED_TEXT = "#777777"
 _CONCAT = "#8C8C8C"
 _TITLES = {"normal": "Normal cell", "reduce": "Reduction cell"}
-_HASH_SALT = "nas-zoo"  # matplotlib's ids in an SVG are random without one
+_DASHES = (3, 2)
 
 # Sizes in inches; the figure is as large as the graph needs.
 _NODE_WIDTH, _NODE_HEIGHT = 0.36, 0.36
@@ -87,48 +90,16 @@ def draw_genotype(genotype: Any, path: str | os.PathLike[str], title: str | None
     target = Path(path)
     suffix = target.suffix.lower()
     if suffix not in (".svg", ".png"):
-        raise ValueError(f"path {str(target)!r}: a name that ends in .svg or .png is accepted")
+        raise ValueError(f"the picture's name must end in .svg or .png, got {str(target)!r}")
     if not target.parent.is_dir():
         raise ValueError(f"path {str(target)!r}: there is no such folder")
     cells = as_genotype(genotype)
-
-    # Here, because matplotlib takes half a second; without pyplot, which keeps figures and looks for a screen.
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    graphs = [(kind, *_lay_out(cells.cell(kind))) for kind in KINDS]
-    width = max(max(item.x + item.width / 2 for item in items) for _, items, _ in graphs) + 2 * _MARGIN
-    heights = [max(item.y + item.height / 2 for item in items) for _, items, _ in graphs]
-    top = _MARGIN + (_TITLE_HEIGHT if title else 0.0)
-    height = top + sum(heights) + len(heights) * (_HEADING_HEIGHT + 2 * _MARGIN)
-
-    # With none of the user's settings (and so with the font that comes with matplotlib): the same picture everywhere.
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams["svg.hashsalt"] = _HASH_SALT
-        figure = Figure(figsize=(width, height), facecolor=_PAPER)
-        FigureCanvasAgg(figure)
-        axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-        axes.set_axis_off()
-        axes.set_xlim(0.0, width)
-        axes.set_ylim(height, 0.0)  # inches from the top left corner
-        if title:
-            axes.text(
-                width / 2, _MARGIN + _TITLE_HEIGHT / 2, title, ha="center", va="center", fontsize=_FONT_POINTS + 4,
-                color=_INK, parse_math=False,
-            )  # fmt: skip
-        for (kind, items, lines), cell_height in zip(graphs, heights, strict=True):
-            axes.text(
-                _MARGIN, top + _HEADING_HEIGHT / 2, _TITLES[kind], ha="left", va="center",
-                fontsize=_FONT_POINTS + 1.5, fontweight="bold", color=_INK,
-            )  # fmt: skip
-            _paint(axes, items, lines, _MARGIN, top + _HEADING_HEIGHT + _MARGIN / 2)
-            top += cell_height + _HEADING_HEIGHT + 2 * _MARGIN
-        # no date and no version in the file, so that the same genotype gives the same bytes
-        metadata: dict[str, Any] = {"Date": None, "Creator": None} if suffix == ".svg" else {"Software": None}
-        with replacing(target) as file:
-            figure.savefig(file, format=suffix[1:], dpi=200, facecolor=_PAPER, metadata=metadata)
+    graphs = [(_TITLES[kind], *_lay_out(cells.cell(kind))) for kind in KINDS]
+    with replacing(target) as file:
+        if suffix == ".svg":
+            file.write(_svg(graphs, title).encode("utf-8"))
+        else:
+            _write_png(file, graphs, title)
     return target
 
 
@@ -331,46 +302,170 @@ def _increasing(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 # Painting -------------------------------------------------------------------------------------------------------------
 
+_Graph = tuple[str, list[_Item], list[_Line]]  # its heading, what it shows
+_Point = tuple[float, float]
+
+
+def _sizes(graphs: Sequence[_Graph], title: str | None) -> tuple[float, float, list[float]]:
+    """(width, height, top of each graph) in inches."""
+    width = max(max(item.x + item.width / 2 for item in items) for _, items, _ in graphs) + 2 * _MARGIN
+    heights = [max(item.y + item.height / 2 for item in items) for _, items, _ in graphs]
+    top = _MARGIN + (_TITLE_HEIGHT if title else 0.0)
+    height = top + sum(heights) + len(heights) * (_HEADING_HEIGHT + 2 * _MARGIN)
+    steps = (cell_height + _HEADING_HEIGHT + 2 * _MARGIN for cell_height in heights[:-1])
+    return width, height, list(itertools.accumulate(steps, initial=top))
+
+
+def _bends(line: _Line, left: float, top: float) -> list[tuple[_Point, _Point, _Point, _Point]]:
+    """The Bezier curves of a line (start, two controls, end), joined by straight pieces below its labels."""
+    bends = []
+    for one, other in itertools.pairwise(line.items):
+        start, end = left + one.x + one.width / 2, left + other.x - other.width / 2
+        half, y0, y1 = (end - start) / 2, top + one.y, top + other.y
+        bends.append(((start, y0), (start + half, y0), (end - half, y1), (end, y1)))
+    return bends
+
+
+def _head(tip: _Point) -> list[_Point]:
+    """The corners of an arrow's head."""
+    x, y = tip
+    return [(x, y), (x - 0.075, y - 0.036), (x - 0.075, y + 0.036)]
+
+
+def _color(thing: _Item | _Line) -> str:
+    if not thing.used:
+        return _FAINT
+    return thing.color if isinstance(thing, _Line) or thing.kind == "label" else _INK
+
+
+def _fill(item: _Item) -> tuple[float, ...]:
+    """Paper, or of a label its colour, four fifths of the way to white: dark text on it is readable."""
+    color = _color(item) if item.kind == "label" else _PAPER
+    white = 0.8 if item.kind == "label" else 0.0
+    return tuple(1 - (1 - int(color[i : i + 2], 16) / 255) * (1 - white) for i in (1, 3, 5))
+
+
+def _named(text: str) -> str:
+    """The name of an item for an SVG; $c_{k-1}$ is a letter in italics and what stands below it."""
+    parts = re.fullmatch(r"\$c_\{?([^}]*?)\}?\$", text)
+    if parts is None:
+        return escape(text)
+    below = parts[1].replace("-", "−")
+    return f'<tspan font-style="italic">c<tspan font-size="70%" dy="0.25em">{below}</tspan></tspan>'
+
+
+def _svg(graphs: Sequence[_Graph], title: str | None) -> str:
+    """An SVG document in points, its text as text, which can be searched and read aloud."""
+    width, height, tops = _sizes(graphs, title)
+
+    def at(*inches: float) -> str:
+        return " ".join(f"{round(72 * inch, 2):g}" for inch in inches)
+
+    def text(x: float, y: float, words: str, points: float, more: str = "") -> str:
+        # A third of an em below the middle, since not all programs know dominant-baseline.
+        return f'<text x="{at(x)}" y="{at(y + points / 72 * 0.35)}" font-size="{points:g}"{more}>{words}</text>'
+
+    def style(thing: _Item | _Line, width: float) -> str:
+        dashes = "" if thing.used else f' stroke-dasharray="{_DASHES[0] * width:g} {_DASHES[1] * width:g}"'
+        return f'stroke="{_color(thing)}" stroke-width="{width:g}"{dashes}'
+
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{at(width)}pt" height="{at(height)}pt" '
+        f'viewBox="0 0 {at(width, height)}" font-family="DejaVu Sans, Verdana, Arial, sans-serif" fill="{_INK}">',
+        f"<title>{escape(title or 'Cells of a network')}</title>",
+        f'<rect width="100%" height="100%" fill="{_PAPER}"/>',
+    ]
+    if title:
+        middle = (width / 2, _MARGIN + _TITLE_HEIGHT / 2)
+        out.append(text(*middle, escape(title), _FONT_POINTS + 4, ' text-anchor="middle"'))
+    for (heading, items, lines), top in zip(graphs, tops, strict=True):
+        out.append(text(_MARGIN, top + _HEADING_HEIGHT / 2, heading, _FONT_POINTS + 1.5, ' font-weight="bold"'))
+        left, top = _MARGIN, top + _HEADING_HEIGHT + _MARGIN / 2
+        for line in lines:
+            bends = _bends(line, left, top)
+            way = f"M{at(*bends[0][0])}" + "".join(f"L{at(*a)}C{at(*b, *c, *d)}" for a, b, c, d in bends)
+            out.append(f'<path d="{way}" fill="none" {style(line, 1.0 if line.color == _CONCAT else 1.4)}/>')
+            out.append(f'<polygon points="{at(*itertools.chain(*_head(bends[-1][3])))}" fill="{_color(line)}"/>')
+        for item in items:
+            if item.kind == "point":
+                continue
+            x, y = left + item.x, top + item.y
+            look = f'fill="#{"".join(f"{round(255 * part):02x}" for part in _fill(item))}" {style(item, 1.0)}'
+            if item.kind == "node":
+                out.append(f'<circle cx="{at(x)}" cy="{at(y)}" r="{at(item.height / 2)}" {look}/>')
+            else:
+                out.append(
+                    f'<rect x="{at(x - item.width / 2)}" y="{at(y - item.height / 2)}" width="{at(item.width)}" '
+                    f'height="{at(item.height)}" rx="{at(item.height / 2 if item.kind == "label" else 0.06)}" {look}/>'
+                )
+            points = _FONT_POINTS - 0.5 if item.kind == "label" else _FONT_POINTS + 1.5
+            more = ' text-anchor="middle"' + ("" if item.used else f' fill="{_UNUSED_TEXT}"')
+            out.append(text(x, y, _named(item.text), points, more))
+    return "\n".join([*out, "</svg>", ""])
+
+
+def _write_png(file: BinaryIO, graphs: Sequence[_Graph], title: str | None) -> None:
+    # Here, because matplotlib takes half a second; without pyplot, which keeps figures and looks for a screen.
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    width, height, tops = _sizes(graphs, title)
+    # With none of the user's settings (and so with the font that comes with matplotlib): the same picture everywhere.
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        figure = Figure(figsize=(width, height), facecolor=_PAPER)
+        FigureCanvasAgg(figure)
+        axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+        axes.set_axis_off()
+        axes.set_xlim(0.0, width)
+        axes.set_ylim(height, 0.0)  # inches from the top left corner
+        if title:
+            axes.text(
+                width / 2, _MARGIN + _TITLE_HEIGHT / 2, title, ha="center", va="center", fontsize=_FONT_POINTS + 4,
+                color=_INK, parse_math=False,
+            )  # fmt: skip
+        for (heading, items, lines), top in zip(graphs, tops, strict=True):
+            axes.text(
+                _MARGIN, top + _HEADING_HEIGHT / 2, heading, ha="left", va="center",
+                fontsize=_FONT_POINTS + 1.5, fontweight="bold", color=_INK,
+            )  # fmt: skip
+            _paint(axes, items, lines, _MARGIN, top + _HEADING_HEIGHT + _MARGIN / 2)
+        # no version in the file, so that the same genotype gives the same bytes
+        figure.savefig(file, format="png", dpi=200, facecolor=_PAPER, metadata={"Software": None})
+
 
 def _paint(axes: Axes, items: Sequence[_Item], lines: Sequence[_Line], left: float, top: float) -> None:
     from matplotlib.patches import Circle, FancyBboxPatch, PathPatch
     from matplotlib.path import Path as Curve
 
+    def dashes(thing: _Item | _Line) -> Any:
+        return "-" if thing.used else (0, _DASHES)
+
     for line in lines:
-        points = [(left + item.x, top + item.y, item.width) for item in line.items]
-        vertices: list[tuple[float, float]] = []
-        codes: list[Any] = []
-        for (x0, y0, width0), (x1, y1, width1) in itertools.pairwise(points):
-            start, end = x0 + width0 / 2, x1 - width1 / 2
-            bend = (end - start) / 2
-            if not vertices:
-                vertices.append((start, y0))
-                codes.append(Curve.MOVETO)
-            else:
-                vertices.append((start, y0))
-                codes.append(Curve.LINETO)  # straight below a label
-            vertices += [(start + bend, y0), (end - bend, y1), (end, y1)]
-            codes += [Curve.CURVE4] * 3
-        style: dict[str, Any] = {
-            "edgecolor": line.color if line.used else _FAINT,
-            "linewidth": 1.0 if line.color == _CONCAT else 1.4,
-            "linestyle": "-" if line.used else (0, (3, 2)),
-        }
-        axes.add_patch(PathPatch(Curve(vertices, codes), facecolor="none", capstyle="butt", zorder=1, **style))
-        x, y = vertices[-1]
-        head = Curve([(x, y), (x - 0.075, y - 0.036), (x - 0.075, y + 0.036), (x, y)], closed=True)
-        axes.add_patch(PathPatch(head, facecolor=style["edgecolor"], edgecolor="none", zorder=2))
+        bends = _bends(line, left, top)
+        codes = [Curve.MOVETO, *[Curve.CURVE4] * 3] + [Curve.LINETO, *[Curve.CURVE4] * 3] * (len(bends) - 1)
+        width = 1.0 if line.color == _CONCAT else 1.4
+        axes.add_patch(
+            PathPatch(
+                Curve(list(itertools.chain(*bends)), codes), facecolor="none", capstyle="butt", zorder=1,
+                edgecolor=_color(line), linewidth=width, linestyle=dashes(line),
+            )
+        )  # fmt: skip
+        head = _head(bends[-1][3])
+        axes.add_patch(
+            PathPatch(Curve([*head, head[0]], closed=True), facecolor=_color(line), edgecolor="none", zorder=2)
+        )
     for item in items:
         if item.kind == "point":
             continue
         x, y = left + item.x, top + item.y
         label = item.kind == "label"
-        color = (item.color if label else _INK) if item.used else _FAINT
         look: dict[str, Any] = {
-            "facecolor": _tint(color) if label else _PAPER,
-            "edgecolor": color,
+            "facecolor": _fill(item),
+            "edgecolor": _color(item),
             "linewidth": 1.0,
-            "linestyle": "-" if item.used else (0, (3, 2)),
+            "linestyle": dashes(item),
             "zorder": 3,
         }
         if item.kind == "node":
@@ -381,12 +476,5 @@ def _paint(axes: Axes, items: Sequence[_Item], lines: Sequence[_Line], left: flo
             axes.add_patch(FancyBboxPatch(corner, item.width, item.height, boxstyle=shape, **look))
         axes.text(
             x, y, item.text, ha="center", va="center_baseline" if label else "center", zorder=4, parse_math=not label,
-            fontsize=_FONT_POINTS - 0.5 if label else _FONT_POINTS + 1.5, color=_INK if item.used else "#777777",
+            fontsize=_FONT_POINTS - 0.5 if label else _FONT_POINTS + 1.5, color=_INK if item.used else _UNUSED_TEXT,
         )  # fmt: skip
-
-
-def _tint(color: str) -> tuple[float, ...]:
-    """The colour, four fifths of the way to white: dark text on it is readable."""
-    from matplotlib.colors import to_rgb
-
-    return tuple(1 - (1 - part) * 0.2 for part in to_rgb(color))

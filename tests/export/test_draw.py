@@ -28,6 +28,9 @@ GENOTYPES = {name: load_genotype(name) for name in list_genotypes(1)} | {
 }  # fmt: skip
 
 
+SVG = "{http://www.w3.org/2000/svg}"
+
+
 def test_every_operation_has_a_colour_of_its_own() -> None:
     assert set(OPERATION_COLORS) == set(OPERATIONS)
     assert len(set(OPERATION_COLORS.values())) == len(OPERATIONS)
@@ -131,14 +134,33 @@ def test_drawing_leaves_matplotlib_as_it_was(tmp_path: Path) -> None:
     assert "matplotlib.pyplot" not in sys.modules
 
 
-def test_importing_it_does_not_import_matplotlib() -> None:
-    code = "import sys, nas_zoo.export.cells.draw; assert 'matplotlib' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+@pytest.mark.parametrize("genotype", [ALL_14, FEW, "darts_v2"], ids=["all_14", "few", "darts_v2"])
+def test_svg_shows_what_the_cells_hold_as_text_within_its_edges(genotype: Genotype | str, tmp_path: Path) -> None:
+    """Written without matplotlib, so from the same layout in other words."""
+    root = ElementTree.parse(draw_genotype(genotype, tmp_path / "cells.svg", title="A & <b> $ _")).getroot()
+    width, height = map(float, root.attrib["viewBox"].split()[2:])
+    texts = ["".join(text.itertext()) for text in root.iter(f"{SVG}text")]
+    cells = [as_genotype(genotype).cell(kind) for kind in KINDS]
+    edges = [edge.operation for cell in cells for node in cell.nodes for edge in node]
+    nodes = [str(i + 2) for cell in cells for i in range(len(cell.nodes))]
+    names = ["A & <b> $ _", "Normal cell", "Reduction cell", *["ck−2", "ck−1", "ck"] * 2]
+    assert sorted(texts) == sorted([*edges, *nodes, *names])
+    assert len(list(root.iter(f"{SVG}circle"))) == len(nodes)
+    arrows = len(edges) + sum(len(set(cell.concat)) for cell in cells)
+    assert len(list(root.iter(f"{SVG}polygon"))) == arrows
+    for box in list(root.iter(f"{SVG}rect"))[1:]:
+        x, y, w, h = (float(box.attrib[key]) for key in ("x", "y", "width", "height"))
+        assert 5 < x < x + w < width - 5
+        assert 5 < y < y + h < height - 5
+    dashed = sum("stroke-dasharray" in shape.attrib for shape in root.iter())
+    drawn = [_lay_out(cell) for cell in cells]
+    unused = [not item.used and item.kind != "point" for items, _ in drawn for item in items]
+    assert dashed == sum(unused) + sum(not line.used for _, lines in drawn for line in lines)
 
 
 @pytest.mark.parametrize("name", ["cell.pdf", "cell", "cell.svg.gz"])
 def test_other_kinds_of_files_are_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"ends in \.svg or \.png"):
+    with pytest.raises(ValueError, match=r"end in \.svg or \.png"):
         draw_genotype("darts_v2", tmp_path / name)
 
 
