@@ -44,6 +44,7 @@ from nas_zoo.export.graph.variants import float16_variant, to_bytes
 from nas_zoo.export.runtime.bench import RUNTIMES, bench_model, write_csv
 from nas_zoo.export.runtime.classifier import OnnxClassifier, provider_problems
 from nas_zoo.models.load import load_model
+from nas_zoo.runs.ending import program
 from nas_zoo.runs.facts import run_facts
 from nas_zoo.runs.files import write_json
 
@@ -200,17 +201,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@program("gpu_inference")
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
-    try:
-        found = measure_all(options)
-        if options.json is not None:
-            write_json(options.json, found)
-        if options.csv is not None:
-            write_csv(options.csv, found["timings"])
-    except (ValueError, OSError) as error:
-        print(f"gpu_inference: {error}", file=sys.stderr)
-        return 2
+    found = measure_all(options)
+    if options.json is not None:
+        write_json(options.json, found)
+    if options.csv is not None:
+        write_csv(options.csv, found["timings"])
     print(json.dumps(found["facts"]))
     print(table(found["parity"], ("runtime", "dtype", "tf32", "largest_difference", "accepted", "top1_agreement", "n")))
     print(table(found["timings"], ("runtime", "dtype", "batch", "median_ms", "p10_ms", "p90_ms", "images_per_s",

@@ -26,6 +26,7 @@ from torch import nn
 
 from nas_zoo.export.runtime.bench import COLUMNS, bench_model, write_csv
 from nas_zoo.models.registry import MODELS
+from nas_zoo.runs.ending import program
 
 RUNTIMES = ("eager", "compile", "onnx")
 #: What tells whether two rows are of the same measurement.
@@ -96,6 +97,7 @@ def facts_of(options: dict[str, Any]) -> dict[str, Any]:
     return {column: row[column] for column in ("device", "device_name", "threads", "versions")}
 
 
+@program("zoo_latency")
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--csv", type=Path, default=Path("zoo_latency.csv"), help="read and gone on with if it exists")
@@ -115,29 +117,25 @@ def main() -> int:
         "repeats": options.repeats,
         "min_s": options.min_s,
     }
-    try:
-        names = chosen(options.models)
-        rows: list[dict[str, Any]] = [*read_rows(options.csv)]
-        there = {key(row) for row in rows}
-        facts = facts_of(settings)
-        for i, name in enumerate(names):
-            print(f"{i + 1} of {len(names)}: {name}", file=sys.stderr, flush=True)
-            model: nn.Module | None = None
-            for runtime in options.runtime:
-                dtype = "float32" if runtime == "onnx" else options.dtype
-                wanted = {"model": name, "runtime": runtime, "dtype": dtype, **facts}
-                missing = [batch for batch in options.batch if key(wanted | {"batch": batch}) not in there]
-                if not missing:
-                    continue
-                if model is None:
-                    torch.manual_seed(0)
-                    model = timm.create_model(name).eval()
-                rows += measure_model(model, name, runtime, missing, settings)
-                write_csv(options.csv, rows)
-                gc.collect()
-    except (ValueError, OSError) as error:
-        print(f"zoo_latency: {error}", file=sys.stderr)
-        return 2
+    names = chosen(options.models)
+    rows: list[dict[str, Any]] = [*read_rows(options.csv)]
+    there = {key(row) for row in rows}
+    facts = facts_of(settings)
+    for i, name in enumerate(names):
+        print(f"{i + 1} of {len(names)}: {name}", file=sys.stderr, flush=True)
+        model: nn.Module | None = None
+        for runtime in options.runtime:
+            dtype = "float32" if runtime == "onnx" else options.dtype
+            wanted = {"model": name, "runtime": runtime, "dtype": dtype, **facts}
+            missing = [batch for batch in options.batch if key(wanted | {"batch": batch}) not in there]
+            if not missing:
+                continue
+            if model is None:
+                torch.manual_seed(0)
+                model = timm.create_model(name).eval()
+            rows += measure_model(model, name, runtime, missing, settings)
+            write_csv(options.csv, rows)
+            gc.collect()
     print(f"{options.csv}: {len(rows)} rows, {len(rows) - len(there)} of them new")
     return 0
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from nas_zoo.models.registry import DATA, MODELS
 from nas_zoo.models.table import is_small, model_rows
+from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import replacing
 
 #: Cells that people look for; they get a label wherever they stand.
@@ -162,6 +163,7 @@ def save_figure(figure: Any, path: Path) -> None:
         figure.savefig(file, format=suffix[1:], dpi=160, metadata=metadata)
 
 
+@program("zoo_picture")
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--csv", type=Path, default=Path("zoo_latency.csv"), help="of zoo_latency.py")
@@ -170,17 +172,13 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=1, help="which rows of the CSV")
     parser.add_argument("--output", type=Path, nargs="+", default=[Path("zoo.png")], help="PNG or SVG files")
     options = parser.parse_args()
-    try:
-        latency, machine = read_latency(options.csv, options.runtime, options.batch)
-        points = find_points(options.data)
-        if not any(point["name"] in latency for point in points):
-            raise ValueError(f"csv {options.csv.name!r}: none of its models has a paper's accuracy on {options.data}")
-        figure = draw(points, latency, options.data, options.runtime, options.batch, machine)
-        for path in options.output:
-            save_figure(figure, path)
-    except (ValueError, OSError) as error:
-        print(f"zoo_picture: {error}", file=sys.stderr)
-        return 2
+    latency, machine = read_latency(options.csv, options.runtime, options.batch)
+    points = find_points(options.data)
+    if not any(point["name"] in latency for point in points):
+        raise ValueError(f"csv {options.csv.name!r}: none of its models has a paper's accuracy on {options.data}")
+    figure = draw(points, latency, options.data, options.runtime, options.batch, machine)
+    for path in options.output:
+        save_figure(figure, path)
     print(", ".join(map(os.fspath, options.output)))
     return 0
 

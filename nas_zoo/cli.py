@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nas_zoo.runs.ending import run_program
+
 #: Commands that are programs of their own: module, what they do.
 PROGRAMS = {
     "search": ("nas_zoo.search.run", "find cells with EDAS and its relatives (the same as search/run.py)"),
@@ -333,11 +335,16 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0, 2 for a user's mistake (told in one line), 1 where doctor finds something wrong."""
+    """Exit codes: 1 where doctor finds something wrong, else those of ``nas_zoo.runs.ending``."""
     words = list(sys.argv[1:] if argv is None else argv)
+    return run_program(" ".join(["nas-zoo", *words[:1]]), lambda: _run(words))
+
+
+def _run(words: list[str]) -> int:
     if words and words[0] in PROGRAMS:
         module = importlib.import_module(PROGRAMS[words[0]][0])
-        return module.main(words[1:])
+        code: int = module.main(words[1:])
+        return code
     parser = make_parser()
     options = parser.parse_args(words)
     if options.version:
@@ -348,14 +355,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help()
         return 2
-    try:
-        return options.run(options)
-    except (ValueError, OSError) as error:
-        print(f"nas-zoo {options.command}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"nas-zoo {options.command}: stopped", file=sys.stderr)
-        return 130
+    code = options.run(options)
+    return code
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Any
 
 from nas_zoo.runs.checkpoint import load_checkpoint
 from nas_zoo.runs.distributed import start_accelerator
+from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import write_json
 from nas_zoo.runs.settings import Parser, settings_from
 from nas_zoo.search.discretize import CONFIGURATIONS, gap_table
@@ -73,6 +74,7 @@ def measure(
     return gap | {"n": run.eval_batches.num_samples, "method": settings.method, "epochs": state["epoch"]}
 
 
+@program("nas-zoo gap")
 def main(argv: list[str] | None = None) -> int:
     """The program: 0, or 2 for a mistake of the user's."""
     parser = Parser(prog="nas-zoo gap", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -88,14 +90,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--save", action="store_true", help=f"keep it as {GAP_FILE} in the run's folder too, for "
                                                             "nas-zoo report")  # fmt: skip
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
-    try:
-        gap = measure(options.run, options.edges, options.data, options.data_root, options.images, options.batches,
-                      options.test_data)  # fmt: skip
-        if options.save:
-            write_json(options.run / GAP_FILE, gap)
-    except (ValueError, OSError) as error:
-        print(f"nas-zoo gap: {error}", file=sys.stderr)
-        return 2
+    gap = measure(options.run, options.edges, options.data, options.data_root, options.images, options.batches,
+                  options.test_data)  # fmt: skip
+    if options.save:
+        write_json(options.run / GAP_FILE, gap)
     print(json.dumps(gap) if options.json else gap_table(gap, gap["n"]))
     return 0
 

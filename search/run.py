@@ -45,6 +45,7 @@ from nas_zoo.runs.distributed import (
     convert_global_batch_norm,
     start_accelerator,
 )
+from nas_zoo.runs.ending import program, stopped
 from nas_zoo.runs.facts import begun_with
 from nas_zoo.runs.files import write_json, write_weights
 from nas_zoo.runs.log import RunLog, run_to_resume
@@ -375,18 +376,13 @@ def parse(argv: list[str]) -> tuple[SearchSettings, dict[str, Any] | None]:
     return resumed_settings(settings_class, saved, flags, config, changeable=CHANGEABLE), state
 
 
+@program("nas-zoo search")
 def main(argv: list[str] | None = None) -> int:
     """The program: 0 when it ended or its time budget ran out, 2 for a mistake of the user's, 128 + n for signal n."""
     started = time.monotonic()
-    try:
-        settings, state = parse(sys.argv[1:] if argv is None else argv)
-        reason = search(settings, state, started)
-    except (ValueError, FloatingPointError, OSError) as error:
-        print(f"nas-zoo search: {error}", file=sys.stderr)
-        return 2
-    if reason is not None:
-        print(f"stopped ({reason}); continue with: nas-zoo search --resume --out {settings.out}")
-    return {"SIGTERM": 143, "SIGINT": 130}.get(reason or "", 0)
+    settings, state = parse(sys.argv[1:] if argv is None else argv)
+    reason = search(settings, state, started)
+    return stopped(reason, f"nas-zoo search --resume --out {settings.out}")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from nas_zoo.export.graph.to_onnx import (
     named_model,
     plain_copy,
 )
+from nas_zoo.runs.ending import Finding, program
 from nas_zoo.runs.settings import Parser, add_flags, given_flags, setting, settings_from
 
 __all__ = [
@@ -41,7 +42,7 @@ __all__ = [
 MAX_OPSET, MAX_IR_VERSION = 23, 11
 
 
-class CheckError(ValueError):
+class CheckError(Finding):
     """The file is not the model."""
 
 
@@ -362,6 +363,7 @@ def _check_on_images(file: Path, model: nn.Module, settings: CheckSettings) -> N
         write_json(settings.json, figures)
 
 
+@program("nas-zoo check")
 def main(argv: Iterable[str] | None = None) -> int:
     """The program: 0 when file and model agree, 1 when they do not, 2 for a mistake of the user's."""
     parser = Parser(prog="nas-zoo check", description=__doc__)
@@ -369,25 +371,18 @@ def main(argv: Iterable[str] | None = None) -> int:
     parser.add_argument("model", help=MODEL_HELP)
     add_flags(parser, CheckSettings)
     namespace = parser.parse_args(None if argv is None else list(argv))
-    try:
-        settings = settings_from(CheckSettings, given := given_flags(namespace))
-        model = named_model(namespace.model, settings)
-        plain = settings.images is None and settings.data is None and settings.json is None
-        if "atol" in given and (not plain or _is_other_form(namespace.file)):
-            raise ValueError(
-                "--atol: for a float32 file without --images, --data and --json; with them, and for float16 and int8, "
-                "what is accepted follows from the size of the logits (the figures say how much that is)"
-            )
-        if plain and not _is_other_form(namespace.file):
-            print(check_onnx(namespace.file, model, batches=settings.batches, atol=settings.atol))
-        else:
-            _check_on_images(namespace.file, model, settings)
-    except CheckError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    except (ValueError, OSError) as error:
-        print(f"nas-zoo check: {error}", file=sys.stderr)
-        return 2
+    settings = settings_from(CheckSettings, given := given_flags(namespace))
+    model = named_model(namespace.model, settings)
+    plain = settings.images is None and settings.data is None and settings.json is None
+    if "atol" in given and (not plain or _is_other_form(namespace.file)):
+        raise ValueError(
+            "--atol: for a float32 file without --images, --data and --json; with them, and for float16 and int8, "
+            "what is accepted follows from the size of the logits (the figures say how much that is)"
+        )
+    if plain and not _is_other_form(namespace.file):
+        print(check_onnx(namespace.file, model, batches=settings.batches, atol=settings.atol))
+    else:
+        _check_on_images(namespace.file, model, settings)
     return 0
 
 

@@ -37,6 +37,7 @@ import nas_zoo
 from nas_zoo.genotype import Genotype
 from nas_zoo.models.load import load_model
 from nas_zoo.models.operations import FactorizedReduce
+from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import write_bytes
 from nas_zoo.runs.settings import Parser, add_flags, given_flags, setting, settings_from
 
@@ -380,26 +381,18 @@ def named_model(model: str, settings: ModelSettings) -> nn.Module:
     return load_model(model, settings.weights, **kwargs)
 
 
+@program("nas-zoo export")
 def main(argv: list[str] | None = None) -> int:
     """The program: 0 when all is written and checked, 1 for a file that is not its model, 2 for a user's mistake."""
-    from nas_zoo.export.graph.check import CheckError
-
     parser = Parser(prog="nas-zoo export", description=__doc__)
     parser.add_argument("model", help=MODEL_HELP)
     add_flags(parser, ExportSettings)
     namespace = parser.parse_args(argv)
-    try:
-        settings = settings_from(ExportSettings, given_flags(namespace))
-        if settings.to is None and settings.to_triton is None:
-            _write_one(namespace.model, settings)
-        else:
-            _write_folder(namespace.model, settings)
-    except CheckError as error:
-        print(f"nas-zoo export: {type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    except (ValueError, OSError) as error:
-        print(f"nas-zoo export: {error}", file=sys.stderr)
-        return 2
+    settings = settings_from(ExportSettings, given_flags(namespace))
+    if settings.to is None and settings.to_triton is None:
+        _write_one(namespace.model, settings)
+    else:
+        _write_folder(namespace.model, settings)
     return 0
 
 

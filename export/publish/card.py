@@ -28,6 +28,7 @@ from nas_zoo.models.count import CONVENTION
 from nas_zoo.models.registry import DATA, MODELS
 from nas_zoo.models.results import Result
 from nas_zoo.models.table import paper_figures
+from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import staged, write_text
 from nas_zoo.runs.settings import Parser
 from nas_zoo.train.recipes import RECIPES
@@ -303,21 +304,18 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@program("nas-zoo card")
 def main(argv: list[str] | None = None) -> int:
     """The program: 0 when the cards are written, 2 for a mistake of the user's."""
     given = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
-    try:
-        if given.all == (given.model is not None) or (given.all and (given.to or given.repo)):
-            raise ValueError("one MODEL, or --all without --to and --repo, is accepted")
-        names = [row.name for row in results.package_results()] if given.all else [given.model]
-        for name in names:
-            checkpoint = open_checkpoint(name)
-            print(write_card(checkpoint, given.to or Path("hub_cards") / checkpoint.title, repo=given.repo))
-        if not names:
-            print("nas-zoo card: no model comes with weights yet", file=sys.stderr)
-    except (ValueError, OSError) as error:
-        print(f"nas-zoo card: {error}", file=sys.stderr)
-        return 2
+    if given.all == (given.model is not None) or (given.all and (given.to or given.repo)):
+        raise ValueError("one MODEL, or --all without --to and --repo, is accepted")
+    names = [row.name for row in results.package_results()] if given.all else [given.model]
+    for name in names:
+        checkpoint = open_checkpoint(name)
+        print(write_card(checkpoint, given.to or Path("hub_cards") / checkpoint.title, repo=given.repo))
+    if not names:
+        print("nas-zoo card: no model comes with weights yet", file=sys.stderr)
     return 0
 
 

@@ -37,6 +37,7 @@ from nas_zoo.export.graph.to_onnx import images_of
 from nas_zoo.export.publish.card import write_card
 from nas_zoo.export.publish.published import Checkpoint, open_checkpoint
 from nas_zoo.models.results import HUB_FILE, file_sha256, network_errors
+from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import staged, write_json, write_text, write_weights
 from nas_zoo.runs.settings import Parser
 
@@ -482,6 +483,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@program("nas-zoo publish")
 def main(argv: list[str] | None = None) -> int:
     """The program: 0 when it is published (or was already), 2 where not, said in one line."""
     given = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
@@ -529,8 +531,7 @@ def main(argv: list[str] | None = None) -> int:
                 message=f"{checkpoint.row.name}, published by nas-zoo {nas_zoo.__version__}",
             )  # fmt: skip
     except (ValueError, OSError) as error:
-        print(f"nas-zoo publish: {_without_token(str(error))}", file=sys.stderr)
-        return 2
+        raise ValueError(_without_token(str(error))) from None
     finally:
         hub_logging.set_verbosity(level)
     if outcome.sent:

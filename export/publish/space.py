@@ -27,6 +27,7 @@ from nas_zoo.export.cells.draw import draw_genotype
 from nas_zoo.export.graph.deliver import Forms, deliver
 from nas_zoo.export.graph.real_images import RealImages
 from nas_zoo.export.publish.published import Checkpoint, open_checkpoint
+from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import staged, write_text
 from nas_zoo.runs.settings import Parser
 
@@ -207,25 +208,20 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@program("nas-zoo space")
 def main(argv: list[str] | None = None) -> int:
     """The program: 0 when the folder is written, 2 for a mistake of the user's."""
     given = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
-    try:
-        examples = [
-            file
-            for path in given.examples
-            for file in (
-                sorted(f for f in path.iterdir() if f.suffix.lower() in pictures.EXTENSIONS)
-                if path.is_dir()
-                else [path]
-            )
-        ]
-        if given.examples and not examples:
-            raise ValueError(f"examples: no images in {', '.join(map(str, given.examples))}")
-        write_space(open_checkpoint(given.model), given.to, examples=examples, repo=given.repo, say=print)
-    except (ValueError, OSError) as error:
-        print(f"nas-zoo space: {error}", file=sys.stderr)
-        return 2
+    examples = [
+        file
+        for path in given.examples
+        for file in (
+            sorted(f for f in path.iterdir() if f.suffix.lower() in pictures.EXTENSIONS) if path.is_dir() else [path]
+        )
+    ]
+    if given.examples and not examples:
+        raise ValueError(f"examples: no images in {', '.join(map(str, given.examples))}")
+    write_space(open_checkpoint(given.model), given.to, examples=examples, repo=given.repo, say=print)
     print(f"start it with: cd {given.to} && pip install -r requirements.txt && python app.py")
     return 0
 

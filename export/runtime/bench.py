@@ -31,6 +31,7 @@ from nas_zoo.export.graph.to_onnx import ModelSettings, export_onnx
 from nas_zoo.export.runtime.classifier import OnnxClassifier
 from nas_zoo.models.load import load_model
 from nas_zoo.models.table import in_csv
+from nas_zoo.runs.ending import program
 from nas_zoo.runs.facts import run_facts
 from nas_zoo.runs.files import write_text
 from nas_zoo.runs.settings import Parser, add_flags, given_flags, setting, settings_from
@@ -376,20 +377,17 @@ class BenchSettings(ModelSettings):
     csv: Path | None = setting(None, "file to write the table to")
 
 
+@program("nas-zoo bench")
 def main(argv: Sequence[str] | None = None) -> int:
     """The program: 0 when everything that was asked for is timed, 2 for a mistake of the user's."""
     parser = Parser(prog="nas-zoo bench", description=__doc__)
     parser.add_argument("model", help="name of `nas-zoo list`, folder of a trained model, or hf-hub:ORG/NAME")
     add_flags(parser, BenchSettings)
     namespace = parser.parse_args(None if argv is None else list(argv))
-    try:
-        settings = settings_from(BenchSettings, given_flags(namespace))
-        rows = _bench(namespace.model, settings)
-        if settings.csv is not None:
-            write_csv(settings.csv, rows)
-    except (ValueError, OSError) as error:
-        print(f"nas-zoo bench: {error}", file=sys.stderr)
-        return 2
+    settings = settings_from(BenchSettings, given_flags(namespace))
+    rows = _bench(namespace.model, settings)
+    if settings.csv is not None:
+        write_csv(settings.csv, rows)
     print(_table(rows))
     return 0
 

@@ -41,6 +41,7 @@ from nas_zoo.models.load import load_model, read_state_dict
 from nas_zoo.models.network import CellNet
 from nas_zoo.models.registry import MODELS
 from nas_zoo.models.results import DTYPES, Result
+from nas_zoo.runs.ending import program
 from nas_zoo.runs.facts import published, published_log
 from nas_zoo.runs.files import staged, write_text, write_weights
 from nas_zoo.runs.log import RunLog
@@ -498,29 +499,26 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@program("nas-zoo adopt")
 def main(argv: list[str] | None = None) -> int:
     """The program: 0 when the run is published, 2 for a mistake of the user's, after which nothing has changed."""
     given = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
-    try:
-        if given.dataset is None and (given.dataset_note or given.dataset_id):
-            raise ValueError("--dataset-note and --dataset-id: accepted with --dataset")
-        row, words = adopt(
-            given.run,
-            tag=given.tag,
-            model=given.model,
-            dtype=given.dtype,
-            also=given.also,
-            data=given.data,
-            test_data=given.test_data,
-            data_root=given.data_root,
-            dataset=Dataset(given.dataset, given.dataset_note, given.dataset_id) if given.dataset else None,
-            hub=given.hub,
-            replace=given.replace,
-            license=given.license,
-        )
-    except (ValueError, OSError) as error:
-        print(f"nas-zoo adopt: {error}", file=sys.stderr)
-        return 2
+    if given.dataset is None and (given.dataset_note or given.dataset_id):
+        raise ValueError("--dataset-note and --dataset-id: accepted with --dataset")
+    row, words = adopt(
+        given.run,
+        tag=given.tag,
+        model=given.model,
+        dtype=given.dtype,
+        also=given.also,
+        data=given.data,
+        test_data=given.test_data,
+        data_root=given.data_root,
+        dataset=Dataset(given.dataset, given.dataset_note, given.dataset_id) if given.dataset else None,
+        hub=given.hub,
+        replace=given.replace,
+        license=given.license,
+    )
     print(words)
     where = f"{row.hub_id} at {row.hub_revision[:12]}" if row.hub_id else f"weights/{row.weights}"
     print(f"{row.name}: {row.top1:.2f} % top-1 of {row.test_images} images of {row.dataset}, {row.dtype}, "

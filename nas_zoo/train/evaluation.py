@@ -24,6 +24,7 @@ from nas_zoo.data.named import open_source
 from nas_zoo.data.sources import ImageSource
 from nas_zoo.models.load import load_model
 from nas_zoo.runs.distributed import autocast_for, max_over_processes, start_accelerator, sum_over_processes, world_size
+from nas_zoo.runs.ending import program
 from nas_zoo.runs.settings import Parser, add_flags, given_flags, setting, settings_from
 
 __all__ = ["EvaluateSettings", "evaluate", "evaluate_model", "main"]
@@ -126,37 +127,34 @@ class EvaluateSettings:
     workers: int = setting(2, "loader processes for data sets that do not fit in memory")
 
 
+@program("nas-zoo evaluate")
 def main(argv: list[str] | None = None) -> int:
     """`nas-zoo evaluate MODEL|FOLDER --data ...`: prints the figures as one JSON line; exit codes as in main."""
     parser = Parser(prog="nas-zoo evaluate", description="Accuracy of a trained model on a data set, as a JSON line.")
     parser.add_argument("model", help="folder with config.json and model.safetensors, or a name timm knows")
     add_flags(parser, EvaluateSettings)
     namespace = parser.parse_args(sys.argv[1:] if argv is None else argv)
-    try:
-        settings = settings_from(EvaluateSettings, given_flags(namespace))
-        accelerator = start_accelerator()
-        model = load_model(namespace.model)
-        cfg: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-        source = open_source(
-            settings.data,
-            settings.split,
-            root=settings.data_root,
-            test_data=settings.test_data,
-            image_size=settings.image_size or cfg["input_size"][1],
-            in_chans=cfg["input_size"][0],
-            crop_pct=cfg.get("crop_pct", 1.0),
-        )
-        figures = evaluate_model(
-            model,
-            source,
-            batch_size=settings.batch_size,
-            device=accelerator.device,
-            workers=settings.workers,
-            autocast=autocast_for(accelerator.device, settings.precision),
-        )
-    except (ValueError, OSError) as error:
-        print(f"nas-zoo evaluate: {error}", file=sys.stderr)
-        return 2
+    settings = settings_from(EvaluateSettings, given_flags(namespace))
+    accelerator = start_accelerator()
+    model = load_model(namespace.model)
+    cfg: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    source = open_source(
+        settings.data,
+        settings.split,
+        root=settings.data_root,
+        test_data=settings.test_data,
+        image_size=settings.image_size or cfg["input_size"][1],
+        in_chans=cfg["input_size"][0],
+        crop_pct=cfg.get("crop_pct", 1.0),
+    )
+    figures = evaluate_model(
+        model,
+        source,
+        batch_size=settings.batch_size,
+        device=accelerator.device,
+        workers=settings.workers,
+        autocast=autocast_for(accelerator.device, settings.precision),
+    )
     print(json.dumps({"model": namespace.model, "data": source.name, "split": settings.split, **figures}))
     return 0
 

@@ -25,6 +25,7 @@ import numpy as np
 
 from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.models.palette import OPERATION_COLORS
+from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import write_text
 from nas_zoo.runs.settings import Parser
 from nas_zoo.search.report import figures
@@ -866,6 +867,7 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
     return output
 
 
+@program("nas-zoo report")
 def main(argv: list[str] | None = None) -> int:
     """The program: 0, or 2 for a mistake of the user's."""
     parser = Parser(prog="nas-zoo report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -873,11 +875,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, metavar="FILE",
                         help="where to (default: report.html, in the folder of a single run)")  # fmt: skip
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
-    try:
-        output = write_report(options.runs, options.output)
-    except (ValueError, OSError) as error:
-        print(f"nas-zoo report: {error}", file=sys.stderr)
-        return 2
+    output = write_report(options.runs, options.output)
     print(output)
     return 0
 
