@@ -48,6 +48,7 @@ from nas_zoo.runs.distributed import (
 from nas_zoo.runs.ending import program, stopped
 from nas_zoo.runs.facts import begun_with
 from nas_zoo.runs.files import write_json, write_weights
+from nas_zoo.runs.lock import only_run_in
 from nas_zoo.runs.log import RunLog, run_to_resume
 from nas_zoo.runs.loop import Loop, figures
 from nas_zoo.runs.schedule import cosine
@@ -313,15 +314,16 @@ def search(
     accelerator = start_accelerator()
     program = Search(settings, accelerator)
     data = {"name": program.source.name, "images": len(program.source), "classes": list(program.source.classes)}
-    loop = Loop(program, settings, accelerator, CHECKPOINT_KIND, resume, CHANGEABLE, data=data)
-    if (reason := loop.run(started)) is not None:
-        return reason
-    if accelerator.is_main_process:
-        if settings.partial_channels == 1:  # else the supernet has weights for a part of the channels only
-            save_derived(program, settings.out)
-        last = RunLog.read(settings.out)[-1]
-        print(gap_table(last["gap"], last["held_out"]["n"]))
-        print(f"search finished in {loop.seconds:.0f} s: {settings.out / 'genotype.json'}")
+    with only_run_in(settings.out, accelerator):
+        loop = Loop(program, settings, accelerator, CHECKPOINT_KIND, resume, CHANGEABLE, data=data)
+        if (reason := loop.run(started)) is not None:
+            return reason
+        if accelerator.is_main_process:
+            if settings.partial_channels == 1:  # else the supernet has weights for a part of the channels only
+                save_derived(program, settings.out)
+            last = RunLog.read(settings.out)[-1]
+            print(gap_table(last["gap"], last["held_out"]["n"]))
+            print(f"search finished in {loop.seconds:.0f} s: {settings.out / 'genotype.json'}")
     accelerator.end_training()
     return None
 

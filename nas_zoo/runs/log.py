@@ -75,10 +75,10 @@ class RunLog:
         ends = _line_ends(self.path)
         if not 1 <= num_lines <= len(ends):
             raise ValueError(
-                f"{self.path} has {len(ends)} lines, the checkpoint was made after {num_lines}; a run goes on where "
-                "its log.jsonl lies"
+                f"{self.path} has {len(ends)} whole lines, but the checkpoint was made after {num_lines}; a run goes "
+                "on only with its own log.jsonl, so put that back"
             )
-        logged = self.read(self.path)[0].get("settings", {})
+        logged = _settings_in(self.path)
         for name in sorted(logged.keys() & settings.keys() - set(changeable)):
             if logged[name] != settings[name]:
                 raise ValueError(
@@ -122,19 +122,32 @@ def run_to_resume(out: Path, resume: str | None, kind: str) -> tuple[dict[str, A
     A run that was killed before its first checkpoint has settings in its log, and begins again with them.
 
     Raises:
-        ValueError: A new run where one is already, nothing to resume, a checkpoint that cannot be read.
+        ValueError: A new run where one is already, nothing to resume, a checkpoint that cannot be read, no checkpoint
+            and no settings in the log either.
     """
     log, checkpoint = out / "log.jsonl", Path(resume or out / "checkpoint.pt")
     if resume is None:
         if log.exists():
-            raise ValueError(f"out={out}: holds a run; --resume continues it, another --out starts one")
+            raise ValueError(f"{out} holds a run already; --resume continues it, another --out starts one")
         return None, None
     if resume or checkpoint.exists():
         state = load_checkpoint(checkpoint, kind)
         return state["settings"], state
     if not log.exists():
-        raise ValueError(f"out={out}: nothing to resume, it holds neither checkpoint.pt nor log.jsonl")
-    return next((line["settings"] for line in RunLog.read(log)), None), None
+        raise ValueError(f"there is nothing to resume in {out}: it holds neither checkpoint.pt nor log.jsonl")
+    return _settings_in(log), None
+
+
+def _settings_in(log: Path) -> dict[str, Any]:
+    """Those that a run began with; ValueError where the first line of its log does not tell them."""
+    head = next(iter(RunLog.read(log)), {})
+    settings = head.get("settings")
+    if not isinstance(settings, dict):
+        raise ValueError(
+            f"{log} does not tell the settings that its run began with (the first line is missing or cut short), so "
+            "the run cannot go on; give another --out"
+        )
+    return settings
 
 
 def _line_ends(path: Path) -> list[int]:

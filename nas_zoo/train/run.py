@@ -56,6 +56,7 @@ from nas_zoo.runs.distributed import (
 from nas_zoo.runs.ending import program, stopped
 from nas_zoo.runs.facts import begun_with
 from nas_zoo.runs.files import write_json
+from nas_zoo.runs.lock import only_run_in
 from nas_zoo.runs.log import run_to_resume
 from nas_zoo.runs.loop import Loop, figures
 from nas_zoo.runs.settings import Parser, add_flags, given_flags, resumed_settings, to_dict
@@ -328,25 +329,26 @@ def train(
     data = {"name": source.name, "train": program.train_batches.num_samples, "test": len(test), "val": num_val,
             "classes": list(source.classes)}  # fmt: skip
     weights = "last" if program.ema is None else "ema"
-    loop = Loop(program, settings, accelerator, CHECKPOINT_KIND, resume, CHANGEABLE, data=data,
-                parameters=program.num_parameters, result_weights=weights)  # fmt: skip
-    if (reason := loop.run(started)) is not None:
-        return reason
-    result = program.result()
-    loop.log.append({"kind": "result", **result})
-    if accelerator.is_main_process:
-        prepared = dataclasses.replace(test, mean=source.mean, std=source.std)
-        model = next(iter(program.averaged().values()))
-        save_model(model, settings.out, prepared, image_size=program.image_size, crop_pct=settings.crop_pct)
-        # what it was made with when it began; a resumed run's later commits are in events.jsonl
-        more = begun_with(settings.out) | {"seconds": round(loop.seconds, 3), "settings": to_dict(settings)}
-        write_json(settings.out / "result.json", result | more)
-        others = ", ".join(f"{name} weights {_percent(found['top1'])}" for name, found in result["others"].items())
-        print(
-            f"test ({result['n']} images of {test.name}, {result['weights']} weights): top-1 "
-            f"{_percent(result['top1'])}, loss {result['loss']:.3f}{f' ({others})' if others else ''}; "
-            f"trained in {loop.seconds:.0f} s: {settings.out}"
-        )
+    with only_run_in(settings.out, accelerator):
+        loop = Loop(program, settings, accelerator, CHECKPOINT_KIND, resume, CHANGEABLE, data=data,
+                    parameters=program.num_parameters, result_weights=weights)  # fmt: skip
+        if (reason := loop.run(started)) is not None:
+            return reason
+        result = program.result()
+        loop.log.append({"kind": "result", **result})
+        if accelerator.is_main_process:
+            prepared = dataclasses.replace(test, mean=source.mean, std=source.std)
+            model = next(iter(program.averaged().values()))
+            save_model(model, settings.out, prepared, image_size=program.image_size, crop_pct=settings.crop_pct)
+            # what it was made with when it began; a resumed run's later commits are in events.jsonl
+            more = begun_with(settings.out) | {"seconds": round(loop.seconds, 3), "settings": to_dict(settings)}
+            write_json(settings.out / "result.json", result | more)
+            others = ", ".join(f"{name} weights {_percent(found['top1'])}" for name, found in result["others"].items())
+            print(
+                f"test ({result['n']} images of {test.name}, {result['weights']} weights): top-1 "
+                f"{_percent(result['top1'])}, loss {result['loss']:.3f}{f' ({others})' if others else ''}; "
+                f"trained in {loop.seconds:.0f} s: {settings.out}"
+            )
     accelerator.end_training()
     return None
 

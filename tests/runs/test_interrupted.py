@@ -7,7 +7,11 @@ are compared to 1e-5 and not bit for bit; that a run in pieces is the run in one
 
 import json
 import lzma
+import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +26,37 @@ from nas_zoo.train import run as train
 
 EXPECTED = Path(__file__).parents[1] / "expected"
 TIMES = ("seconds", "peak_memory_gb")
+#: Runs of either kind that do not end by themselves.
+ENDLESS = {
+    "search": [
+        "--num-cells",
+        "1",
+        "--init-channels",
+        "2",
+        "--batch-size",
+        "16",
+        "--train-limit",
+        "64",
+        "--epochs",
+        "100000",
+    ],
+    "train": [
+        "--recipe",
+        "quick",
+        "--model",
+        "cell_net_cifar",
+        "--init-channels",
+        "2",
+        "--num-cells",
+        "3",
+        "--train-limit",
+        "64",
+        "--batch-size",
+        "32",
+        "--epochs",
+        "100000",
+    ],
+}
 MAINS: dict[str, Callable[[list[str]], int]] = {"search": run.main, "train": train.main}
 
 
@@ -91,3 +126,38 @@ def test_report_and_gap_read_the_interrupted_search(tmp_path, capsys):
     figures = json.loads(capsys.readouterr().out)
     assert (figures["n"], figures["epochs"]) == (20, 1)
     assert [row["cells"] for row in figures["after"]] == ["found", "3/14"]
+
+
+@pytest.mark.parametrize("kind", MAINS)
+@pytest.mark.parametrize("torn", [b"", b'{"kind": "run", "versio'])
+def test_a_run_whose_log_is_torn_is_not_begun_with_other_settings(kind, torn, tmp_path, capsys):
+    out = interrupted(kind, tmp_path / "run")
+    (out / "log.jsonl").write_bytes(torn)
+    assert MAINS[kind](["--resume", "--out", str(out)]) == 2
+    assert "log.jsonl has 0 whole lines" in capsys.readouterr().err
+    (out / "checkpoint.pt").unlink()
+    assert MAINS[kind](["--resume", "--out", str(out)]) == 2
+    assert "log.jsonl does not tell the settings" in capsys.readouterr().err
+    assert (out / "log.jsonl").read_bytes() == torn
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", MAINS)
+def test_a_second_run_in_a_folder_is_refused_until_the_first_is_gone(kind, tmp_path, capsys):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "nas_zoo", kind, *ENDLESS[kind], "--out", str(out)]
+    first = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not (out / "checkpoint.pt").exists():
+            assert first.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert MAINS[kind](["--resume", "--out", str(out)]) == 2
+        assert f"another run is at work in {out}" in capsys.readouterr().err
+        assert not (out / "events.jsonl").exists()  # nor has it written anything
+    finally:
+        first.kill()
+        first.wait()
+    assert MAINS[kind](["--resume", "--out", str(out), "--time-budget", "0.0001"]) == 0
+    assert [event["kind"] for event in RunLog.read(out / "events.jsonl")] == ["resumed", "stopped"]

@@ -73,7 +73,7 @@ def test_a_resumed_log_equals_the_one_that_never_stopped(tmp_path):
     (event,) = RunLog.read(stopped.events_path)
     assert (event["kind"], event["line"]) == ("resumed", 3)
     assert event["time"].endswith("+00:00")
-    with pytest.raises(ValueError, match="has 5 lines, the checkpoint was made after 9"):
+    with pytest.raises(ValueError, match="has 5 whole lines, but the checkpoint was made after 9"):
         stopped.take_up(9, {"epochs": 4})
 
 
@@ -87,7 +87,7 @@ def test_the_log_of_another_run_is_not_cut(tmp_path):
     assert log.path.read_bytes() == before
     log.take_up(1, {"epochs": 4, "out": "there", "of a later version": 1}, changeable=("out",))
     assert log.num_lines == 1
-    with pytest.raises(ValueError, match=r"has 0 lines.*where its log\.jsonl lies"):
+    with pytest.raises(ValueError, match=r"has 0 whole lines.*only with its own log\.jsonl"):
         RunLog(tmp_path / "elsewhere").take_up(1, {})
 
 
@@ -101,9 +101,12 @@ def test_what_there_is_to_resume(tmp_path):
         run_to_resume(tmp_path, None, "search")
     save_checkpoint(tmp_path / "checkpoint.pt", {"settings": {"epochs": 5}}, "search")
     assert run_to_resume(tmp_path, "", "search") == ({"epochs": 5}, {"settings": {"epochs": 5}})
-    (tmp_path / "log.jsonl").write_bytes(b'{"half')  # killed while it began
     (tmp_path / "checkpoint.pt").unlink()
-    assert run_to_resume(tmp_path, "", "search") == (None, None)
+    # killed while it began, emptied, or of something else: never the default experiment instead
+    for torn in (b"", b'{"half', b'{"kind": "run"}\n', b'{"settings": [1]}\n', b'{"settings": {"epochs": 4}}'):
+        (tmp_path / "log.jsonl").write_bytes(torn)
+        with pytest.raises(ValueError, match=r"log\.jsonl does not tell the settings that its run began with"):
+            run_to_resume(tmp_path, "", "search")
 
 
 def test_a_bad_line_in_the_middle_is_told(tmp_path):
