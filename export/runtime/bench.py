@@ -14,6 +14,7 @@ import copy
 import ctypes
 import gc
 import importlib.metadata
+import math
 import shutil
 import sys
 import tempfile
@@ -34,7 +35,7 @@ from nas_zoo.models.table import in_csv
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.facts import run_facts
 from nas_zoo.runs.files import write_text
-from nas_zoo.runs.settings import Parser, add_flags, given_flags, setting, settings_from
+from nas_zoo.runs.settings import Parser, add_flags, given_flags, require, setting, settings_from
 
 __all__ = ["COLUMNS", "RUNTIMES", "BenchSettings", "Timing", "bench_model", "measure", "write_csv"]
 
@@ -74,10 +75,9 @@ def measure(
         repeats: and until there are so many.
         synchronize: Waits for the device, within what is timed and before it.
     """
-    if repeats < 1 or not warmup_s >= 0 or not min_s >= 0:
-        raise ValueError(
-            f"warmup_s={warmup_s}, min_s={min_s}, repeats={repeats}: seconds from 0 and 1 or more are accepted"
-        )
+    require(repeats >= 1, "repeats", repeats, "at least 1")
+    for name, seconds in (("warmup_s", warmup_s), ("min_s", min_s)):
+        require(0 <= seconds < math.inf, name, seconds, "a finite number of at least 0")
 
     def once() -> float:
         begin = time.perf_counter()
@@ -144,15 +144,15 @@ def bench_model(
         ValueError: For an unknown runtime or dtype, sizes below 1, or a runtime that does not work here.
     """
     place = torch.device(device)
-    for what, given, accepted in (("runtime", runtimes, RUNTIMES), ("dtype", (dtype,), tuple(DTYPES))):
-        for value in given:
-            if value not in accepted:
-                raise ValueError(f"{what} {value!r}: accepted: {', '.join(accepted)}")
-    if not batches or min(batches) < 1 or (threads is not None and threads < 1):
-        raise ValueError(f"batch {tuple(batches)}, threads {threads}: numbers from 1 are accepted")
+    for runtime in runtimes:
+        require(runtime in RUNTIMES, "runtime", runtime, f"one of {', '.join(RUNTIMES)}")
+    require(dtype in DTYPES, "dtype", dtype, f"one of {', '.join(DTYPES)}")
+    require(len(batches) > 0 and min(batches) >= 1, "batch", tuple(batches), "numbers of at least 1")
+    require(threads is None or threads >= 1, "threads", threads, "at least 1")
     if place.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device 'cuda': torch sees no CUDA device; `nas-zoo doctor` says what is missing")
     size = tuple(input_size or model.pretrained_cfg["input_size"])  # type: ignore[index]
+    require(min(size) >= 1, "input_size", size, "numbers of at least 1")
     say = progress or (lambda _: None)
     rows: list[dict[str, Any]] = []
     with _threads(threads) as used, tempfile.TemporaryDirectory() as folder:
@@ -175,10 +175,13 @@ def bench_model(
 
 def write_csv(path: Path | str, rows: Sequence[Mapping[str, Any]]) -> Path:
     """The rows as a CSV file that appears whole or not at all."""
-    if Path(path).is_dir() or not Path(path).parent.is_dir():
-        raise ValueError(f"csv {str(path)!r}: the name of a file in an existing folder is accepted")
+    _check_csv(Path(path))
     write_text(path, in_csv([dict(row) for row in rows]))
     return Path(path)
+
+
+def _check_csv(path: Path) -> None:
+    require(not path.is_dir() and path.parent.is_dir(), "csv", path, "the name of a file in a folder that exists")
 
 
 # One measurement ------------------------------------------------------------------------------------------------------
@@ -393,18 +396,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _bench(name: str, settings: BenchSettings) -> list[dict[str, Any]]:
-    if settings.csv is not None and (settings.csv.is_dir() or not settings.csv.parent.is_dir()):
-        raise ValueError(f"csv {str(settings.csv)!r}: the name of a file in an existing folder is accepted")
+    if settings.csv is not None:
+        _check_csv(settings.csv)
     for file in settings.onnx:
-        if not file.is_file():
-            raise ValueError(f"onnx {str(file)!r}: no such file")
+        require(file.is_file(), "onnx", file, "a file that exists")
     device = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    if device not in ("cpu", "cuda"):
-        raise ValueError(f"device {device!r}: accepted: cpu, cuda, auto")
+    require(device in ("cpu", "cuda"), "device", device, "one of cpu, cuda, auto")
     model = _model(name, settings)
     channels, *sides = model.pretrained_cfg["input_size"]  # type: ignore[index]
     side = settings.input_size
-    size = (getattr(model, "in_chans", channels), *((side, side) if side else sides))
+    size = (getattr(model, "in_chans", channels), *(sides if side is None else (side, side)))
     rows: list[dict[str, Any]] = []
     for runtime in settings.runtime or RUNTIMES:
         try:

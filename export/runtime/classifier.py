@@ -18,7 +18,6 @@ import importlib.metadata
 import io
 import json
 import logging
-import math
 import os
 import re
 import sys
@@ -36,6 +35,7 @@ from PIL import Image
 
 from nas_zoo.data import pictures
 from nas_zoo.data.listing import list_folder, tell_left_out
+from nas_zoo.runs.settings import require
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +56,8 @@ _RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+_MAX_SIDE = 10_000  # pixels of an input size: a picture of it has 0.3 GB
+_MIN_CROP = 0.01  # crop_pct; a picture is brought to 1 / crop_pct of the input size before
 _CPU_PACKAGE, _GPU_PACKAGE = "onnxruntime", "onnxruntime-gpu"
 # ONNX Runtime's word for a type that inputs and outputs may have: NumPy's
 _TYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
@@ -137,15 +139,13 @@ class OnnxClassifier:
         tf32: bool = True,
     ) -> None:
         self.path = Path(path)
-        if provider not in (*PROVIDERS, "auto"):
-            raise ValueError(f"provider={provider!r}: accepted: {', '.join(PROVIDERS)}, auto")
+        require(provider in (*PROVIDERS, "auto"), "provider", provider, f"one of {', '.join(PROVIDERS)}, auto")
         for name, value, least in (("threads", threads, 1), ("batch_size", batch_size, 1), ("device_id", device_id, 0)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise ValueError(f"{name}={value!r}: a whole number of at least {least} is accepted")
+            require(value is None or _is_whole(value, least), name, value, f"a whole number of at least {least}")
         if not self.path.is_file():
-            raise ValueError(f"{str(self.path)!r}: no such file; an ONNX file is accepted")
+            raise ValueError(f"{str(self.path)!r} is no file; an ONNX file is needed")
         if cuda_graphs and provider != "cuda":
-            raise ValueError(f"cuda_graphs: accepted with provider='cuda', not with {provider!r}")
+            raise ValueError(f"cuda_graphs works with provider='cuda' alone, got provider={provider!r}")
         self.batch_size = batch_size
         self.device_id = device_id
         self._tf32 = tf32
@@ -275,15 +275,15 @@ class OnnxClassifier:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1:
             raise ValueError(
-                f"{str(self.path)!r}: inputs {[i.name for i in inputs]}, outputs {[o.name for o in outputs]}; "
-                "one of each is accepted"
+                f"{str(self.path)!r} must have one input and one output, got inputs {[i.name for i in inputs]} and "
+                f"outputs {[o.name for o in outputs]}"
             )
         right = inputs[0].type in _TYPES and outputs[0].type in ("tensor(float)", "tensor(float16)")
         if not right or len(inputs[0].shape) != 4 or len(outputs[0].shape) != 2:
             raise ValueError(
-                f"{str(self.path)!r}: input {inputs[0].type} {inputs[0].shape}, output {outputs[0].type} "
-                f"{outputs[0].shape}; float32 images (N, C, H, W) and logits (N, classes) are accepted, float16 ones "
-                "and uint8 images too"
+                f"{str(self.path)!r} must take images (N, C, H, W) in float32, float16 or uint8 and give logits "
+                f"(N, classes) in float32 or float16, got input {inputs[0].type} {inputs[0].shape} and output "
+                f"{outputs[0].type} {outputs[0].shape}"
             )
         self._input_type, self._output_type = _TYPES[inputs[0].type], _TYPES[outputs[0].type]
         self.takes_images = self._input_type is np.uint8
@@ -295,6 +295,11 @@ class OnnxClassifier:
         self._fixed: tuple[int | str | None, ...] = tuple(inputs[0].shape)
         classes = outputs[0].shape[1]
         self.num_classes: int | None = classes if isinstance(classes, int) else None
+        if isinstance(outputs[0].shape[0], int) and outputs[0].shape[0] != self._fixed[0]:
+            raise ValueError(
+                f"{str(self.path)!r} must give a row for each image, got input {inputs[0].shape} and output "
+                f"{outputs[0].shape}"
+            )
         if isinstance(self._fixed[0], int):
             if self._fixed[0] != 1:
                 raise ValueError(
@@ -320,37 +325,37 @@ class OnnxClassifier:
         if size is None and None not in fixed:
             size = fixed
         if size is not None:
-            whole = isinstance(size, (list, tuple)) and len(size) == 3
-            if not whole or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in size):
-                raise ValueError(f"{self.path.name}: input_size={size!r}: (C, H, W) is accepted")
-            if any(have not in (None, want) for want, have in zip(size, fixed, strict=True)):
-                raise ValueError(f"{self.path.name}: input_size={tuple(size)}: the graph takes {self._fixed[1:]}")
+            whole = isinstance(size, list | tuple) and len(size) == 3 and all(_is_whole(side, 1) for side in size)
+            right = whole and max(size) <= _MAX_SIDE
+            self._require(right, "input_size", size, f"(C, H, W), whole numbers from 1 to {_MAX_SIDE}")
+            fits = all(have in (None, want) for want, have in zip(size, fixed, strict=True))
+            self._require(fits, "input_size", tuple(size), f"what the graph takes, {self._fixed[1:]}")
         self.input_size: tuple[int, int, int] | None = None if size is None else (size[0], size[1], size[2])
         channels = fixed[0] if self.input_size is None else self.input_size[0]
         self.mean = self._numbers("mean", mean, channels)
         self.std = self._numbers("std", std, channels)
-        if self.std is not None and min(self.std) <= 0:
-            raise ValueError(f"{self.path.name}: std={self.std}: numbers above 0 are accepted")
+        self._require(self.std is None or min(self.std) > 0, "std", self.std, "greater than 0 in each channel")
         crop = self._told("crop_pct", crop_pct)
-        if crop is not None and not (isinstance(crop, int | float) and 0 < crop <= 1):
-            raise ValueError(f"{self.path.name}: crop_pct={crop!r}: above 0 and at most 1 is accepted")
+        right = crop is None or (_is_number(crop) and _MIN_CROP <= crop <= 1)
+        self._require(right, "crop_pct", crop, f"a number from {_MIN_CROP} to 1")
         self.crop_pct = 1.0 if crop is None else float(crop)
         self.interpolation = interpolation or self.metadata.get("interpolation", "bilinear")
-        if self.interpolation not in _RESAMPLING:
-            raise ValueError(
-                f"{self.path.name}: interpolation={self.interpolation!r}: accepted: {', '.join(_RESAMPLING)}"
-            )
+        known = self.interpolation in _RESAMPLING
+        self._require(known, "interpolation", self.interpolation, f"one of {', '.join(_RESAMPLING)}")
         names = self._told("labels", labels)
         if names is not None:
-            if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-                raise ValueError(f"{self.path.name}: labels={names!r}: a list of names is accepted")
+            right = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+            self._require(right, "labels", names, "a list of names")
             if self.num_classes is not None and len(names) != self.num_classes:
                 raise ValueError(f"{self.path.name}: {len(names)} labels for {self.num_classes} classes")
         self.labels: tuple[str, ...] | None = None if names is None else tuple(names)
-        meant = self._told("label_descriptions", None) or {}
-        if not isinstance(meant, dict) or not all(isinstance(words, str) for words in meant.values()):
-            raise ValueError(f"{self.path.name}: label_descriptions={meant!r}: an object of texts is accepted")
-        self.label_descriptions: dict[str, str] = meant
+        meant = self._told("label_descriptions", None)
+        right = meant is None or (isinstance(meant, dict) and all(isinstance(words, str) for words in meant.values()))
+        self._require(right, "label_descriptions", meant, "an object whose values are texts")
+        self.label_descriptions: dict[str, str] = meant or {}
+
+    def _require(self, condition: bool, key: str, value: Any, what: str) -> None:
+        require(condition, f"{self.path.name}: {key}", value, what)
 
     def _told(self, key: str, given: Any) -> Any:
         """What the caller gave, else what the file says (JSON), else None."""
@@ -359,19 +364,15 @@ class OnnxClassifier:
         try:
             return json.loads(self.metadata[key])
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{self.path.name}: metadata {key!r} is no JSON ({error}); give {key}=") from error
+            raise ValueError(f"{self.path.name}: the metadata's {key} is no JSON; give {key}= ({error})") from error
 
     def _numbers(self, key: str, given: Sequence[float] | None, channels: int | None) -> tuple[float, ...] | None:
         values = self._told(key, given)
         if values is None:
             return None
-        right = isinstance(values, (list, tuple)) and all(
-            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) for value in values
-        )
-        if not right or len(values) != (channels or len(values)):
-            raise ValueError(
-                f"{self.path.name}: {key}={values!r}: {channels} finite numbers are accepted, one a channel"
-            )
+        right = isinstance(values, list | tuple) and all(_is_number(value) for value in values)
+        right = right and len(values) == (channels or len(values)) > 0
+        self._require(right, key, values, f"a list of {channels or 'some'} finite numbers, one a channel")
         return tuple(float(value) for value in values)
 
     # Running ----------------------------------------------------------------------------------------------------------
@@ -417,7 +418,9 @@ class OnnxClassifier:
 
         if not isinstance(x, np.ndarray | torch.Tensor):
             if not hasattr(x, "__dlpack__"):
-                raise ValueError(f"{type(x).__name__}: an array, a tensor or something with __dlpack__ is accepted")
+                raise ValueError(
+                    f"images must be an array, a tensor or something with __dlpack__, got {type(x).__name__}"
+                )
             x = torch.from_dlpack(x)
         self._check_input(x)
         if len(x) == 0:
@@ -439,8 +442,8 @@ class OnnxClassifier:
         )
         if not right or not fits:
             raise ValueError(
-                f"pixel_values {x.dtype} {tuple(x.shape)}: {words} images (N, {', '.join(map(str, want))}) are "
-                f"accepted{more}"
+                f"pixel_values must be {words} images (N, {', '.join(map(str, want))}), got {x.dtype} "
+                f"{tuple(x.shape)}{more}"
             )
 
     @staticmethod
@@ -605,7 +608,7 @@ class OnnxClassifier:
         tell_left_out(place, len(names), tree.left_out)
         if not names:
             kinds = ", ".join(sorted(pictures.EXTENSIONS))
-            raise ValueError(f"{str(place)!r}: no images in this folder; accepted: {kinds}")
+            raise ValueError(f"{str(place)!r} has no images in it; images end in {kinds}")
         errors: list[tuple[Path, str]] = []
         return FolderPredictions(
             self._predict_files([place / name for name in names], top_k, errors), errors, len(names)
@@ -653,6 +656,15 @@ class OnnxClassifier:
         ]
 
 
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_number(value: Any) -> bool:
+    """A finite one that a float can hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities (N, classes) float64."""
     exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
@@ -661,8 +673,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _check_top_k(top_k: int) -> None:
-    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
-        raise ValueError(f"top_k={top_k!r}: a whole number of at least 1 is accepted")
+    require(_is_whole(top_k, 1), "top_k", top_k, "a whole number of at least 1")
 
 
 # Images ---------------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 from onnx import TensorProto
@@ -26,6 +27,7 @@ from onnx import TensorProto
 from nas_zoo.export.graph.check import read_checked, shape_of
 from nas_zoo.export.graph.variants import metadata_of
 from nas_zoo.runs.files import staged, write_text
+from nas_zoo.runs.settings import require
 
 __all__ = ["INSTANCE_KINDS", "check_free", "config_text", "write_repository"]
 
@@ -70,14 +72,13 @@ def write_repository(
         ValueError: A name or number that the server does not take, or something else in the place.
     """
     proto = read_checked(Path(path))
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise ValueError(f"version={version!r}: a whole number of at least 1 is accepted")
+    _require_whole("version", version, 1)
     texts = {
         "config.pbtxt": config_text(
             proto, name, max_batch_size, max_delay_us, instances, instance_kind, tensorrt, data=Path(path).name
         )
     }
-    if (labels := _labels(proto)) is not None:
+    if (labels := _labels(proto, Path(path).name)) is not None:
         texts[LABELS_FILE] = "".join(f"{label}\n" for label in labels)
     check_free(repository, name, version, overwrite)
     folder = Path(repository) / name
@@ -96,10 +97,9 @@ def write_repository(
 
 def check_free(repository: str | os.PathLike[str], name: str, version: int = 1, overwrite: bool = False) -> None:
     """ValueError unless the model can be written there; asked before an export that takes long."""
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"model_name={name!r}: letters, digits, '_', '-' and '.' are accepted")
-    if Path(repository).exists() and not Path(repository).is_dir():
-        raise ValueError(f"to_triton={str(repository)!r}: is a file; a folder is accepted")
+    _require_name(name)
+    folder = Path(repository)
+    require(not folder.exists() or folder.is_dir(), "to_triton", folder, "a folder")
     if not overwrite and (Path(repository) / name / str(version) / "model.onnx").exists():
         raise ValueError(f"{name}: version {version} is in the repository already; --overwrite replaces it")
 
@@ -116,24 +116,22 @@ def config_text(
     data: str = "the file",
 ) -> str:
     """config.pbtxt of the graph; arguments as in ``write_repository``, `data` names the file in errors."""
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"model_name={name!r}: letters, digits, '_', '-' and '.' are accepted")
+    _require_name(name)
     for what, value, least in (("max_batch_size", max_batch_size, 1), ("max_delay_us", max_delay_us, 0),
                                ("instances", instances, 1)):  # fmt: skip
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{what}={value!r}: a whole number of at least {least} is accepted")
-    if instance_kind not in INSTANCE_KINDS:
-        raise ValueError(f"instance_kind={instance_kind!r}: accepted: {', '.join(INSTANCE_KINDS)}")
+        _require_whole(what, value, least)
+    known = instance_kind in INSTANCE_KINDS
+    require(known, "instance_kind", instance_kind, f"one of {', '.join(INSTANCE_KINDS)}")
     texts = metadata_of(proto)
     source, result = proto.graph.input[0], proto.graph.output[0]
     for value in (source, result):
         if isinstance(shape_of(value)[0], int):
-            raise ValueError(f"{data}: {value.name} is for a fixed batch; a free one is accepted")
+            raise ValueError(f"{data}: {value.name} is for a fixed batch; the server needs a free one")
     dtype, inside = texts.get("dtype", "float32"), "preprocessing" in texts
     serves_well = not inside and (dtype != "int8" or texts.get("int8_target") == "tensorrt")
     if tensorrt and not serves_well:
         raise ValueError(
-            f"{data}: tensorrt: accepted for files with images of one size, and of int8 ones for those made for it "
+            f"{data}: tensorrt works for files with images of one size, and of the int8 ones for those made for it "
             "(--int8-target tensorrt)"
         )
     labels = f"\n    label_filename: {_quoted(LABELS_FILE)}" if "labels" in texts else ""
@@ -168,7 +166,7 @@ def config_text(
 def _warmup(source: onnx.ValueInfoProto, batch: int, texts: dict[str, str], data: str) -> str:
     dims = list(shape_of(source)[1:])
     if not all(isinstance(side, int) for side in dims):  # images of any size: of that which the model works on
-        channels, height, width = json.loads(texts["input_size"])
+        channels, height, width = _list_in(texts, "input_size", int, data)
         dims = [height, width, channels] if texts["preprocessing"] == "NHWC" else [channels, height, width]
     return (
         f"  {{\n    name: {_quoted(f'batch of {batch}')}\n    batch_size: {batch}\n    inputs {{\n"
@@ -177,11 +175,32 @@ def _warmup(source: onnx.ValueInfoProto, batch: int, texts: dict[str, str], data
     )
 
 
-def _labels(proto: onnx.ModelProto) -> Sequence[str] | None:
+def _require_name(name: str) -> None:
+    right = _NAME.fullmatch(name) is not None
+    require(right, "model_name", name, "made of letters, digits, '_', '-' and '.'")
+
+
+def _require_whole(name: str, value: Any, least: int) -> None:
+    right = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    require(right, name, value, f"a whole number of at least {least}")
+
+
+def _list_in(texts: dict[str, str], key: str, kind: type, data: str) -> list[Any]:
+    """The list that the file's metadata hold as JSON: three whole numbers, or texts."""
+    try:
+        value = json.loads(texts.get(key, "null"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{data}: the metadata's {key} is no JSON ({error})") from error
+    right = isinstance(value, list) and all(type(part) is kind for part in value) and (kind is str or len(value) == 3)
+    require(right, f"{data}: {key}", value, "a list of texts" if kind is str else "a list of 3 whole numbers")
+    return list(value)
+
+
+def _labels(proto: onnx.ModelProto, data: str) -> Sequence[str] | None:
     texts = metadata_of(proto)
     if "labels" not in texts:
         return None
-    labels: list[str] = json.loads(texts["labels"])
+    labels = _list_in(texts, "labels", str, data)
     if broken := [label for label in labels if "\n" in label or "\r" in label]:
         raise ValueError(f"labels: {broken[0]!r} has a line break; labels.txt holds one on each line")
     return labels
@@ -190,7 +209,8 @@ def _labels(proto: onnx.ModelProto) -> Sequence[str] | None:
 def _type(value: onnx.ValueInfoProto, data: str) -> str:
     kind = value.type.tensor_type.elem_type
     if kind not in _TYPES:
-        raise ValueError(f"{data}: {value.name} is {TensorProto.DataType.Name(kind)}; accepted: float, float16, uint8")
+        name = TensorProto.DataType.Name(kind)
+        raise ValueError(f"{data}: {value.name} must be float, float16 or uint8, got {name}")
     return _TYPES[kind]
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_zoo.runs.files import write_text
+from nas_zoo.runs.settings import require
 
 __all__ = [
     "DTYPES",
@@ -105,38 +106,37 @@ class Result:
     license: str
 
     def __post_init__(self) -> None:
-        def need(condition: bool, name: str, accepted: str) -> None:
-            if not condition:
-                raise ValueError(f"{name}={getattr(self, name)!r}: {accepted}")
+        def need(condition: bool, name: str, what: str) -> None:
+            require(condition, name, getattr(self, name), what)
 
         for name in ("model", "tag"):
-            need(_NAME.fullmatch(getattr(self, name)) is not None, name, "lower-case words joined by _ are accepted")
+            need(_NAME.fullmatch(getattr(self, name)) is not None, name, "lower-case words joined by _")
         for name in ("top1", "run_top1"):
-            need(0 <= getattr(self, name) <= 100, name, "a percentage is accepted")
+            need(0 <= getattr(self, name) <= 100, name, "a percentage")
         for name in ("train_images", "test_images", "epochs", "params", "macs", "size", "num_classes"):
-            need(getattr(self, name) > 0, name, "a number above 0 is accepted")
-        need(math.isfinite(self.loss) and self.loss >= 0, "loss", "a finite number from 0 is accepted")
-        need(len(self.label_names) == self.num_classes, "label_names", f"{self.num_classes} names are accepted")
-        need(len(self.input_size) == 3, "input_size", "(channels, height, width) is accepted")
+            need(getattr(self, name) > 0, name, "greater than 0")
+        need(math.isfinite(self.loss) and self.loss >= 0, "loss", "a finite number of at least 0")
+        need(len(self.label_names) == self.num_classes, "label_names", f"{self.num_classes} names")
+        need(len(self.input_size) == 3, "input_size", "(channels, height, width)")
         for name in ("mean", "std"):
-            need(len(getattr(self, name)) == self.input_size[0], name, f"{self.input_size[0]} numbers are accepted")
-        need(self.seeds[:1] == (self.seed,), "seeds", f"the published seed {self.seed} first is accepted")
-        need(len(self.seeds_top1) == len(set(self.seeds)), "seeds_top1", "one figure a seed is accepted")
-        need((self.spread is None) == (len(self.seeds) < 2), "spread", "a spread of two seeds or more is accepted")
-        need(self.dtype in DTYPES, "dtype", f"{' and '.join(DTYPES)} are accepted")
-        need(_SHA256.fullmatch(self.sha256) is not None, "sha256", "64 hex digits are accepted")
-        need(_DATE.fullmatch(self.date) is not None, "date", "YYYY-MM-DD is accepted")
-        need("/" not in self.weights and "\\" not in self.weights, "weights", "a file name is accepted")
-        need(bool(self.weights) != bool(self.hub_id), "weights", "a file here or a hub_id, one of both, is accepted")
+            need(len(getattr(self, name)) == self.input_size[0], name, f"{self.input_size[0]} numbers")
+        need(self.seeds[:1] == (self.seed,), "seeds", f"a list that begins with the published seed {self.seed}")
+        need(len(self.seeds_top1) == len(set(self.seeds)), "seeds_top1", "one figure for each seed")
+        need((self.spread is None) == (len(self.seeds) < 2), "spread", "given with two seeds or more, and not with one")
+        need(self.dtype in DTYPES, "dtype", f"one of {', '.join(DTYPES)}")
+        need(_SHA256.fullmatch(self.sha256) is not None, "sha256", "64 hex digits")
+        need(_DATE.fullmatch(self.date) is not None, "date", "a date like 2026-11-21")
+        need("/" not in self.weights and "\\" not in self.weights, "weights", "the name of a file, without folders")
+        need(bool(self.weights) != bool(self.hub_id), "weights", "given, or hub_id, and not both")
         need(
             (_COMMIT.fullmatch(self.hub_revision) is not None) == bool(self.hub_id),
-            "hub_revision", "a commit of 40 hex digits is accepted, with a hub_id",
+            "hub_revision", "a commit of 40 hex digits with a hub_id, and empty without",
         )  # fmt: skip
         try:
             readable = isinstance(json.loads(self.settings), dict)
         except ValueError:
             readable = False
-        need(readable, "settings", "a JSON object is accepted")
+        need(readable, "settings", "a JSON object")
 
     @property
     def name(self) -> str:
@@ -204,12 +204,12 @@ def read_results(path: Path | str) -> tuple[Result, ...]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"results {path}: cannot be read: {error}") from None
+        raise ValueError(f"results {path} cannot be read: {error}") from None
     reader = csv.reader(io.StringIO(text))
     head = next(reader, [])
     if head != list(_COLUMNS):
         missing, unknown = sorted(set(_COLUMNS) - set(head)), sorted(set(head) - set(_COLUMNS))
-        raise ValueError(f"results {path}, line 1: other columns than {','.join(_COLUMNS)}"
+        raise ValueError(f"results {path}, line 1: the columns must be {','.join(_COLUMNS)}"
                          f"{'; missing: ' + ', '.join(missing) if missing else ''}"
                          f"{'; unknown: ' + ', '.join(unknown) if unknown else ''}")  # fmt: skip
     rows: list[Result] = []
@@ -223,7 +223,7 @@ def read_results(path: Path | str) -> tuple[Result, ...]:
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from None
         if any(row.name == other.name for other in rows):
-            raise ValueError(f"{place}: {row.name} stands there twice")
+            raise ValueError(f"{place}: {row.name} stands in the table already")
         rows.append(row)
     return tuple(rows)
 
@@ -265,8 +265,8 @@ def _from_text(name: str, text: str, place: str) -> Any:
             part = typing.get_args(kind)[0]
             return tuple(json.loads(text)) if part is str else tuple(part(word) for word in text.split())
         return float(text) if text else None  # float | None
-    except ValueError:
-        raise ValueError(f"{place}, column {name}: {text!r} is not readable as {kind}") from None
+    except (ValueError, TypeError, RecursionError):
+        raise ValueError(f"{place}: {name} cannot be read from {text[:80]!r}") from None
 
 
 @functools.cache

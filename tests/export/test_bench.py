@@ -81,10 +81,13 @@ def test_memory_is_counted_from_where_the_runtime_is_loaded() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"runtimes": ("jit",)}, "runtime 'jit': accepted: eager, compile, onnx"),
-        ({"dtype": "int4"}, "dtype 'int4': accepted: float32"),
-        ({"batches": (0,)}, r"batch \(0,\)"),
-        ({"threads": 0}, "threads 0"),
+        ({"runtimes": ("jit",)}, "runtime must be one of eager, compile, onnx, got 'jit'"),
+        ({"dtype": "int4"}, "dtype must be one of float32.*, got 'int4'"),
+        ({"batches": (0,)}, r"batch must be numbers of at least 1, got \(0,\)"),
+        ({"threads": 0}, "threads must be at least 1, got 0"),
+        ({"repeats": 0}, "repeats must be at least 1, got 0"),
+        ({"min_s": float("inf")}, "min_s must be a finite number of at least 0, got inf"),
+        ({"input_size": (3, 0, 0)}, r"input_size must be numbers of at least 1, got \(3, 0, 0\)"),
     ],
 )
 def test_what_cannot_be_timed_is_told_first(model: Any, arguments: dict, message: str) -> None:

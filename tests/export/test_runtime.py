@@ -147,7 +147,7 @@ def test_run_gives_a_tensor_of_its_own_for_anything_that_speaks_dlpack(classifie
 
     assert torch.equal(classifier.run(Foreign()), first)
     np.testing.assert_array_equal(classifier.logits(Foreign()), first.numpy())
-    with pytest.raises(ValueError, match="list: an array, a tensor or something with __dlpack__"):
+    with pytest.raises(ValueError, match="images must be an array, a tensor or something with __dlpack__, got list"):
         classifier.run([1, 2])
 
 
@@ -188,7 +188,7 @@ def test_threads_and_batch_size_change_the_work_and_not_the_result(exported: Pat
     [np.zeros((2, 3, SIDE, SIDE), np.uint8), np.zeros((2, 3, 9, 9), np.float32), np.zeros((3, SIDE, SIDE), np.float32)],
 )
 def test_logits_refuse_what_is_not_scaled_or_of_another_size(classifier: OnnxClassifier, x: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"scaled float images \(N, 3, 12, 12\) are accepted; predict\(\) takes"):
+    with pytest.raises(ValueError, match=r"must be scaled float images \(N, 3, 12, 12\), got .*; predict\(\) takes"):
         classifier.logits(x)
 
 
@@ -374,11 +374,13 @@ def test_a_folder_is_predicted_in_order_and_past_unreadable_files(
     assert [path.name for path, _ in results.errors] == sorted(bad)
     assert all(path.name in reason for path, reason in results.errors)
     assert results.total == len(good) + len(bad)
-    assert sum(record.levelno == logging.WARNING for record in caplog.records) == len(bad)
+    left_out, *unreadable = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert "1 other files left out: 1 .txt" in left_out
+    assert len(unreadable) == len(bad)
 
 
 def test_a_folder_without_images_and_one_that_is_none_are_told(classifier: OnnxClassifier, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no images in this folder; accepted: \.bmp"):
+    with pytest.raises(ValueError, match=r"has no images in it; images end in \.bmp"):
         classifier.predict_folder(tmp_path)
     with pytest.raises(ValueError, match="cannot list the folder"):
         classifier.predict_folder(tmp_path / "missing")
@@ -435,27 +437,54 @@ def test_a_file_for_single_images_runs_them_one_by_one(tmp_path: Path) -> None:
         OnnxClassifier(foreign(tmp_path / "f.onnx", batch=2))
 
 
+def test_a_file_that_claims_another_number_of_rows_than_images_is_refused(tmp_path: Path) -> None:
+    proto = onnx.load(foreign(tmp_path / "f.onnx"))
+    proto.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 1_000_000_000
+    onnx.save(proto, tmp_path / "f.onnx")
+    with pytest.raises(ValueError, match=r"must give a row for each image, got input .* and output \[1000000000, 3\]"):
+        OnnxClassifier(tmp_path / "f.onnx")
+
+
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"mean": "[0.5"}, "metadata 'mean' is no JSON"),
-        ({"mean": "[0.5, 0.5]"}, r"mean=\[0.5, 0.5\]: 1 finite"),
-        ({"mean": '["a"]'}, "mean="),
-        ({"std": "[0]"}, "above 0"),
-        ({"std": "[NaN]"}, "finite"),
-        ({"input_size": "[3, 4, 4]"}, r"input_size=\(3, 4, 4\): the graph takes"),
-        ({"input_size": "4"}, "input_size=4"),
+        ({"mean": "[0.5"}, "the metadata's mean is no JSON; give mean= (Expecting ',' delimiter"),
+        ({"mean": "[0.5, 0.5]"}, "mean must be a list of 1 finite numbers, one a channel, got [0.5, 0.5]"),
+        ({"mean": '["a"]'}, "mean must be a list of 1 finite numbers, one a channel, got ['a']"),
+        ({"mean": "[true]"}, "mean must be a list of 1 finite numbers, one a channel, got [True]"),
+        ({"mean": "5"}, "mean must be a list of 1 finite numbers, one a channel, got 5"),
+        ({"mean": f"[1{500 * '0'}]"}, f"mean must be a list of 1 finite numbers, one a channel, got [1{78 * '0'}..."),
+        ({"mean": f"[1{5000 * '0'}]"}, "the metadata's mean is no JSON; give mean= (Exceeds the limit"),
+        ({"mean": f"{2000 * '['}{2000 * ']'}"}, "the metadata's mean is no JSON; give mean= (maximum recursion depth"),
+        ({"std": "[0]"}, "std must be greater than 0 in each channel, got (0.0,)"),
+        ({"std": "[]"}, "std must be a list of 1 finite numbers, one a channel, got []"),
+        ({"std": "[NaN]"}, "std must be a list of 1 finite numbers, one a channel, got [nan]"),
+        ({"std": "[1e999]"}, "std must be a list of 1 finite numbers, one a channel, got [inf]"),
+        ({"input_size": "[3, 4, 4]"}, "input_size must be what the graph takes, (1, 4, 4), got (3, 4, 4)"),
+        ({"input_size": "4"}, "input_size must be (C, H, W), whole numbers from 1 to 10000, got 4"),
+        ({"input_size": "[1, 4, true]"}, "input_size must be (C, H, W), whole numbers from 1 to 10000, got [1, 4, Tr"),
+        ({"input_size": "[1, 4, 10001]"}, "input_size must be (C, H, W), whole numbers from 1 to 10000, got [1, 4, 1"),
         ({"labels": '["a"]'}, "1 labels for 3 classes"),
-        ({"labels": '"abc"'}, "a list of names"),
-        ({"label_descriptions": '["a"]'}, "an object of texts"),
-        ({"label_descriptions": '{"a": 1}'}, "an object of texts"),
-        ({"crop_pct": "2"}, "crop_pct=2"),
-        ({"interpolation": "magic"}, "interpolation='magic'"),
+        ({"labels": '"abc"'}, "labels must be a list of names, got 'abc'"),
+        ({"labels": "5"}, "labels must be a list of names, got 5"),
+        ({"labels": '{"a": 1, "b": 2, "c": 3}'}, "labels must be a list of names, got {'a': 1"),
+        ({"labels": '["a", "b", 3]'}, "labels must be a list of names, got ['a', 'b', 3]"),
+        ({"label_descriptions": '["a"]'}, "label_descriptions must be an object whose values are texts, got ['a']"),
+        ({"label_descriptions": '{"a": 1}'}, "label_descriptions must be an object whose values are texts, got {'a'"),
+        ({"label_descriptions": "0"}, "label_descriptions must be an object whose values are texts, got 0"),
+        ({"crop_pct": "2"}, "crop_pct must be a number from 0.01 to 1, got 2"),
+        ({"crop_pct": "1e-300"}, "crop_pct must be a number from 0.01 to 1, got 1e-300"),
+        ({"crop_pct": "true"}, "crop_pct must be a number from 0.01 to 1, got True"),
+        ({"interpolation": "magic"}, "interpolation must be one of nearest, bilinear, bicubic, lanczos, got 'magic'"),
     ],
 )
 def test_wrong_metadata_are_told(tmp_path: Path, metadata: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"^f\.onnx: ") as caught:
         OnnxClassifier(foreign(tmp_path / "f.onnx", **metadata))
+    told = str(caught.value)
+    assert message in told
+    assert told.isprintable()
+    assert len(told) < 300
 
 
 def test_what_is_no_onnx_file_is_one_value_error(exported: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
@@ -468,7 +497,7 @@ def test_what_is_no_onnx_file_is_one_value_error(exported: Path, tmp_path: Path,
             OnnxClassifier(path)
         assert "\n" not in str(info.value)
     for missing in (tmp_path, tmp_path / "none.onnx"):
-        with pytest.raises(ValueError, match="no such file"):
+        with pytest.raises(ValueError, match="is no file; an ONNX file is needed"):
             OnnxClassifier(missing)
     assert capfd.readouterr() == ("", "")
 
@@ -478,7 +507,7 @@ def test_a_file_that_takes_no_images_is_refused(tmp_path: Path) -> None:
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", values[:1], values[1:])
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     (tmp_path / "x.onnx").write_bytes(proto.SerializeToString())
-    with pytest.raises(ValueError, match=r"float32 images \(N, C, H, W\) and logits"):
+    with pytest.raises(ValueError, match=r"must take images \(N, C, H, W\) in float32"):
         OnnxClassifier(tmp_path / "x.onnx")
 
 

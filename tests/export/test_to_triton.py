@@ -137,12 +137,12 @@ def test_nothing_in_a_repository_is_replaced_unasked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "../up"}, "model_name='../up'"),
-        ({"name": ""}, "model_name=''"),
-        ({"version": 0}, "version=0"),
-        ({"max_batch_size": 0}, "max_batch_size=0"),
-        ({"max_delay_us": -1}, "max_delay_us=-1"),
-        ({"instances": True}, "instances=True"),
+        ({"name": "../up"}, "model_name must be made of letters.*, got '../up'"),
+        ({"name": ""}, "model_name must be .* got ''"),
+        ({"version": 0}, "version must be a whole number of at least 1, got 0"),
+        ({"max_batch_size": 0}, "max_batch_size must be a whole number of at least 1, got 0"),
+        ({"max_delay_us": -1}, "max_delay_us must be a whole number of at least 0, got -1"),
+        ({"instances": True}, "instances must be .* got True"),
         ({"instance_kind": "GPU"}, "KIND_GPU"),
     ],
 )
@@ -158,6 +158,13 @@ def test_a_file_that_cannot_be_served_is_told(tmp_path: Path) -> None:
         config_text(graph(batch=2), "m")
     with pytest.raises(ValueError, match="has a line break"):
         write_repository(written(tmp_path, graph(labels='["a\\nb", "c", "d"]')), tmp_path / "repo", "m")
+    for texts, told in (
+        ({"labels": "5"}, "labels must be a list of texts, got 5"),
+        ({"labels": '["a", 1, "c"]'}, r"labels must be a list of texts, got \['a', 1, 'c'\]"),
+        ({"labels": "[" * 5000}, r"some\.onnx: the metadata's labels is no JSON"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            write_repository(written(tmp_path, graph(**texts)), tmp_path / "repo", "m")
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="is a file"):
+    with pytest.raises(ValueError, match="to_triton must be a folder, got"):
         write_repository(written(tmp_path, graph()), tmp_path / "file", "m")

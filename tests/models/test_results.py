@@ -425,7 +425,7 @@ def test_a_run_that_does_not_fit_is_refused_and_nothing_is_written(runs, tmp_pat
     (tmp_path / "begun" / "checkpoint.pt").touch()
     assert adopt_main([str(tmp_path / "begun"), "--tag", "x"]) == 2
     assert "--resume" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="tag='Two Words'"):
+    with pytest.raises(ValueError, match="tag must be lower-case words joined by _, got 'Two Words'"):
         result_of_run(run, tag="Two Words")
     assert not (results.PACKAGE / "weights" / "cell_net_cifar.x.safetensors").exists()
 
@@ -550,16 +550,19 @@ def test_rows_survive_the_table(runs, tmp_path):
 @pytest.mark.parametrize(
     ("column", "value", "told"),
     [
-        ("top1", "101", "top1=101.0: a percentage"),
-        ("top1", "97,2", "column top1: '97,2'"),
+        ("top1", "101", "top1 must be a percentage, got 101.0"),
+        ("top1", "97,2", "top1 cannot be read from '97,2'"),
         ("sha256", "abc", "64 hex digits"),
-        ("hub_id", "org/name", "one of both"),
-        ("dtype", "int8", "float32 and float16"),
-        ("seeds", "1 0", "published seed 0 first"),
+        ("hub_id", "org/name", "weights must be given, or hub_id, and not both"),
+        ("dtype", "int8", "dtype must be one of float32, float16, got 'int8'"),
+        ("seeds", "1 0", "seeds must be a list that begins with the published seed 0, got (1, 0)"),
         ("settings", "lr=1", "JSON object"),
-        ("date", "21.11.2026", "YYYY-MM-DD"),
+        ("date", "21.11.2026", "date must be a date like 2026-11-21, got"),
         ("tag", "e600.c10", "lower-case words"),
-        ("label_names", '["cat"]', "10 names"),
+        ("label_names", '["cat"]', "label_names must be 10 names, got ('cat',)"),
+        ("label_names", "5", "label_names cannot be read from '5'"),
+        ("label_names", "[" * 5000, "label_names cannot be read from '["),
+        ("epochs", "9" * 5000, "epochs cannot be read from '999"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_line(column, value, told, runs, tmp_path):
@@ -578,7 +581,7 @@ def test_other_columns_and_a_row_twice_are_refused(runs, tmp_path):
     row = result_of_run(runs[1])
     path = tmp_path / "results.csv"
     path.write_text(in_table([row, row]))
-    with pytest.raises(ValueError, match=r"line 3: cell_net_cifar\.run stands there twice"):
+    with pytest.raises(ValueError, match=r"line 3: cell_net_cifar\.run stands in the table already"):
         read_results(path)
     path.write_text(in_table([row]).replace("top1", "accuracy", 1))
     with pytest.raises(ValueError, match=r"missing: top1.*unknown: accuracy"):
