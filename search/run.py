@@ -8,8 +8,9 @@
 One iteration is one architecture step on a batch of the alpha half (the method's ``loss``) and one weight step on a
 batch of the weights half. The run's folder holds ``log.jsonl`` (settings and machine, then a line an epoch),
 ``checkpoint.pt`` (written after each epoch, on SIGTERM or Ctrl-C, when the time budget runs out, and every ten
-minutes), ``genotype.json`` (the cells so far) and at the end ``derived.safetensors``: the derived network with the
-search's own weights (and ``derived_argmax.safetensors``: that of the other rule, which is what EDAS trains).
+minutes), ``genotype.json`` (the cells so far, by the method's own rule; ``genotype_argmax.json`` and
+``genotype_darts.json`` by either) and at the end ``derived.safetensors``: the derived network with the search's own
+weights (and ``derived_darts.safetensors`` or ``derived_argmax.safetensors``, of the other rule where it differs).
 A finished run prints what the discretization cost (``search.discretize``); `nas-zoo gap` tells it for other numbers of
 edges. With partial channels there are no derived weights: those of the supernet belong to a part of the channels.
 
@@ -199,11 +200,16 @@ class Search:
             "histogram": found.histogram() if found else None,
             "collapsed": collapsed(found) if found else None,
         }
-        if found and self.accelerator.is_main_process:
+        if self.accelerator.is_main_process:
             if line["collapsed"]:
                 print(COLLAPSE_WARNING, file=sys.stderr)
-            record = json.loads(found.to_json()) | {"provenance": provenance(settings, line, self.source)}
-            write_json(settings.out / "genotype.json", record)
+            for rule, cells in genotypes.items():
+                path = settings.out / ("genotype.json" if rule == "found" else f"genotype_{rule}.json")
+                if cells is None:
+                    path.unlink(missing_ok=True)  # an earlier epoch's
+                else:
+                    come_from = {"provenance": provenance(settings, line, self.source)}
+                    write_json(path, json.loads(cells.to_json()) | come_from)
         return line
 
     def report(self, line: Mapping[str, Any]) -> str:

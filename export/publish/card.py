@@ -1,6 +1,6 @@
 """Model cards: hub_cards/template.md filled from a checkpoint's row of results.csv and its cells.
 
-    nas-zoo card edas_c10_s                       # hub_cards/edas_c10_s/README.md and cells.png
+    nas-zoo card edas_e8_c10_s                       # hub_cards/edas_e8_c10_s/README.md and cells.png
     nas-zoo card --all
     nas-zoo card runs/net --to card --repo owner/net
 

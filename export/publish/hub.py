@@ -1,8 +1,8 @@
 """Publishes a model on the Hugging Face Hub: stages a folder, shows what would be sent, sends it in one commit.
 
-    nas-zoo publish edas_c10_s --repo owner/edas_c10_s --dry-run
+    nas-zoo publish edas_e8_c10_s --repo owner/edas_e8_c10_s --dry-run
     nas-zoo publish runs/net --repo owner/net --private
-    nas-zoo publish edas_c10_s --repo owner/edas_c10_s --revision v2 --float16
+    nas-zoo publish edas_e8_c10_s --repo owner/edas_e8_c10_s --revision v2 --float16
 
 The folder: config.json and model.safetensors (which `timm.create_model('hf-hub:owner/name', pretrained=True)` reads,
 once nas_zoo is imported), model.onnx and its checked forms, genotype.json, reference.safetensors, training_log.jsonl,

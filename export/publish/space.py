@@ -1,8 +1,8 @@
 """Writes the folder of a demo for a Hugging Face Space: a page that classifies an image and shows the cells.
 
-    nas-zoo space edas_c10_s --to space --examples pictures/
+    nas-zoo space edas_e8_c10_s --to space --examples pictures/
     cd space && pip install -r requirements.txt && python app.py        # http://127.0.0.1:7860
-    hf upload owner/edas_c10_s-demo space . --repo-type space
+    hf upload owner/edas_e8_c10_s-demo space . --repo-type space
 
 The folder needs neither nas-zoo nor torch: it holds the network as an ONNX file with its preprocessing inside, the
 picture of its cells, app.py, requirements.txt, README.md with what a Space is set up by, and the examples.

@@ -23,10 +23,11 @@ warm-up inverts on every second iteration ("alternately", section 3.2; section 4
 ``invert="every"``) and -alpha then also chooses the clamped operations; gradients of the weights are clipped at 5 as in
 DARTS, images are cropped and flipped as there.
 
-Derivation: section 4.2 adopts DARTS' and describes it as "pruning all operations other than the top-1 operation for
-each edge", without a word on how many edges a node keeps. ``derive="darts"`` keeps DARTS' two, for cells like
-everybody's; ``derive="argmax"`` takes the words as they stand and is the network that was trained: the claim that
-nothing is lost in pruning, and Figure 3, hold for it alone (docs/searches.md).
+Derivation: every edge keeps its strongest operation, and 'none' drops the edge (``derive="argmax"``). So say sections
+3.1 ("leaving only one operation with the highest alpha at each edge"), 3.2 ("exactly represents the derived model") and
+4.2 ("pruning all operations other than the top-1 operation for each edge"); it is the network that was trained, and the
+claim that nothing is lost in pruning holds for it alone (docs/searches.md). ``derive="darts"`` keeps the two strongest
+edges a node, for cells like everybody's: section 4.2 also says that the derivation is adopted from DARTS.
 """
 
 import math
@@ -93,7 +94,9 @@ class EdasSettings(SearchSettings):
     )
     warmup_alpha_decay: float = setting(1e-3, "L2 on the drawn edge's alpha during warm-up; none after (section 4.1)")
     draw: Literal["one", "per_kind"] = setting("one", "relax one edge of all, or one in each cell kind")
-    derive: Literal["darts", "argmax"] = setting("darts", "derivation rule of the result (section 4.2: as DARTS)")
+    derive: Literal["argmax", "darts"] = setting(
+        "argmax", "derivation rule of the result: the network that was trained, or two edges a node"
+    )
 
     #: Eq. 2 holds in the weight step too; the ablation alpha-max clamps every edge there (section 5.3, Figure 5).
     relax_in_weight_step: ClassVar[bool] = True

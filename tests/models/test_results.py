@@ -57,17 +57,17 @@ def the_row(package: Path) -> Result:
 
 def test_no_figure_and_no_tag_of_published_weights_goes_on_to_another_network(runs, tmp_path):
     """Neither into config.json of a network trained on other images, nor into that of an untrained one."""
-    published = next(row for row in package_results() if row.model == "edas_c10_s")
-    fresh = timm.create_model("edas_c10_s", num_classes=3)
-    tuned = timm.create_model("edas_c10_s", pretrained=True, num_classes=3)
+    published = next(row for row in package_results() if row.model == "edas_e8_c10_s")
+    fresh = timm.create_model("edas_e8_c10_s", num_classes=3)
+    tuned = timm.create_model("edas_e8_c10_s", pretrained=True, num_classes=3)
     for name, model in (("fresh", fresh), ("tuned", tuned)):
         save_for_hf(model, str(tmp_path / name), safe_serialization=True)
-    words = ["--recipe", "quick", "--model", "edas_c10_s", "--data", runs[0], "--epochs", "1", "--batch-size", "20",
+    words = ["--recipe", "quick", "--model", "edas_e8_c10_s", "--data", runs[0], "--epochs", "1", "--batch-size", "20",
              "--eval-every", "0", "--workers", "0", "--out", tmp_path / "trained"]  # fmt: skip
     assert train([str(word) for word in words]) == 0
     for name in ("fresh", "tuned", "trained"):
         text = (tmp_path / name / "config.json").read_text()
-        assert json.loads(text)["architecture"] == "edas_c10_s"
+        assert json.loads(text)["architecture"] == "edas_e8_c10_s"
         for lie in (published.tag, f"{published.top1:.2f}", published.dataset, "description", '"tag"'):
             assert lie not in text, (name, lie)
     cfg = timm.get_pretrained_cfg(published.name)

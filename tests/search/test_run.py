@@ -83,12 +83,15 @@ def test_a_run_leaves_log_checkpoint_genotype_and_the_derived_network(whole):
         assert line["train"]["n"] == 96  # three batches of 32 out of a half of 100
         assert len(line["alpha"]["normal"]) == 14
         assert len(line["alpha"]["normal"][0]) == 8
-        assert sum(line["histogram"]["normal"].values()) == 8
+        assert sum(line["histogram"]["normal"].values()) <= 14  # 'none' has won on the others
         assert line["seconds"] > 0 < line["peak_memory_gb"]
     assert load_genotype(whole).to_json() == load_genotype(whole / "genotype.json").to_json()
     record = json.loads((whole / "genotype.json").read_text())
     assert record["provenance"]["method"] == "edas"
-    assert Genotype.from_json(epochs[-1]["genotype"]["darts"]) == load_genotype(whole)
+    assert Genotype.from_json(epochs[-1]["genotype"]["argmax"]) == load_genotype(whole)
+    for rule in ("argmax", "darts"):
+        assert Genotype.from_json(epochs[-1]["genotype"][rule]) == load_genotype(whole / f"genotype_{rule}.json")
+    assert {path.name for path in whole.glob("derived*")} == {"derived.safetensors", "derived_darts.safetensors"}
 
 
 def test_the_derived_network_of_a_run_has_the_accuracy_the_log_tells(whole):
@@ -109,7 +112,7 @@ def test_the_derived_network_of_a_run_has_the_accuracy_the_log_tells(whole):
     with torch.no_grad():
         correct = sum((network(x).argmax(1) == y).sum().item() for x, y in batches.epoch(0))
     assert line["held_out"]["n"] == 100
-    assert correct / 100 == line["held_out"]["derived"]["darts"]
+    assert correct / 100 == line["held_out"]["derived"]["argmax"]
 
 
 def test_the_losses_are_the_expected_ones(whole):
