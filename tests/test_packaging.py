@@ -1,5 +1,6 @@
 """What the wheel holds, and that the README's commands are commands."""
 
+import ast
 import re
 import shlex
 import subprocess
@@ -13,20 +14,70 @@ ROOT = Path(__file__).parents[1]
 README, DOCS = ROOT / "README.md", sorted((ROOT / "docs").glob("*.md"))
 
 
-@pytest.mark.slow
-def test_the_wheel_holds_one_top_level_package_and_its_data(tmp_path):
-    tree = tmp_path / "tree"
+def copy_of_the_tree(place: Path, links: bool) -> Path:
+    """What git tracks or would, so that building leaves nothing behind here; with the links in nas_zoo/ or without."""
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    for name in listed:  # a copy, so that building leaves nothing behind here
-        if (ROOT / name).is_file():
-            (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            (tree / name).write_bytes((ROOT / name).read_bytes())
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path / "dist"), str(tree)]
-    done = subprocess.run(build, capture_output=True, text=True, timeout=300)
+    for name in listed:
+        source, target = ROOT / name, place / name
+        if source.is_symlink() and links:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(source.readlink())
+        elif source.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(source.read_bytes())
+    return place
+
+
+def build(tree: Path, what: str) -> Path:
+    """The archive that setuptools builds of a tree, by the name of its hook: build_wheel or build_editable."""
+    code = f"import setuptools.build_meta; print('made ' + setuptools.build_meta.{what}('dist'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tree, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    (wheel,) = (tmp_path / "dist").glob("nas_zoo-*.whl")
+    return tree / "dist" / done.stdout.split("made ")[-1].strip()
+
+
+@pytest.fixture(scope="module")
+def linked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_of_the_tree(tmp_path_factory.mktemp("linked"), links=True)
+
+
+@pytest.fixture(scope="module")
+def wheel(linked: Path) -> Path:
+    return build(linked, "build_wheel")
+
+
+def files_in(archive: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(archive) as file:
+        return {name: file.read(name) for name in file.namelist() if not name.endswith("RECORD")}
+
+
+@pytest.mark.slow
+def test_the_links_change_neither_the_wheel_nor_the_editable_install(linked: Path, wheel: Path, tmp_path: Path) -> None:
+    plain = copy_of_the_tree(tmp_path / "plain", links=False)
+    assert (linked / "nas_zoo" / "search").is_symlink()
+    assert not (plain / "nas_zoo" / "search").exists()
+    assert files_in(wheel) == files_in(build(plain, "build_wheel"))
+    # The editable install says where packages lie (by the link or not), and reaches the modules that the wheel holds.
+    modules = {name for name in files_in(wheel) if name.endswith(".py")}
+    for tree in linked, plain:
+        (finder,) = (text for name, text in files_in(build(tree, "build_editable")).items() if "finder" in name)
+        found = re.search(r"^MAPPING: dict\[str, str\] = (\{.*\})$", finder.decode(), re.MULTILINE)
+        assert found is not None
+        places: dict[str, str] = ast.literal_eval(found[1])
+        reached = set()
+        for package in {str(Path(name).parent) for name in modules}:
+            top, inside = package.replace("/", "."), ""
+            while top not in places:
+                top, _, last = top.rpartition(".")
+                inside = f"{last}/{inside}"
+            reached |= {f"{package}/{path.name}" for path in (Path(places[top]) / inside).glob("*.py")}
+        assert reached == modules
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_one_top_level_package_and_its_data(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         metadata = archive.read(next(n for n in names if n.endswith("METADATA"))).decode()

@@ -1,0 +1,1 @@
+"""What every long program shares: settings, checkpoints, log, stopping, processes, schedules."""
