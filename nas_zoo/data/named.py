@@ -169,8 +169,15 @@ def _open_digits(split: str) -> ImageSource:
 
 
 def cache_folder() -> Path:
-    """Where downloads go: $NAS_ZOO_CACHE, else ~/.cache/nas_zoo."""
-    return Path(os.environ.get("NAS_ZOO_CACHE") or Path.home() / ".cache" / "nas_zoo")
+    """Where downloads go: $NAS_ZOO_CACHE, else ~/.cache/nas_zoo. ValueError where the user has no home."""
+    if named := os.environ.get("NAS_ZOO_CACHE"):
+        return Path(named)
+    try:
+        return Path.home() / ".cache" / "nas_zoo"
+    except RuntimeError:
+        raise ValueError(
+            "the user has no home folder in which downloads could lie; give --data-root or set NAS_ZOO_CACHE"
+        ) from None
 
 
 def _open_cifar(name: str, split: str, root: str | os.PathLike[str] | None, download: bool) -> ImageSource:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_zoo.runs.files import keep_as, replacing, type_name
+from nas_zoo.runs.files import keep_as, read_bytes, replacing, type_name
 
 __all__ = [
     "check_finite",
@@ -93,7 +93,7 @@ def load_checkpoint(path: Path | str, kind: str) -> dict[str, Any]:
 def _load(path: Path, kind: str) -> dict[str, Any]:
     where = f"checkpoint {path}"
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except FileNotFoundError:
         raise ValueError(f"{where}: there is no such file") from None
     except OSError as error:

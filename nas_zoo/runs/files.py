@@ -13,6 +13,7 @@ Two processes that write the same file do it one after the other.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "json_value",
     "keep_as",
+    "read_bytes",
     "replacing",
     "staged",
     "type_name",
@@ -171,6 +173,13 @@ def keep_as(path: Path, other: Path) -> None:
         os.replace(link, other)
     finally:
         _remove(link)  # rename does nothing when both are the same file already
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file. OSError where it is a pipe or a device too, on which reading would wait for ever."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "is a pipe or a device, not a file", str(path))
+    return path.read_bytes()
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:

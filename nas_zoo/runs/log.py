@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_zoo.runs.checkpoint import load_checkpoint
-from nas_zoo.runs.files import json_value
+from nas_zoo.runs.files import json_value, read_bytes
 
 __all__ = ["RunLog", "run_to_resume"]
 
@@ -96,7 +96,7 @@ class RunLog:
         if path.is_dir():
             path = path / "log.jsonl"
         try:
-            lines = path.read_bytes().split(b"\n")[:-1]  # behind the last newline: nothing, or half a line
+            lines = read_bytes(path).split(b"\n")[:-1]  # behind the last newline: nothing, or half a line
         except OSError as error:
             raise ValueError(f"log {path}: cannot be read: {error.strerror}") from None
         records = []
@@ -153,7 +153,7 @@ def _settings_in(log: Path) -> dict[str, Any]:
 def _line_ends(path: Path) -> list[int]:
     """Offset behind each newline; [] without a file."""
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except FileNotFoundError:
         return []
     return [match.end() for match in re.finditer(b"\n", data)]

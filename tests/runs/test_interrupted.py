@@ -161,3 +161,31 @@ def test_a_second_run_in_a_folder_is_refused_until_the_first_is_gone(kind, tmp_p
         first.wait()
     assert MAINS[kind](["--resume", "--out", str(out), "--time-budget", "0.0001"]) == 0
     assert [event["kind"] for event in RunLog.read(out / "events.jsonl")] == ["resumed", "stopped"]
+
+
+@pytest.mark.parametrize("kind", MAINS)
+@pytest.mark.parametrize("name", ["checkpoint.pt", "log.jsonl"])
+def test_a_pipe_where_a_file_is_meant_is_told_and_not_waited_for(kind, name, tmp_path, capsys):
+    out = interrupted(kind, tmp_path / "run")
+    (out / name).unlink()
+    os.mkfifo(out / name)
+    assert MAINS[kind](["--resume", "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert "is a pipe or a device, not a file" in error
+    assert name in error
+    assert error.count("\n") == 1
+
+
+def test_a_user_without_a_home_is_told_where_downloads_may_go(tmp_path, monkeypatch, capsys):
+    """As in a container whose user has no entry in passwd."""
+
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    for name in ("HOME", "NAS_ZOO_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    assert train.main(["--recipe", "quick", "--data", "cifar10", "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert "give --data-root or set NAS_ZOO_CACHE" in error
+    assert error.count("\n") == 1
