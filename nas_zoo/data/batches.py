@@ -19,24 +19,35 @@ from nas_zoo.data.augment import (
     random_draws,
     resized_crop_box,
 )
-from nas_zoo.data.sources import DEVICE_LIMIT_GB, ImageSource, checked_indices
+from nas_zoo.data.sources import DEVICE_LIMIT_GB, ImageSource, UnreadableImage, checked_indices
 
 __all__ = ["Batches"]
 
 
-class _Decoding(Dataset[Tensor]):
+class _Decoding(Dataset[Tensor | str]):
     """What the loading workers run: sample -> uint8 (H, W, C), with the resized crop of (seed, epoch, sample)."""
 
     def __init__(self, source: ImageSource, image_size: int, augment: Augment | None, seed: int, epoch: int) -> None:
         self.source, self.image_size, self.seed, self.epoch = source, image_size, seed, epoch
         self.augment = augment
 
-    def __getitem__(self, index: int) -> Tensor:
+    def __getitem__(self, index: int) -> Tensor | str:
+        """The pixels, or what is wrong with them: an error of a worker would end the epoch, with 25 lines."""
         augment, part = self.augment, None
         if augment is not None and augment.random_resized_crop:
             draws = random_draws(self.seed, self.epoch, np.array([index]), 40, RESIZED_CROP)[0]
             part = partial(resized_crop_box, draws, augment.crop_area)
-        return torch.from_numpy(self.source.image(index, self.image_size, part))
+        try:
+            return torch.from_numpy(self.source.image(index, self.image_size, part))
+        except UnreadableImage as error:
+            return str(error)
+
+
+def _collated(samples: list[Tensor | str]) -> tuple[Tensor | None, dict[int, str]]:
+    """The pixels of those that could be read (None: of none), and by row what is wrong with the others."""
+    pixels = [sample for sample in samples if isinstance(sample, Tensor)]
+    faults = {row: sample for row, sample in enumerate(samples) if isinstance(sample, str)}
+    return torch.stack(pixels) if pixels else None, faults
 
 
 class Batches:
@@ -48,7 +59,8 @@ class Batches:
     code. `form` says which: "device" or "stream". Both give the same pixels.
 
     augment None: no augmentation. drop_last: leave out the last, smaller batch; without it (evaluation) every sample
-    comes exactly once over all ranks, so a rank can have fewer rows in the last batch, or one batch less.
+    comes exactly once over all ranks, so a rank can have fewer rows in the last batch, or one batch less. Images that
+    turn out to be unreadable are left out as far as the source's `skips` allow; with drop_last others take their rows.
     mean, std: those of the source if None. image_size: that of the source if None. num_samples: before drop_last.
     """
 
@@ -157,8 +169,20 @@ class Batches:
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # its own, or the loader would draw from the global one on every start
+            collate_fn=_collated,
         )
-        for samples, images in zip(batches, loader, strict=True):
+        for samples, (images, faults) in zip(batches, loader, strict=True):
+            if faults:
+                for fault in faults.values():
+                    self.source.skips.add(fault)
+                samples = np.delete(samples, list(faults))
+                if images is None and self.drop_last:
+                    raise UnreadableImage(f"no image of a batch can be read: {faults[0]}")
+                if images is None:
+                    continue
+                if self.drop_last:  # a training batch keeps its size: it has some of its other images twice
+                    rows = np.resize(np.arange(len(samples)), len(samples) + len(faults))
+                    samples, images = samples[rows], images[rows]
             yield self._finish(images.to(self.device, non_blocking=True), self._plan(epoch, samples))
 
     def _plan(self, epoch: int, samples: np.ndarray) -> Tensor:

@@ -7,12 +7,12 @@ batches = Batches(train, None, 64, augment=default_augment(train), shuffle=True,
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,7 +23,7 @@ from tqdm import tqdm
 from nas_zoo.data.augment import epoch_order
 from nas_zoo.data.listing import KINDS, TEST_FOLDERS, list_images, nfc, parts_of, tell_left_out
 from nas_zoo.data.pictures import EXTENSIONS
-from nas_zoo.data.sources import DEVICE_LIMIT_GB, ImageFiles, ImageSource, decode_all
+from nas_zoo.data.sources import DEVICE_LIMIT_GB, ImageFiles, ImageSource, Skips, UnreadableImage, decode_all
 
 __all__ = ["NAMES", "SPLITS", "cache_folder", "hold_out", "limited", "open_parts", "open_source", "search_split"]
 
@@ -70,6 +70,7 @@ def open_parts(
     stream: bool | None = None,
     split_seed: int = 0,
     download: bool = True,
+    skips: Skips | None = None,
 ) -> dict[str, ImageSource]:
     """The "train", "val" and "test" images of a data set; "val" is left out of what is returned where there is none.
 
@@ -85,7 +86,7 @@ def open_parts(
 
     image_size: None for the size that all images share if it is 64 pixels or less, else 224. in_chans: 3 or 1 (grey);
     None for 3 with files. stream: leave files encoded and check headers only; None for so if more than 2 GB decoded.
-    Otherwise every image is decoded here, so a corrupt one is found now.
+    Otherwise every image is decoded here, so a corrupt one is found now. skips: what to go on without, none if None.
 
     Raises ValueError for a missing path, an unknown name, an empty class, classes that differ between the parts,
     a corrupt image or archive and what else cannot be trained on, naming the value and what would do.
@@ -102,7 +103,9 @@ def open_parts(
     name = os.fspath(data)
     if name not in NAMES:
         test_path = None if test_data is None else os.fspath(test_data)
-        return _open_files(name, splits, test_path, image_size, in_chans or 3, crop_pct, stream, split_seed)
+        return _open_files(
+            name, splits, test_path, image_size, in_chans or 3, crop_pct, stream, split_seed, skips or Skips()
+        )
     if test_data is not None:
         raise ValueError(f"test_data {os.fspath(test_data)!r}: {name} has a test split of its own")
     found = {}
@@ -279,6 +282,7 @@ def _open_files(
     crop_pct: float,
     stream: bool | None,
     split_seed: int,
+    skips: Skips,
 ) -> dict[str, ImageSource]:
     place = _existing(data, "data")
     other = None if test_data is None else _existing(test_data, "test_data")
@@ -303,19 +307,37 @@ def _open_files(
     def streamed(part: _Part) -> bool:
         return len(part.labels) * size**2 * in_chans > DEVICE_LIMIT_GB * 1e9 if stream is None else stream
 
-    def decoded(part: _Part) -> np.ndarray:
-        files = part.files
-        one = partial(files.decode, image_size=size, in_chans=in_chans, crop_pct=crop_pct)
-        return decode_all(one, len(files), size, in_chans, f"decoding {files.place.name}")
+    def read(part: _Part) -> tuple[_Part, np.ndarray | None]:
+        """The part without what is skipped, and its pixels unless they are streamed."""
+        files, unreadable = part.files, set()
+
+        def one(i: int) -> np.ndarray:
+            try:
+                return files.decode(i, size, in_chans, crop_pct=crop_pct)
+            except UnreadableImage as error:
+                skips.add(str(error))
+                unreadable.add(i)
+                return np.zeros((size, size, in_chans), np.uint8)
+
+        images = None
+        if streamed(part):
+            for i in tqdm(range(len(files)), f"checking {files.place.name}", unit="image", delay=2, disable=None):
+                try:
+                    files.size(i)
+                except UnreadableImage as error:
+                    skips.add(str(error))
+                    unreadable.add(i)
+        else:
+            images = decode_all(one, len(files), size, in_chans, f"decoding {files.place.name}")
+        rows = np.array([i for i in range(len(files)) if i not in unreadable], dtype=np.int64)
+        if unreadable:
+            part, images = part.subset(rows), None if images is None else images[rows]
+        return part, images
 
     images: dict[str, np.ndarray | None] = {}
     for split in splits:
         if split in parts:
-            images[split] = None if streamed(parts[split]) else decoded(parts[split])
-            if images[split] is None:
-                files = parts[split].files
-                for i in tqdm(range(len(files)), f"checking {files.place.name}", unit="image", delay=2, disable=None):
-                    files.size(i)
+            parts[split], images[split] = read(parts[split])
     train = parts["train"]
     if streamed(train):
         mean, std = STATISTICS["imagenet"] if in_chans == 3 else STATISTICS["imagenet grey"]
@@ -324,7 +346,9 @@ def _open_files(
         key = (str(place.resolve()), stamp.st_mtime_ns, stamp.st_size, train.files.names, size, in_chans, crop_pct)
         if key not in _computed:
             held = images.get("train")
-            _computed[key] = channel_statistics(decoded(train) if held is None else held)
+            held = read(train)[1] if held is None else held
+            assert held is not None  # not streamed
+            _computed[key] = channel_statistics(held)
         mean, std = _computed[key]
     return {
         split: ImageSource(
@@ -339,6 +363,7 @@ def _open_files(
             files=parts[split].files,
             crop_pct=crop_pct,
             part=parts[split].folder,
+            skips=skips,
         )
         for split, pixels in images.items()
     }
@@ -450,7 +475,10 @@ def _same_classes(train: _Part, test: _Part) -> None:
 
 def _default_size(files: ImageFiles) -> int:
     """The size in pixels that all images share, if it is small; else that of photographs."""
-    first = files.size(0)
-    if max(first) > NATIVE_PIXELS or any(files.size(i) != first for i in range(1, len(files))):
-        return PHOTOGRAPH_SIZE
-    return min(first)
+    sizes = set()
+    for i in range(len(files)):
+        with contextlib.suppress(UnreadableImage):  # which is told when the image is read
+            sizes.add(files.size(i))
+        if len(sizes) > 1 or any(max(size) > NATIVE_PIXELS for size in sizes):
+            return PHOTOGRAPH_SIZE
+    return min(sizes.pop()) if sizes else PHOTOGRAPH_SIZE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -23,12 +24,38 @@ from nas_zoo.data.pictures import (
     read_file,
 )
 
-__all__ = ["ImageFiles", "ImageSource", "checked_indices", "decode_all"]
+__all__ = ["ImageFiles", "ImageSource", "Skips", "UnreadableImage", "checked_indices", "decode_all"]
+
+logger = logging.getLogger("nas_zoo")
 
 DEVICE_LIMIT_GB = 2.0  # decoded images up to this size live in memory, on the device
 _THREADED_PIXELS = (
     96 * 96
 )  # below it, threads wait for each other longer than they decode (measured at 32x32: 2x slower)
+
+
+class UnreadableImage(ValueError):
+    """One image that cannot be read; the text names it."""
+
+
+class Skips:
+    """The images that a run goes on without, each named once; one more than `limit` ends it. Of this process."""
+
+    def __init__(self, limit: int = 0) -> None:
+        self.limit = limit
+        self.found: set[str] = set()
+
+    def add(self, error: str) -> None:
+        """Counts one more; UnreadableImage if there are too many now."""
+        if error in self.found:
+            return
+        if len(self.found) >= self.limit:
+            many = f" ({self.limit} others were skipped before)" if self.limit else ""
+            raise UnreadableImage(
+                f"{error}{many}; replace or remove it, or go on without it: --skip-unreadable {len(self.found) + 1}"
+            )
+        self.found.add(error)
+        logger.warning("%s; skipped (%d of at most %d)", error, len(self.found), self.limit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +76,7 @@ class ImageFiles:
         return len(self.names)
 
     def read(self, i: int) -> bytes:
-        """The encoded bytes of image i; ValueError naming it if it has gone since it was listed."""
+        """The encoded bytes of image i; UnreadableImage naming it if it has gone since it was listed."""
         try:
             if self.blobs is not None:
                 return self.blobs[i]
@@ -67,7 +94,7 @@ class ImageFiles:
                 raise ValueError("the archive is damaged there, or has been changed since it was listed")
             return data
         except (OSError, ValueError, zlib.error) as error:
-            raise ValueError(f"cannot read {self.where(i)}: {error}") from error
+            raise UnreadableImage(f"cannot read {self.where(i)}: {error}") from error
 
     def where(self, i: int) -> str:
         """Words that name image i in an error."""
@@ -88,8 +115,8 @@ class ImageFiles:
     ) -> np.ndarray:
         """Image i as uint8 (image_size, image_size, in_chans).
 
-        As `pictures.decode` makes it; with `part`, the part of the original image that it names. ValueError naming the
-        file if it is corrupt.
+        As `pictures.decode` makes it; with `part`, the part of the original image that it names. UnreadableImage if it
+        is corrupt.
         """
         data = self.read(i)
         try:
@@ -98,7 +125,7 @@ class ImageFiles:
             raise self._corrupt(i, error) from error
 
     def size(self, i: int) -> tuple[int, int]:
-        """(width, height) of image i as its header says; ValueError naming the file if the header is corrupt."""
+        """(width, height) of image i as its header says; UnreadableImage if the header is corrupt."""
         try:
             if self.spans is None and self.blobs is None:
                 with open(self.place / self.names[i], "rb") as stream:  # the header only, not the whole photograph
@@ -107,8 +134,17 @@ class ImageFiles:
         except DECODE_ERRORS as error:
             raise self._corrupt(i, error) from error
 
-    def _corrupt(self, i: int, error: BaseException) -> ValueError:
-        return ValueError(f"corrupt image {self.where(i)}: {error or type(error).__name__}; replace or remove it")
+    def stamp(self, i: int) -> tuple[int, int]:
+        """Bytes and time of change (ns) of the file that image i is, or is a part of."""
+        place = self.place / self.names[i] if self.spans is None and self.blobs is None else self.place
+        try:
+            found = place.stat()
+        except OSError as error:
+            raise UnreadableImage(f"cannot read {self.where(i)}: {error}") from error
+        return found.st_size, found.st_mtime_ns
+
+    def _corrupt(self, i: int, error: BaseException) -> UnreadableImage:
+        return UnreadableImage(f"corrupt image {self.where(i)}: {error or type(error).__name__}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +155,7 @@ class ImageSource:
     scale, of the training split; image_size in pixels, the side of `image(i)`, to which images held in another size are
     resized when asked for; crop_pct: the part of the shorter side that the centre crop keeps (1: all of it); flip_ok: a
     mirrored image is still of its class; part: the folder of the data set that these images lie in, such as "valid/".
+    skips: what batches of it may go on without.
     """
 
     name: str
@@ -133,6 +170,7 @@ class ImageSource:
     flip_ok: bool = True
     crop_pct: float = 1.0
     part: str = ""
+    skips: Skips = field(default_factory=Skips, repr=False)
 
     def __post_init__(self) -> None:
         count = len(self.labels)
@@ -169,7 +207,7 @@ class ImageSource:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that tell data sets apart: of classes, sizes, all labels and the first image's pixels."""
+        """16 hex digits of classes, sizes, all labels and the first image's pixels, as older checkpoints have them."""
         digest = hashlib.sha256(json.dumps([self.classes, self.image_size, self.in_chans]).encode())
         digest.update(self.labels.tobytes())
         digest.update(self.image(0).tobytes())

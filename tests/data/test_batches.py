@@ -16,7 +16,7 @@ from torchvision.transforms import RandomResizedCrop
 from nas_zoo.data.augment import Augment, cut_out, epoch_order, pad_crop_flip, random_draws, resized_crop_box
 from nas_zoo.data.batches import Batches
 from nas_zoo.data.named import open_source
-from nas_zoo.data.sources import ImageSource
+from nas_zoo.data.sources import ImageSource, Skips, UnreadableImage
 
 FULL = Augment(crop_padding=4, flip=True, cutout=8)
 
@@ -431,3 +431,59 @@ def test_a_gpu_gives_the_pixels_of_the_cpu(limit):
         assert gpu_images.device.type == "cuda"
         torch.testing.assert_close(gpu_images.cpu(), images, rtol=1e-6, atol=1e-6)  # a GPU may divide differently
         assert torch.equal(gpu_labels.cpu(), labels)
+
+
+# ---- unreadable images ----
+
+
+def truncated(place):
+    """A class folder's second image cut in half: its header is whole, so that it is found when it is decoded."""
+    file = place / "y" / "1.png"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    return file
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_truncated_file_of_a_streamed_set_is_named_in_one_line(photographs, workers):
+    truncated(photographs)
+    source = open_source(photographs, image_size=16, stream=True, test_data=photographs)
+    with pytest.raises(UnreadableImage, match=r"'y/1.png' in .*; replace or remove it.*--skip-unreadable 1") as caught:
+        list(training(source, device_limit_gb=0, workers=workers).epoch(0))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_skipped_images_are_counted_and_batches_keep_their_size(photographs, workers, caplog):
+    intact = open_source(photographs, image_size=16, stream=True, test_data=photographs)
+    whole = training(intact, device_limit_gb=0)
+    first = [list(whole.epoch(epoch)) for epoch in range(2)]
+    truncated(photographs)
+    source = open_source(photographs, image_size=16, stream=True, test_data=photographs, skips=Skips(1))
+    for epoch, expected in enumerate(first):
+        order = epoch_order(5, epoch, np.arange(len(source))).reshape(-1)[: 8 * len(expected)].reshape(-1, 8)
+        bad = 7  # x/0 ... x/5, y/0, y/1
+        batches = training(source, device_limit_gb=0, workers=workers).epoch(epoch)
+        for rows, (images, labels), (whole_images, whole_labels) in zip(order, batches, expected, strict=True):
+            assert images.shape == whole_images.shape
+            good = np.flatnonzero(rows != bad)
+            assert torch.equal(images[: len(good)], whole_images[good])
+            assert torch.equal(labels[: len(good)], whole_labels[good])
+            if len(good) < 8:  # its place is taken by the first of the batch
+                assert torch.equal(images[7], images[0])
+    assert len(source.skips.found) == 1
+    assert sum("skipped (1 of at most 1)" in record.getMessage() for record in caplog.records) == 1
+    tested = Batches(source, None, 6, device_limit_gb=0)
+    assert sum(len(labels) for _, labels in tested.epoch(0)) == len(source) - 1
+
+
+def test_skipped_images_leave_a_set_that_is_held(photographs):
+    truncated(photographs)
+    with pytest.raises(UnreadableImage, match="--skip-unreadable 1"):
+        open_source(photographs, image_size=16, test_data=photographs)
+    source = open_source(photographs, image_size=16, test_data=photographs, skips=Skips(1))
+    assert len(source) == len(held(source)) == 17
+    assert source.files is not None
+    assert "y/1.png" not in source.files.names
+    (photographs / "z" / "3.png").write_bytes(b"")
+    with pytest.raises(UnreadableImage, match=r"'z/3.png'.*\(1 others were skipped before\).*--skip-unreadable 2"):
+        open_source(photographs, test_data=photographs, skips=Skips(1))
