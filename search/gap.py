@@ -59,7 +59,7 @@ def measure(
         raise ValueError(f"{folder}: holds no checkpoint.pt of a search")
     state = load_checkpoint(path, CHECKPOINT_KIND)
     settings = settings_from(find_method(state["settings"]["method"])[0], state["settings"])
-    changes: dict[str, Any] = {"eval_size": images}
+    changes: dict[str, Any] = {"eval_size": images, "out": folder}
     changes |= {"data": data} if data is not None else {}
     changes |= {"test_data": test_data} if test_data is not None else {}
     changes |= {"data_root": data_root} if data_root is not None else {}

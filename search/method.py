@@ -112,12 +112,13 @@ class SearchSettings:
     channels_last: bool = setting(True, "memory format of images and weights; faster, same mathematics")
     sync_bn: bool = setting(True, "BatchNorm statistics over all processes, as one process would have them")
     workers: int = setting(2, "loader processes for data sets that do not fit in memory")
+    skip_unreadable: int = setting(0, "go on without at most so many images that cannot be read, in each process")
     time_budget: float | None = setting(None, "write a checkpoint and stop after this long", unit="s")
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("num_cells", 1), ("init_channels", 2), ("batch_size", 2), ("workers", 0),
                             ("crop_padding", 0), ("cutout", 0), ("eval_size", 0), ("gap_batches", 0),
-                            ("partial_channels", 1)):  # fmt: skip
+                            ("skip_unreadable", 0), ("partial_channels", 1)):  # fmt: skip
             require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
         for name in ("lr", "alpha_lr"):
             require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "a finite number greater than 0")

@@ -36,8 +36,9 @@ from torch import Tensor, nn
 
 from nas_zoo.data.augment import default_augment
 from nas_zoo.data.batches import Batches
+from nas_zoo.data.fingerprint import INDEX_NAME, FileIndex, fingerprint, is_same_data
 from nas_zoo.data.named import limited, open_source, search_split
-from nas_zoo.data.sources import ImageSource
+from nas_zoo.data.sources import ImageSource, Skips
 from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.runs.distributed import (
     autocast_for,
@@ -65,7 +66,7 @@ CHECKPOINT_KIND = "search"
 CONFIGS = Path(__file__).parent / "configs"
 COLLAPSE_WARNING = "warning: half of the normal cell or more is skip connections (collapse)"
 #: What a resumed run may change: where things lie and how long it may take, never what is computed.
-CHANGEABLE = ("data", "test_data", "data_root", "out", "time_budget", "workers")
+CHANGEABLE = ("data", "test_data", "data_root", "out", "time_budget", "workers", "skip_unreadable")
 
 
 class Search:
@@ -76,8 +77,13 @@ class Search:
     def __init__(self, settings: SearchSettings, accelerator: Accelerator) -> None:
         self.settings, self.accelerator = settings, accelerator
         self.autocast = autocast_for(accelerator.device, settings.precision)
-        source = open_source(settings.data, "train", root=settings.data_root, test_data=settings.test_data)
-        self.source = source = limited(source, settings.train_limit, settings.seed)
+        self.skips = Skips(settings.skip_unreadable, offered=True)
+        opened: dict[str, Any] = {"root": settings.data_root, "test_data": settings.test_data, "skips": self.skips}
+        source = limited(open_source(settings.data, "train", **opened), settings.train_limit, settings.seed)
+        self.source = source
+        with accelerator.main_process_first():  # which leaves an index of the files to the others
+            index = FileIndex(settings.out / INDEX_NAME, writes=accelerator.is_main_process)
+            self.data = fingerprint(source, index)
         size = settings.image_size or source.image_size
         for_weights, for_alpha = search_split(source, settings.seed)
         augment = default_augment(source, size)
@@ -199,6 +205,7 @@ class Search:
             "found": json.loads(found.to_json()) if found else None,
             "histogram": found.histogram() if found else None,
             "collapsed": collapsed(found) if found else None,
+            **({"unreadable": len(self.skips.found)} if self.skips.found else {}),
         }
         if self.accelerator.is_main_process:
             if line["collapsed"]:
@@ -230,7 +237,7 @@ class Search:
     def state(self) -> dict[str, Any]:
         """Without sync_bn the running statistics are those of the first process."""
         return {
-            "data": self.source.fingerprint,
+            "data": self.data,
             "supernet": self.supernet.state_dict(),
             "method": self.method.state_dict(),
             "weight_optimizer": self.weight_optimizer.state_dict(),
@@ -239,7 +246,7 @@ class Search:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Takes up what ``state`` gave; ValueError where the data are others."""
-        if state["data"] != self.source.fingerprint:
+        if not is_same_data([state["data"]], [self.source], [self.data]):
             raise ValueError(
                 f"data={self.settings.data!r} holds other images or labels than the data the checkpoint was made with"
             )
@@ -322,6 +329,10 @@ def search(
     data = {"name": program.source.name, "images": len(program.source), "classes": list(program.source.classes)}
     with only_run_in(settings.out, accelerator):
         loop = Loop(program, settings, accelerator, CHECKPOINT_KIND, resume, CHANGEABLE, data=data)
+        if resume is None and accelerator.is_main_process:
+            place = f"{program.source.name} {program.source.part}".strip()
+            use = f"images: {len(program.source)} of {place}, half of them for the weights and half for alpha; "
+            print(f"{use}a val or test part is not looked at", flush=True)
         if (reason := loop.run(started)) is not None:
             return reason
         if accelerator.is_main_process:

@@ -91,11 +91,7 @@ class Batches:
         self.device = torch.device(device)
         self.augment, self.shuffle, self.seed, self.drop_last = augment, shuffle, seed, drop_last
         self.workers, self.memory_format = workers, memory_format
-        self.num_samples = len(self.indices)
-        self._check()
-        self.steps_per_epoch = -(-self.num_samples // batch_size)
-        if drop_last:
-            self.steps_per_epoch = self.num_samples // batch_size
+        self._count()
         scale = {"dtype": torch.float32, "device": self.device}
         self.mean, self.std = tuple(mean or source.mean), tuple(std or source.std)
         if len(self.mean) != source.in_chans or len(self.std) != source.in_chans or min(self.std) <= 0:
@@ -115,8 +111,17 @@ class Batches:
             if self.device.type == "cpu" and source.images is not None and source.images.shape[1:3] == size:
                 self._held = torch.from_numpy(source.images)  # shared with the source, no copy
             else:
-                self._held = torch.from_numpy(source.subset(self.indices).decoded(self.image_size)).to(self.device)
-                self._row[self.indices] = np.arange(self.num_samples)
+                pixels, rows = source.subset(self.indices).readable(self.image_size)
+                self.indices = self.indices[rows]
+                self._held = torch.from_numpy(pixels).to(self.device)
+                self._row[self.indices] = np.arange(len(rows))
+                self._count()
+
+    def _count(self) -> None:
+        self.num_samples = len(self.indices)
+        self._check()
+        rest = 0 if self.drop_last else self.batch_size - 1
+        self.steps_per_epoch = (self.num_samples + rest) // self.batch_size
 
     def _check(self) -> None:
         if self.world < 1:
@@ -174,7 +179,7 @@ class Batches:
         for samples, (images, faults) in zip(batches, loader, strict=True):
             if faults:
                 for fault in faults.values():
-                    self.source.skips.add(fault)
+                    self.source.skips.add(fault, begun=True)
                 samples = np.delete(samples, list(faults))
                 if images is None and self.drop_last:
                     raise UnreadableImage(f"no image of a batch can be read: {faults[0]}")

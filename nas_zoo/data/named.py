@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,7 +24,7 @@ from tqdm import tqdm
 from nas_zoo.data.augment import epoch_order
 from nas_zoo.data.listing import KINDS, TEST_FOLDERS, list_images, nfc, parts_of, tell_left_out
 from nas_zoo.data.pictures import EXTENSIONS
-from nas_zoo.data.sources import DEVICE_LIMIT_GB, ImageFiles, ImageSource, Skips, UnreadableImage, decode_all
+from nas_zoo.data.sources import DEVICE_LIMIT_GB, ImageFiles, ImageSource, Skips, UnreadableImage, decode_readable
 
 __all__ = ["NAMES", "SPLITS", "cache_folder", "hold_out", "limited", "open_parts", "open_source", "search_split"]
 
@@ -309,30 +310,22 @@ def _open_files(
 
     def read(part: _Part) -> tuple[_Part, np.ndarray | None]:
         """The part without what is skipped, and its pixels unless they are streamed."""
-        files, unreadable = part.files, set()
-
-        def one(i: int) -> np.ndarray:
-            try:
-                return files.decode(i, size, in_chans, crop_pct=crop_pct)
-            except UnreadableImage as error:
-                skips.add(str(error))
-                unreadable.add(i)
-                return np.zeros((size, size, in_chans), np.uint8)
-
-        images = None
+        files, images = part.files, None
+        rows = np.arange(len(files))
         if streamed(part):
-            for i in tqdm(range(len(files)), f"checking {files.place.name}", unit="image", delay=2, disable=None):
+            unreadable = []
+            for i in tqdm(rows.tolist(), f"checking {files.place.name}", unit="image", delay=2, disable=None):
                 try:
                     files.size(i)
                 except UnreadableImage as error:
                     skips.add(str(error))
-                    unreadable.add(i)
+                    unreadable.append(i)
+            rows = np.delete(rows, unreadable)
         else:
-            images = decode_all(one, len(files), size, in_chans, f"decoding {files.place.name}")
-        rows = np.array([i for i in range(len(files)) if i not in unreadable], dtype=np.int64)
-        if unreadable:
-            part, images = part.subset(rows), None if images is None else images[rows]
-        return part, images
+            one = partial(files.decode, image_size=size, in_chans=in_chans, crop_pct=crop_pct)
+            words = f"decoding {files.place.name}"
+            images, rows = decode_readable(one, len(files), size, in_chans, words, skips)
+        return (part.subset(rows) if len(rows) < len(files) else part), images
 
     images: dict[str, np.ndarray | None] = {}
     for split in splits:

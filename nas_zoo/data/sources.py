@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import zlib
@@ -24,7 +22,7 @@ from nas_zoo.data.pictures import (
     read_file,
 )
 
-__all__ = ["ImageFiles", "ImageSource", "Skips", "UnreadableImage", "checked_indices", "decode_all"]
+__all__ = ["ImageFiles", "ImageSource", "Skips", "UnreadableImage", "checked_indices", "decode_all", "decode_readable"]
 
 logger = logging.getLogger("nas_zoo")
 
@@ -39,21 +37,24 @@ class UnreadableImage(ValueError):
 
 
 class Skips:
-    """The images that a run goes on without, each named once; one more than `limit` ends it. Of this process."""
+    """The images that a program goes on without, each named once; one more than `limit` ends it. Of this process.
 
-    def __init__(self, limit: int = 0) -> None:
-        self.limit = limit
+    offered: whether the program has a setting skip_unreadable, which its errors then speak of.
+    """
+
+    def __init__(self, limit: int = 0, offered: bool = False) -> None:
+        self.limit, self.offered = limit, offered
         self.found: set[str] = set()
 
-    def add(self, error: str) -> None:
-        """Counts one more; UnreadableImage if there are too many now."""
+    def add(self, error: str, begun: bool = False) -> None:
+        """Counts one more; UnreadableImage if there are too many now. begun: a run would have to be resumed."""
         if error in self.found:
             return
         if len(self.found) >= self.limit:
             many = f" ({self.limit} others were skipped before)" if self.limit else ""
-            raise UnreadableImage(
-                f"{error}{many}; replace or remove it, or go on without it: --skip-unreadable {len(self.found) + 1}"
-            )
+            flag = f"--skip-unreadable {len(self.found) + 1}"
+            cure = f"go on without it: --resume {flag}" if begun else f"replace or remove it, or leave it out: {flag}"
+            raise UnreadableImage(f"{error}{many}; {cure if self.offered else 'replace or remove it'}")
         self.found.add(error)
         logger.warning("%s; skipped (%d of at most %d)", error, len(self.found), self.limit)
 
@@ -205,14 +206,6 @@ class ImageSource:
     def num_classes(self) -> int:
         return len(self.classes)
 
-    @property
-    def fingerprint(self) -> str:
-        """16 hex digits of classes, sizes, all labels and the first image's pixels, as older checkpoints have them."""
-        digest = hashlib.sha256(json.dumps([self.classes, self.image_size, self.in_chans]).encode())
-        digest.update(self.labels.tobytes())
-        digest.update(self.image(0).tobytes())
-        return digest.hexdigest()[:16]
-
     def subset(self, indices: Sequence[int] | np.ndarray) -> ImageSource:
         """The images of `indices` in their order; classes, mean and std stay those of the whole."""
         rows = checked_indices(indices, len(self), self.name)
@@ -236,6 +229,15 @@ class ImageSource:
         picture = Image.fromarray(held[:, :, 0] if self.in_chans == 1 else held)
         return decode(picture, size, self.in_chans, crop_pct=self.crop_pct, part=part)
 
+    def readable(self, image_size: int) -> tuple[np.ndarray, np.ndarray]:
+        """`decoded` without what is skipped, and the rows that are left."""
+        if self.images is not None:
+            return self.decoded(image_size), np.arange(len(self))
+        words = f"{self.name}: decoding"
+        return decode_readable(
+            lambda i: self.image(i, image_size), len(self), image_size, self.in_chans, words, self.skips
+        )
+
     def decoded(self, image_size: int) -> np.ndarray:
         """All images as uint8 (N, image_size, image_size, in_chans); the array that is held where it fits already."""
         if self.images is not None and self.images.shape[1:3] == (image_size, image_size):
@@ -252,6 +254,25 @@ def checked_indices(indices: Sequence[int] | np.ndarray, count: int, name: str) 
     if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer) or rows.min() < 0 or rows.max() >= count:
         raise ValueError(f"{name}: sample indices must be whole numbers from 0 to {count - 1}")
     return rows.astype(np.int64)
+
+
+def decode_readable(
+    one: Callable[[int], np.ndarray], count: int, image_size: int, in_chans: int, words: str, skips: Skips
+) -> tuple[np.ndarray, np.ndarray]:
+    """`decode_all` of those that can be read, and their numbers; the others are counted by `skips`."""
+    unreadable: list[int] = []
+
+    def one_or_black(i: int) -> np.ndarray:
+        try:
+            return one(i)
+        except UnreadableImage as error:
+            skips.add(str(error))
+            unreadable.append(i)
+            return np.zeros((image_size, image_size, in_chans), np.uint8)
+
+    images = decode_all(one_or_black, count, image_size, in_chans, words)
+    rows = np.delete(np.arange(count), unreadable)
+    return (images[rows] if unreadable else images), rows
 
 
 def decode_all(one: Callable[[int], np.ndarray], count: int, image_size: int, in_chans: int, words: str) -> np.ndarray:

@@ -11,6 +11,7 @@ seed, epoch and iteration.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -128,7 +129,7 @@ class Loop:
                 if self.step == 0:
                     self._sums.zero_()
                 last_save = time.monotonic()
-                for batch in self._with_progress(program.batches(self.epoch, self.step)):
+                for batch in self._with_progress(self._kept(program.batches(self.epoch, self.step))):
                     self._pending.append(program.step(self.epoch, self.step, batch))
                     self.step += 1
                     look = self.step % LOOK_EVERY == 0
@@ -143,7 +144,8 @@ class Loop:
                         if reason:
                             return self._stopped(reason)
                 self._settle()
-                line = program.end_epoch(self.epoch, self._named(total_over_processes(self._sums, device)))
+                with self._kept_on_error():
+                    line = program.end_epoch(self.epoch, self._named(total_over_processes(self._sums, device)))
                 line |= {"seconds": round(self.seconds, 3), "peak_memory_gb": round(peak_memory_gb(device), 3)}
                 self.log.append(line)
                 self._tell(program.report(line))
@@ -187,6 +189,24 @@ class Loop:
             place |= {"settings": to_dict(self.settings), "log_lines": self.log.num_lines}
             save_checkpoint(self.checkpoint, place | self.program.state(), self.kind)
         self.accelerator.wait_for_everyone()
+
+    @contextlib.contextmanager
+    def _kept_on_error(self) -> Iterator[None]:
+        """Saves the state where data cannot be had, such as an image that turns out to be damaged.
+
+        With several processes the last checkpoint stays as it is: the others are waiting elsewhere.
+        """
+        try:
+            yield
+        except (ValueError, OSError):
+            if self.accelerator.num_processes == 1:
+                self._save()
+                self._tell(f"the state is saved: {self.checkpoint}")
+            raise
+
+    def _kept(self, batches: Iterable[Any]) -> Iterator[Any]:
+        with self._kept_on_error():
+            yield from batches
 
     def _stopped(self, reason: Reason) -> Reason:
         self.log.event("stopped", reason=reason, epoch=self.epoch + 1, iteration=self.step)

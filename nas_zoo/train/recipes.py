@@ -138,13 +138,14 @@ class TrainSettings:
     compile: bool = setting(False, "torch.compile the training step's network")
     sync_bn: bool = setting(True, "BatchNorm statistics over all processes, as one process would have them")
     workers: int = setting(2, "loader processes for data sets that do not fit in memory")
+    skip_unreadable: int = setting(0, "go on without at most so many images that cannot be read, in each process")
     eval_every: int = setting(1, "epochs between two looks at the held-out part; 0: none on the way")
     test_curve: bool = setting(False, "look at the test split then too; shown and logged, used for nothing")
     time_budget: float | None = setting(None, "write a checkpoint and stop after this long", unit="s")
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 2), ("warmup_epochs", 0), ("crop_padding", 0), ("cutout", 0),
-                            ("workers", 0), ("eval_every", 0), ("seed", 0)):  # fmt: skip
+                            ("workers", 0), ("eval_every", 0), ("seed", 0), ("skip_unreadable", 0)):  # fmt: skip
             require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
         for name in ("min_lr", "momentum", "weight_decay", "grad_clip", "aux_weight"):
             require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "a finite number of at least 0")

@@ -42,7 +42,9 @@ from torch import Tensor, nn
 
 from nas_zoo.data.augment import default_augment, epoch_order, random_draws
 from nas_zoo.data.batches import Batches
-from nas_zoo.data.named import limited, open_source
+from nas_zoo.data.fingerprint import INDEX_NAME, FileIndex, fingerprint, is_same_data
+from nas_zoo.data.named import limited, open_parts
+from nas_zoo.data.sources import Skips
 from nas_zoo.genotype import Genotype
 from nas_zoo.models.depthwise import strided_pointwise
 from nas_zoo.models.network import CellNet
@@ -70,7 +72,7 @@ __all__ = ["Training", "main", "parse", "train"]
 
 CHECKPOINT_KIND = "train"
 #: What a resumed run may change: where things lie and how long it may take, never what is computed.
-CHANGEABLE = ("data", "test_data", "data_root", "out", "time_budget", "workers")
+CHANGEABLE = ("data", "test_data", "data_root", "out", "time_budget", "workers", "skip_unreadable")
 _MASKS = 16  # the stream of random numbers that seeds rank 0's masks; those below are the batches' own
 
 
@@ -97,9 +99,20 @@ class Training:
             "test_data": settings.test_data,
             "image_size": settings.image_size,
             "crop_pct": settings.crop_pct,
+            "skips": Skips(settings.skip_unreadable, offered=True),
         }
-        self.source = limited(open_source(settings.data, "train", **opened), settings.train_limit, settings.seed)
-        self.test_source = open_source(settings.data, "test", **opened)
+        parts = open_parts(settings.data, **opened)
+        self.source = limited(parts["train"], settings.train_limit, settings.seed)
+        self.test_source, val_source = parts["test"], parts.get("val")
+        if val_source is not None and settings.val_fraction:
+            raise ValueError(
+                f"val_fraction must be 0 for {settings.data!r}, whose part {val_source.part} watches the run, "
+                f"got {settings.val_fraction}"
+            )
+        self.sources = [self.source, self.test_source, *([] if val_source is None else [val_source])]
+        with accelerator.main_process_first():  # which leaves an index of the files to the others
+            index = FileIndex(settings.out / INDEX_NAME, writes=accelerator.is_main_process)
+            self.data = [fingerprint(source, index) for source in self.sources]
         if self.source.classes != self.test_source.classes:
             raise ValueError(f"data={settings.data!r}: training and test images have different classes")
         self.image_size = size = settings.image_size or self.source.image_size
@@ -137,7 +150,9 @@ class Training:
         self.train_batches = batches(
             self.source, np.sort(order[num_val:]), settings.batch_size, augment=augment, shuffle=True, drop_last=True
         )
-        self.val_batches = batches(self.source, np.sort(order[:num_val]), at_once) if num_val else None
+        self.val_batches = None if val_source is None else batches(val_source, None, at_once)
+        if num_val:
+            self.val_batches = batches(self.source, np.sort(order[:num_val]), at_once)
         self.test_batches = batches(self.test_source, None, at_once)
         self.steps = self.train_batches.steps_per_epoch
 
@@ -221,6 +236,8 @@ class Training:
             "drop_path": settings.drop_path_rate(epoch) if isinstance(self.model, CellNet) else None,
             "train": {"n": int(images), "loss": sums["loss"] / images, "top1": sums["correct"] / images},
         }
+        if self.source.skips.found:
+            line["unreadable"] = len(self.source.skips.found)
         weights = self.averaged()
         if settings.eval_every and (epoch + 1) % settings.eval_every == 0:
             if self.val_batches is not None:
@@ -245,7 +262,7 @@ class Training:
         """Without sync_bn the running statistics are those of the first process."""
         return {
             "model_args": self.model_args,
-            "data": [self.source.fingerprint, self.test_source.fingerprint],
+            "data": self.data,
             "trained": self.trained.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
@@ -253,7 +270,7 @@ class Training:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Takes up what ``state`` gave; ValueError where the data are others."""
-        if state["data"] != [self.source.fingerprint, self.test_source.fingerprint]:
+        if not is_same_data(state["data"], self.sources, self.data):
             raise ValueError(
                 f"data={self.settings.data!r} holds other images or labels than the data the checkpoint was made with"
             )
@@ -332,6 +349,11 @@ def train(
     with only_run_in(settings.out, accelerator):
         loop = Loop(program, settings, accelerator, CHECKPOINT_KIND, resume, CHANGEABLE, data=data,
                     parameters=program.num_parameters, result_weights=weights)  # fmt: skip
+        if resume is None and accelerator.is_main_process:
+            watch = "none" if program.val_batches is None else f"{num_val} {program.val_batches.source.part}".strip()
+            use = f"images: {data['train']} {source.part} to train on, {watch} to watch the run, "
+            use += f"{len(test)} {test.part} for the final figure; {program.num_parameters:,} parameters"
+            print(use.replace("  ", " "), flush=True)
         if (reason := loop.run(started)) is not None:
             return reason
         result = program.result()

@@ -446,8 +446,10 @@ def truncated(place):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_truncated_file_of_a_streamed_set_is_named_in_one_line(photographs, workers):
     truncated(photographs)
-    source = open_source(photographs, image_size=16, stream=True, test_data=photographs)
-    with pytest.raises(UnreadableImage, match=r"'y/1.png' in .*; replace or remove it.*--skip-unreadable 1") as caught:
+    skips = Skips(offered=True)
+    source = open_source(photographs, image_size=16, stream=True, test_data=photographs, skips=skips)
+    words = r"'y/1.png' in .*; go on without it: --resume --skip-unreadable 1"
+    with pytest.raises(UnreadableImage, match=words) as caught:
         list(training(source, device_limit_gb=0, workers=workers).epoch(0))
     assert "\n" not in str(caught.value)
 
@@ -478,12 +480,24 @@ def test_skipped_images_are_counted_and_batches_keep_their_size(photographs, wor
 
 def test_skipped_images_leave_a_set_that_is_held(photographs):
     truncated(photographs)
-    with pytest.raises(UnreadableImage, match="--skip-unreadable 1"):
-        open_source(photographs, image_size=16, test_data=photographs)
+    with pytest.raises(UnreadableImage, match="replace or remove it, or leave it out: --skip-unreadable 1"):
+        open_source(photographs, image_size=16, test_data=photographs, skips=Skips(offered=True))
     source = open_source(photographs, image_size=16, test_data=photographs, skips=Skips(1))
     assert len(source) == len(held(source)) == 17
     assert source.files is not None
     assert "y/1.png" not in source.files.names
     (photographs / "z" / "3.png").write_bytes(b"")
     with pytest.raises(UnreadableImage, match=r"'z/3.png'.*\(1 others were skipped before\).*--skip-unreadable 2"):
-        open_source(photographs, test_data=photographs, skips=Skips(1))
+        open_source(photographs, test_data=photographs, skips=Skips(1, offered=True))
+
+
+def test_a_part_of_a_streamed_set_that_is_held_does_without_skipped_images(photographs):
+    truncated(photographs)  # number 7
+    source = open_source(photographs, image_size=16, stream=True, test_data=photographs, skips=Skips(1))
+    batches = Batches(source, np.array([12, 7, 3]), 2)
+    assert batches.form == "device"
+    assert (batches.num_samples, batches.indices.tolist()) == (2, [12, 3])
+    (images, labels), *more = batches.epoch(0)
+    assert more == []
+    assert labels.tolist() == [2, 0]
+    assert torch.equal(images, next(iter(Batches(source, np.array([12, 3]), 2).epoch(0)))[0])

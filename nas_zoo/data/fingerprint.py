@@ -1,0 +1,114 @@
+"""What tells two data sets apart: a hash of all labels and of every file's contents, or of all pixels held in memory.
+
+index = FileIndex(Path("runs/x/data_index.jsonl"))
+fingerprint(source, index)      # a file whose path, size and time are those of the index is not read again
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from nas_zoo.data.sources import ImageFiles, ImageSource
+from nas_zoo.runs.files import write_text
+
+__all__ = ["INDEX_NAME", "FileIndex", "fingerprint", "is_same_data"]
+
+INDEX_NAME = "data_index.jsonl"  # in the folder of a run
+
+_OLD_DIGITS = 16  # of a fingerprint as runs before November 2026 have it
+
+
+class FileIndex:
+    """Hashes of files' contents by path, size and time of change, in a file beside the run (JSON lines).
+
+    path None: nothing is kept. writes: whether this process writes the file. A damaged index is made anew.
+    """
+
+    def __init__(self, path: Path | None, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
+        self._known: dict[str, dict[str, list[object]]] = {}  # place: name: size, time, hash
+        try:
+            lines = [] if path is None or not path.is_file() else path.read_text("utf-8").splitlines()
+            entries: dict[str, list[object]] = {}
+            for line in lines:
+                name, *entry = json.loads(line)
+                if entry:
+                    bytes.fromhex(entry[2])
+                    entries[name] = entry
+                else:
+                    entries = self._known.setdefault(name, {})
+        except (OSError, ValueError, TypeError, IndexError, RecursionError):
+            self._known = {}
+
+    def digests(self, files: ImageFiles) -> list[str]:
+        """32 hex digits for each file, which is read only where its path, size or time has changed."""
+        place = os.path.abspath(files.place)
+        known = self._known.get(place, {})
+        stamps = [list(files.stamp(i)) for i in range(len(files))]
+        found = [known.get(name, []) for name in files.names]
+        missing = [i for i, (entry, stamp) in enumerate(zip(found, stamps, strict=True)) if entry[:2] != stamp]
+
+        def digest(i: int) -> str:
+            return hashlib.blake2b(files.read(i), digest_size=16).hexdigest()
+
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            bar = tqdm(total=len(missing), desc=f"hashing {files.place.name}", unit="file", delay=2, disable=None)
+            for i, text in zip(missing, pool.map(digest, missing), strict=True):
+                found[i] = [*stamps[i], text]
+                bar.update()
+            bar.close()
+        if missing and files.blobs is None:
+            self._known[place] = known | dict(zip(files.names, found, strict=True))
+            self._write()
+        return [str(entry[2]) for entry in found]
+
+    def _write(self) -> None:
+        if self.path is None or not self.writes:
+            return
+        lines = []
+        for place, entries in self._known.items():
+            lines += [json.dumps([place]), *(json.dumps([name, *entry]) for name, entry in entries.items())]
+        with contextlib.suppress(OSError):  # it saves time only, and the folder may be one that is only read
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self.path, "\n".join(lines) + "\n")
+
+
+def fingerprint(source: ImageSource, index: FileIndex | None = None) -> str:
+    """32 hex digits of classes, size, labels and every image: of the pixels where they are held, else of the files."""
+    facts = json.dumps([source.classes, source.image_size, source.in_chans])
+    digest = hashlib.blake2b(facts.encode("utf-8", "surrogatepass"), digest_size=16)
+    digest.update(source.labels.tobytes())
+    if source.images is not None:
+        digest.update(np.ascontiguousarray(source.images).data)
+    else:
+        assert source.files is not None
+        for text in (index or FileIndex(None)).digests(source.files):
+            digest.update(bytes.fromhex(text))
+    return digest.hexdigest()
+
+
+def is_same_data(saved: Sequence[str], sources: Sequence[ImageSource], now: Sequence[str]) -> bool:
+    """Whether a checkpoint's fingerprints are those of the sources, `now`; one may have fewer parts than these.
+
+    Runs before November 2026 wrote another fingerprint, of all labels and the first image only: it is computed again.
+    """
+    return all(
+        old == (_old_fingerprint(source) if len(old) == _OLD_DIGITS else new)
+        for old, source, new in zip(saved, sources, now, strict=False)
+    )
+
+
+def _old_fingerprint(source: ImageSource) -> str:
+    digest = hashlib.sha256(json.dumps([source.classes, source.image_size, source.in_chans]).encode())
+    digest.update(source.labels.tobytes())
+    digest.update(source.image(0).tobytes())
+    return digest.hexdigest()[:_OLD_DIGITS]
