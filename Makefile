@@ -6,7 +6,7 @@ READY := $(VENV)/nas-zoo-is-installed
 # Tests run in so many processes, a test file in one of them.
 JOBS ?= 2
 
-.PHONY: demo test test-fast test-avx2 lint timm-contract clean help
+.PHONY: demo test test-fast test-avx2 test-interop lint timm-contract clean help
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -38,6 +38,10 @@ lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy nas_zoo benchmarks
+
+test-interop: $(READY)  ## our files in onnxslim, OpenVINO, coremltools, transformers (installs them; minutes on 2 cores)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[interop]'
+	NAS_ZOO_INTEROP=1 $(BIN)/python -m pytest -q -n $(JOBS) -m 'not slow' tests/test_interop.py
 
 timm-contract: $(READY)  ## timm's own model tests on our models (downloads timm's source distribution)
 	$(BIN)/python tests/timm_contract.py

@@ -263,7 +263,7 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    from nas_zoo.runs.settings import Parser
+    from nas_zoo.runs.settings import Parser, whole
 
     words = "Architecture search, cell networks and their export. `nas-zoo COMMAND --help` tells more of each."
     parser = Parser(prog="nas-zoo", description=words)
@@ -287,19 +287,23 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command("info", info, "parameters, multiply-adds, features and cells of a model")
     sub.add_argument("model", help="a name of `nas-zoo list`, with or without a tag")
     sub.add_argument("--genotype", help="other cells: a name of `nas-zoo list --cells`, a file, a search's folder")
-    sub.add_argument("--init-channels", type=int, help="channels of a node in the first cells (default: the model's)")
-    sub.add_argument("--num-cells", type=int, help="cells in all (default: the model's)")
-    sub.add_argument("--num-classes", type=int, help="classes (default: the model's)")
-    sub.add_argument("--input-size", type=int, help="side of the image in pixels")
+    sub.add_argument(
+        "--init-channels", type=whole(2), help="channels of a node in the first cells (default: the model's)"
+    )
+    sub.add_argument("--num-cells", type=whole(1), help="cells in all (default: the model's)")
+    sub.add_argument("--num-classes", type=whole(1), help="classes (default: the model's)")
+    sub.add_argument("--input-size", type=whole(1), help="side of the image in pixels")
     sub.add_argument("--json", action="store_true", help="as JSON")
     sub = command("predict", predict, "classify images with an exported ONNX file")
     sub.add_argument("model", help="ONNX file")
     sub.add_argument("images", nargs="+", help="image files or folders of them")
     sub.add_argument("--provider", default="auto", help="cpu, cuda, tensorrt, or auto: the GPU if it works (default)")
-    sub.add_argument("--top-k", type=int, default=3, help="classes to show (default: 3)")
-    sub.add_argument("--threads", type=int, help="of the CPU provider; default: one a core")
-    sub.add_argument("--batch-size", type=int, default=64, help="images of a folder that run at once (default: 64)")
-    sub.add_argument("--device-id", type=int, default=0, help="which GPU (default: 0)")
+    sub.add_argument("--top-k", type=whole(1), default=3, help="classes to show (default: 3)")
+    sub.add_argument("--threads", type=whole(1), help="of the CPU provider; default: one a core")
+    sub.add_argument(
+        "--batch-size", type=whole(1), default=64, help="images of a folder that run at once (default: 64)"
+    )
+    sub.add_argument("--device-id", type=whole(0), default=0, help="which GPU (default: 0)")
     sub.add_argument("--json", action="store_true", help="one JSON line an image")
     sub = command("draw", draw, "draw a genotype's cells as SVG or PNG")
     sub.add_argument("genotype", help="a name of `nas-zoo list --cells`, a file, a search's folder")
@@ -311,21 +315,25 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--genotype", required=True, help="its cells: a name of `nas-zoo list --cells`, a file")
     sub.add_argument("--layout", help="cifar or imagenet; this and the two below: checked if given, else read from it")
     sub.add_argument(
-        "--init-channels", type=int, help="channels of a node in the first cells (default: read from the checkpoint)"
+        "--init-channels",
+        type=whole(2),
+        help="channels of a node in the first cells (default: read from the checkpoint)",
     )
-    sub.add_argument("--num-cells", type=int, help="cells in all (default: read from the checkpoint)")
+    sub.add_argument("--num-cells", type=whole(1), help="cells in all (default: read from the checkpoint)")
     sub = command("export-model", export_model, "write a genotype as a timm module of one file, or as text")
     sub.add_argument("genotype", help="a name of `nas-zoo list --cells`, a file, a search's folder")
     sub.add_argument("--to", required=True, help="timm-module, darts, json or dot")
     sub.add_argument("--output", help="file to write (default: print)")
     sub.add_argument("--name", help="of the model (default: the genotype's or the file's)")
     sub.add_argument("--layout", help="of a timm-module: cifar (default) or imagenet; with the three below")
-    sub.add_argument("--init-channels", type=int, help="channels of a node in the first cells (default: the layout's)")
-    sub.add_argument("--num-cells", type=int, help="cells in all (default: the layout's)")
-    sub.add_argument("--num-classes", type=int, help="classes (default: the layout's)")
+    sub.add_argument(
+        "--init-channels", type=whole(2), help="channels of a node in the first cells (default: the layout's)"
+    )
+    sub.add_argument("--num-cells", type=whole(1), help="cells in all (default: the layout's)")
+    sub.add_argument("--num-classes", type=whole(1), help="classes (default: the layout's)")
     sub = command("demo", demo, "search, retrain, export, check and predict on handwritten digits")
     sub.add_argument("--out", type=Path, default=Path("nas-zoo-demo"), help="folder (default: nas-zoo-demo)")
-    sub.add_argument("--seed", type=int, default=0, help="of both runs (default: 0)")
+    sub.add_argument("--seed", type=whole(0), default=0, help="of both runs (default: 0)")
     sub.add_argument("--overwrite", action="store_true", help="replace an earlier demo there")
     sub.add_argument("--json", action="store_true", help="print the table as JSON too")
     sub = command("doctor", doctor, "what this machine can do, and what is wrong (exit code 1 then)")

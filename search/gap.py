@@ -22,7 +22,7 @@ from nas_zoo.runs.checkpoint import load_checkpoint
 from nas_zoo.runs.distributed import start_accelerator
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import write_json
-from nas_zoo.runs.settings import Parser, settings_from
+from nas_zoo.runs.settings import Parser, settings_from, whole
 from nas_zoo.search.discretize import CONFIGURATIONS, gap_table
 from nas_zoo.search.method import find_method
 from nas_zoo.search.report.history import GAP_FILE
@@ -84,8 +84,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", help="where the run's data set lies now (default: where it was)")
     parser.add_argument("--test-data", help="the same for its --test-data")
     parser.add_argument("--data-root", type=Path, help="the same for cifar10 and cifar100")
-    parser.add_argument("--images", type=int, default=0, help="held-out images (default: all)")
-    parser.add_argument("--batches", type=int, help="batches to re-estimate statistics over (default: as in the run)")
+    parser.add_argument("--images", type=whole(0), default=0, help="held-out images (default: all)")
+    parser.add_argument(
+        "--batches", type=whole(0), help="batches to re-estimate statistics over (default: as in the run)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON line instead of the table")
     parser.add_argument("--save", action="store_true", help=f"keep it as {GAP_FILE} in the run's folder too, for "
                                                             "nas-zoo report")  # fmt: skip

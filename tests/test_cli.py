@@ -139,7 +139,7 @@ def test_multiply_adds_are_those_worked_out_by_hand():
     [
         (["info", "edas_c11"], ["nas-zoo info:", "edas_c11", "did you mean edas_c10"]),
         (["info", "edas_c10", "--genotype", "nonesuch"], ["nonesuch"]),
-        (["predict", "no/such.onnx", "image.png"], ["no such file", "such.onnx"]),
+        (["predict", "no/such.onnx", "image.png"], ["is no file", "such.onnx"]),
         (["evaluate", "edas_c10", "--data", "digits"], ["edas_c10", "without weights"]),
         (["evaluate", "no/such/folder"], ["no such folder"]),
         (["export", "edas_c99"], ["edas_c99"]),
@@ -155,6 +155,50 @@ def test_a_mistake_is_one_line_and_exit_code_2(argv, words, capsys, tmp_path, mo
     assert error.count("\n") == 1, error
     for word in words:
         assert word in error
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["info", "edas_c10", "--input-size", "0"], "--input-size must be a whole number of at least 1, got 0"),
+        (["info", "edas_c10", "--input-size", "1e3"], "--input-size must be a whole number, got '1e3'"),
+        (["info", "edas_c10", "--num-classes", "-5"], "--num-classes must be a whole number of at least 1, got -5"),
+        (["info", "edas_c10", "--num-cells", "0"], "--num-cells must be a whole number of at least 1, got 0"),
+        (["info", "edas_c10", "--init-channels", "1"], "--init-channels must be a whole number of at least 2, got 1"),
+        (["info", "edas_c10", "--num-classes", "9" * 5000], "--num-classes must be a whole number, got '999"),
+        (["predict", "m.onnx", "a.png", "--top-k", "0"], "--top-k must be a whole number of at least 1, got 0"),
+        (
+            ["predict", "m.onnx", "a.png", "--batch-size", "-1"],
+            "--batch-size must be a whole number of at least 1, got",
+        ),
+        (["predict", "m.onnx", "a.png", "--device-id", "-1"], "--device-id must be a whole number of at least 0, got"),
+        (["export-model", "darts_v2", "--to", "timm-module", "--num-classes", "0"], "--num-classes must be a whole"),
+        (["demo", "--seed", "-1"], "--seed must be a whole number of at least 0, got -1"),
+        (["gap", "runs/a", "--batches", "-1"], "--batches must be a whole number of at least 0, got -1"),
+        (["publish", "edas_c10_s", "--repo", "a/b", "--check-images", "0"], "--check-images must be a whole number"),
+        (["export", "edas_c10", "--num-classes", "-5"], "num_classes must be at least 1, got -5"),
+        (["export", "edas_c10", "--input-size", "0"], "input_size must be at least 1, got 0"),
+        (["export", "edas_c10", "--agreement", "1.5"], "agreement must be from 0 to 1, got 1.5"),
+        (["check", "m.onnx", "edas_c10", "--batches", "0"], "batches must be at least 1, got (0,)"),
+        (["check", "m.onnx", "edas_c10", "--in-chans", "-1"], "in_chans must be at least 1, got -1"),
+        (["check", "m.onnx", "edas_c10", "--atol", "inf"], "atol must be a finite number of at least 0, got inf"),
+        (["bench", "edas_c10", "--batch", "-1"], "batch must be at least 1, got (-1,)"),
+        (["bench", "edas_c10", "--num-cells", "0"], "num_cells must be at least 1, got 0"),
+        (["evaluate", "edas_c10", "--batch-size", "0"], "batch_size must be at least 1, got 0"),
+        (["train", "--num-cells", "0"], "num_cells must be at least 1, got 0"),
+        (["search", "--image-size", "0"], "image_size must be at least 8 pixels, got 0"),
+    ],
+)
+def test_a_number_that_cannot_be_is_one_sentence_in_every_command(argv, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = main(argv)
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_command_is_exit_code_2(capsys):

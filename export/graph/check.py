@@ -8,6 +8,7 @@ Every way in which a file can be wrong has an error of its own, a ValueError tha
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,7 +32,7 @@ from nas_zoo.export.graph.to_onnx import (
     plain_copy,
 )
 from nas_zoo.runs.ending import Finding, program
-from nas_zoo.runs.settings import Parser, add_flags, given_flags, setting, settings_from
+from nas_zoo.runs.settings import Parser, add_flags, given_flags, require, require_least, setting, settings_from
 
 __all__ = [
     "CheckError", "CheckReport", "FixedBatch", "NotFinite", "NotOnnx", "NotSelfContained", "ValuesDiffer",
@@ -331,6 +332,11 @@ class CheckSettings(ModelSettings):
     data: str | None = setting(None, "data set to check on instead: digits, cifar10, cifar100, folder or tar")
     check_images: int = setting(256, "how many images to check on, at most")
     json: Path | None = setting(None, "file to write the figures to (of a check on real images or of another form)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_least(self, batches=1, check_images=1)
+        require(0 <= self.atol < math.inf, "atol", self.atol, "a finite number of at least 0")
 
 
 def _is_other_form(file: Path) -> bool:

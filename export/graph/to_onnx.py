@@ -39,7 +39,7 @@ from nas_zoo.models.load import load_model
 from nas_zoo.models.operations import FactorizedReduce
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import write_bytes
-from nas_zoo.runs.settings import Parser, add_flags, given_flags, setting, settings_from
+from nas_zoo.runs.settings import Parser, add_flags, given_flags, require, require_least, setting, settings_from
 
 __all__ = [
     "INPUT_NAME", "OPSETS", "OUTPUT_NAME", "ExportSettings", "ModelSettings", "export_onnx", "named_model",
@@ -214,7 +214,14 @@ def _to_bytes(model: nn.Module, example: torch.Tensor, opset: int, metadata: Map
     program.model.ir_version = IR_VERSION
     program.model.metadata_props.clear()
     program.model.metadata_props.update(sorted(metadata.items()))
-    data: bytes = onnx_ir.to_proto(program.model).SerializeToString(deterministic=True)
+    proto = onnx_ir.to_proto(program.model)
+    # The shape of a constant stands with it. Said again, quantize_dynamic of ONNX Runtime keeps the second when it
+    # transposes the constant, and fails on the two.
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    kept = [value for value in proto.graph.value_info if value.name not in constants]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(kept)
+    data: bytes = proto.SerializeToString(deterministic=True)
     return data
 
 
@@ -325,6 +332,9 @@ class ModelSettings:
     num_classes: int | None = setting(None, "classes")
     in_chans: int | None = setting(None, "channels of an image")
 
+    def __post_init__(self) -> None:
+        require_least(self, init_channels=2, num_cells=1, num_classes=1, in_chans=1)
+
 
 @dataclass(frozen=True)
 class ExportSettings(ModelSettings):
@@ -355,6 +365,11 @@ class ExportSettings(ModelSettings):
     crop_pct: float | None = setting(None, "part of the shorter side that the centre crop keeps")
     opset: int = setting(20, "ONNX opset, 18 to 23")
     check: bool = setting(True, "compare the file with the model afterwards")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_least(self, calibration_images=1, check_images=1, input_size=1)
+        require(self.agreement is None or 0 <= self.agreement <= 1, "agreement", self.agreement, "from 0 to 1")
 
 
 _OF_IMAGES = ("labels", "mean", "std", "input_size", "crop_pct")

@@ -36,10 +36,11 @@ from nas_zoo.export.graph.real_images import real_images
 from nas_zoo.export.graph.to_onnx import images_of
 from nas_zoo.export.publish.card import write_card
 from nas_zoo.export.publish.published import Checkpoint, open_checkpoint
+from nas_zoo.models.config import write_config
 from nas_zoo.models.results import HUB_FILE, file_sha256, network_errors
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import staged, write_json, write_text, write_weights
-from nas_zoo.runs.settings import Parser
+from nas_zoo.runs.settings import Parser, whole
 
 __all__ = ["Outcome", "Plan", "main", "plan", "publish", "stage"]
 
@@ -110,13 +111,9 @@ def stage(
 
 
 def _write_config(checkpoint: Checkpoint, model: Any, path: Path) -> None:
-    from timm.models._hub import save_config_for_hf
-
     if checkpoint.folder is not None:  # a run of before has the tag of weights that it is not
         model.pretrained_cfg.pop("tag", None)
-    names = model.pretrained_cfg.get("label_names")
-    labels = {"label_names": list(names), "pretrained_cfg": {"label_names": list(names)}} if names else {}
-    save_config_for_hf(model, str(path), model_config=labels)
+    write_config(model, path, model.pretrained_cfg.get("label_names"))
 
 
 def _license_text() -> str:
@@ -477,7 +474,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="real images to compare the ONNX files with PyTorch on, so "
         "that accuracy stands beside each: a folder or tar, or the name of a data set",
     )
-    parser.add_argument("--check-images", type=int, default=256, help="how many of them, at most (default: 256)")
+    parser.add_argument("--check-images", type=whole(1), default=256, help="how many of them, at most (default: 256)")
     parser.add_argument("--no-onnx", action="store_true", help="without ONNX files")
     parser.add_argument("--license", default="apache-2.0", help="of a run's weights (default: apache-2.0)")
     return parser

@@ -35,7 +35,7 @@ from nas_zoo.models.table import in_csv
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.facts import run_facts
 from nas_zoo.runs.files import write_text
-from nas_zoo.runs.settings import Parser, add_flags, given_flags, require, setting, settings_from
+from nas_zoo.runs.settings import Parser, add_flags, given_flags, require, require_least, setting, settings_from
 
 __all__ = ["COLUMNS", "RUNTIMES", "BenchSettings", "Timing", "bench_model", "measure", "write_csv"]
 
@@ -378,6 +378,10 @@ class BenchSettings(ModelSettings):
     min_s: float = setting(1.0, "timed calls go on for so long", unit="s")
     repeats: int = setting(10, "timed calls at least")
     csv: Path | None = setting(None, "file to write the table to")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_least(self, batch=1, threads=1, input_size=1, repeats=1)
 
 
 @program("nas-zoo bench")

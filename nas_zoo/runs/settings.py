@@ -26,7 +26,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union
 
@@ -37,10 +37,12 @@ __all__ = [
     "given_flags",
     "read_config",
     "require",
+    "require_least",
     "resumed_settings",
     "setting",
     "settings_from",
     "to_dict",
+    "whole",
 ]
 
 S = TypeVar("S")
@@ -63,6 +65,28 @@ def require(condition: bool, name: str, value: Any, what: str) -> None:
     """Nothing, or ValueError "NAME must be WHAT, got VALUE" where the condition does not hold."""
     if not condition:
         raise ValueError(f"{name} must be {what}, got {_got(value)}")
+
+
+def require_least(settings: Any, **least: int) -> None:
+    """``require`` for whole-number settings by name, each number of a tuple; None says nothing and passes."""
+    for name, lowest in least.items():
+        value = getattr(settings, name)
+        numbers = value if isinstance(value, tuple) else () if value is None else (value,)
+        require(all(number >= lowest for number in numbers), name, value, f"at least {lowest}")
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """The `type` of an argparse flag that takes whole numbers from `least` on."""
+
+    def read(text: str) -> int:
+        try:
+            number: int = _convert(text, int)
+            require(number >= least, "", number, f"a whole number of at least {least}")
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error).strip()) from None
+        return number
+
+    return read
 
 
 def _got(value: Any) -> str:

@@ -25,7 +25,7 @@ from nas_zoo.data.sources import ImageSource
 from nas_zoo.models.load import load_model
 from nas_zoo.runs.distributed import autocast_for, max_over_processes, start_accelerator, sum_over_processes, world_size
 from nas_zoo.runs.ending import program
-from nas_zoo.runs.settings import Parser, add_flags, given_flags, setting, settings_from
+from nas_zoo.runs.settings import Parser, add_flags, given_flags, require_least, setting, settings_from
 
 __all__ = ["EvaluateSettings", "evaluate", "evaluate_model", "main"]
 
@@ -125,6 +125,9 @@ class EvaluateSettings:
     batch_size: int = setting(256, "images at once, which has no bearing on the figures")
     precision: Literal["fp32", "bf16"] = setting("fp32", "bf16: autocast of the forward passes")
     workers: int = setting(2, "loader processes for data sets that do not fit in memory")
+
+    def __post_init__(self) -> None:
+        require_least(self, image_size=1, batch_size=1, workers=0)
 
 
 @program("nas-zoo evaluate")

@@ -8,11 +8,11 @@ from typing import Any
 
 import timm
 from safetensors import SafetensorError, safe_open
-from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
 from nas_zoo.data.sources import ImageSource
 from nas_zoo.genotype import Genotype, as_genotype
+from nas_zoo.models.config import write_config
 from nas_zoo.runs.files import staged, write_weights
 from nas_zoo.train.recipes import TrainSettings
 
@@ -109,14 +109,13 @@ def save_model(
     size = image_size or source.image_size
     genotype = getattr(model, "genotype", None)
     metadata = {"genotype": genotype.to_json()} if isinstance(genotype, Genotype) else {}
-    names = list(source.classes)
     with staged(folder) as aside:
         write_weights(aside / "model.safetensors", model.state_dict(), metadata)
-        save_config_for_hf(
+        write_config(
             model,
-            str(aside / "config.json"),
-            model_config={"label_names": names, "pretrained_cfg": {"label_names": names}},
-            data_config={
+            aside / "config.json",
+            source.classes,
+            {
                 "input_size": (source.in_chans, size, size),
                 "mean": source.mean,
                 "std": source.std,
