@@ -44,7 +44,7 @@ def list_(options: argparse.Namespace) -> int:
         ]
     else:
         if options.tier is not None:
-            raise ValueError("--tier: accepted with --cells only")
+            raise ValueError("--tier goes with --cells: models have no tier")
         rows = table.model_rows(sorted(MODELS))
         shown = [
             {"name": row["name"], "cell": row["cell"], "input": row["input_size"], "classes": row["num_classes"],

@@ -30,9 +30,16 @@ __all__ = ["CellNet", "build"]
 class StemBlock(nn.Module):
     """3x3 convolution, BatchNorm, ReLU."""
 
-    def __init__(self, in_chs: int, out_chs: int, stride: int, device=None, dtype=None) -> None:
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        stride: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
+        dd: dict = {"device": device, "dtype": dtype}
         self.conv = nn.Conv2d(in_chs, out_chs, 3, stride, 1, bias=False, **dd)
         self.bn = nn.BatchNorm2d(out_chs, **dd)
 
@@ -50,11 +57,11 @@ class Node(nn.Module):
         channels: int,
         drop_path: float,
         pool_bn: bool,
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
+        dd: dict = {"device": device, "dtype": dtype}
         self.sources = [source for _, source in edges]
         self.wants_relu: list[bool] = []
         self.ops = nn.ModuleList()
@@ -88,11 +95,11 @@ class Cell(nn.Module):
         activate: bool,
         drop_path: float = 0.0,
         pool_bn: bool = False,
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
+        dd: dict = {"device": device, "dtype": dtype}
         self.activate = activate
         reads = cell.inputs_read
         self.preprocess0: nn.Module = nn.Identity()
@@ -166,13 +173,13 @@ class CellNet(nn.Module):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         pool_bn: bool = False,
-        device=None,
-        dtype=None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
+        dd: dict = {"device": device, "dtype": dtype}
         if not 0.0 <= drop_path_rate < 1.0:
-            raise ValueError(f"drop_path_rate={drop_path_rate!r}: a probability in [0, 1) is accepted")
+            raise ValueError(f"drop_path_rate must be at least 0 and less than 1, got {drop_path_rate!r}")
         self.genotype = as_genotype(genotype)
         self.layout = layout
         self.init_channels = init_channels
@@ -240,9 +247,9 @@ class CellNet(nn.Module):
             ValueError: For a rate outside [0, 1), or above 0 where the network was made without drop path.
         """
         if not 0.0 <= rate < 1.0:
-            raise ValueError(f"drop path rate {rate!r}: a probability in [0, 1) is accepted")
+            raise ValueError(f"the drop path rate must be at least 0 and less than 1, got {rate!r}")
         if rate > 0.0 and self.drop_path_rate == 0.0:
-            raise ValueError(f"drop path rate {rate!r}: made with drop_path_rate=0, the network accepts 0 only")
+            raise ValueError(f"the drop path rate can only be 0 in a network made with drop_path_rate=0, got {rate!r}")
         for module in self.modules():
             if isinstance(module, DropPath):
                 module.drop_prob = rate

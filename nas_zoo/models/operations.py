@@ -45,9 +45,16 @@ def reads_relu(name: str, stride: int) -> bool:
 class PointwiseNorm(nn.Module):
     """1x1 convolution and BatchNorm of an activated input: (N, C_in, H, W) -> (N, C_out, H, W)."""
 
-    def __init__(self, in_chs: int, out_chs: int, affine: bool = True, device=None, dtype=None) -> None:
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        affine: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
+        dd: dict = {"device": device, "dtype": dtype}
         self.conv = nn.Conv2d(in_chs, out_chs, 1, bias=False, **dd)
         self.bn = nn.BatchNorm2d(out_chs, affine=affine, **dd)
 
@@ -66,9 +73,16 @@ class FactorizedReduce(nn.Module):
     convolution in channels_last with few input channels (uxlfoundation/oneDNN issue 6035).
     """
 
-    def __init__(self, in_chs: int, out_chs: int, affine: bool = True, device=None, dtype=None) -> None:
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        affine: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
+        dd: dict = {"device": device, "dtype": dtype}
         self.conv1 = nn.Conv2d(in_chs, out_chs // 2, 1, bias=False, **dd)
         self.conv2 = nn.Conv2d(in_chs, out_chs - out_chs // 2, 1, bias=False, **dd)
         self.bn = nn.BatchNorm2d(out_chs, affine=affine, **dd)
@@ -81,9 +95,17 @@ class FactorizedReduce(nn.Module):
 class SeparableConv(nn.Module):
     """Depthwise and pointwise convolution, BatchNorm, twice; the stride is in the first depthwise convolution."""
 
-    def __init__(self, channels: int, kernel: int, stride: int, affine: bool, device=None, dtype=None) -> None:
+    def __init__(
+        self,
+        channels: int,
+        kernel: int,
+        stride: int,
+        affine: bool,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
+        dd: dict = {"device": device, "dtype": dtype}
         self.dw1 = DepthwiseConv(channels, kernel, stride, **dd)
         self.pw1 = nn.Conv2d(channels, channels, 1, bias=False, **dd)
         self.bn1 = nn.BatchNorm2d(channels, affine=affine, **dd)
@@ -100,9 +122,17 @@ class SeparableConv(nn.Module):
 class DilatedConv(nn.Module):
     """Depthwise convolution of dilation 2, pointwise convolution, BatchNorm."""
 
-    def __init__(self, channels: int, kernel: int, stride: int, affine: bool, device=None, dtype=None) -> None:
+    def __init__(
+        self,
+        channels: int,
+        kernel: int,
+        stride: int,
+        affine: bool,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
+        dd: dict = {"device": device, "dtype": dtype}
         self.dw = DepthwiseConv(channels, kernel, stride, dilation=2, **dd)
         self.pw = nn.Conv2d(channels, channels, 1, bias=False, **dd)
         self.bn = nn.BatchNorm2d(channels, affine=affine, **dd)
@@ -114,9 +144,16 @@ class DilatedConv(nn.Module):
 class StackedConv(nn.Module):
     """1x7 then 7x1 convolution over all channels, BatchNorm (conv_7x1_1x7 of NASNet, as DARTS renders it)."""
 
-    def __init__(self, channels: int, stride: int, affine: bool, device=None, dtype=None) -> None:
+    def __init__(
+        self,
+        channels: int,
+        stride: int,
+        affine: bool,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
+        dd: dict = {"device": device, "dtype": dtype}
         self.conv1 = nn.Conv2d(channels, channels, (1, 7), (1, stride), (0, 3), bias=False, **dd)
         self.conv2 = nn.Conv2d(channels, channels, (7, 1), (stride, 1), (3, 0), bias=False, **dd)
         self.bn = nn.BatchNorm2d(channels, affine=affine, **dd)
@@ -128,7 +165,14 @@ class StackedConv(nn.Module):
 class NormalizedPool(nn.Module):
     """Pooling followed by a BatchNorm: the search form, where all candidates shall have the same scale."""
 
-    def __init__(self, pool: nn.Module, channels: int, affine: bool, device=None, dtype=None) -> None:
+    def __init__(
+        self,
+        pool: nn.Module,
+        channels: int,
+        affine: bool,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         self.pool = pool
         self.bn = nn.BatchNorm2d(channels, affine=affine, device=device, dtype=dtype)
@@ -138,7 +182,14 @@ class NormalizedPool(nn.Module):
 
 
 def build_op(
-    name: str, channels: int, stride: int, *, affine: bool = True, pool_bn: bool = False, device=None, dtype=None
+    name: str,
+    channels: int,
+    stride: int,
+    *,
+    affine: bool = True,
+    pool_bn: bool = False,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
 ) -> nn.Module:
     """The module of an operation, without the ReLU in front (see ``reads_relu``).
 
@@ -152,7 +203,7 @@ def build_op(
     Raises:
         ValueError: For a name that is no operation.
     """
-    dd = {"device": device, "dtype": dtype}
+    dd: dict = {"device": device, "dtype": dtype}
     if name in _SEPARABLE:
         return SeparableConv(channels, _SEPARABLE[name], stride, affine, **dd)
     if name in _DILATED:
