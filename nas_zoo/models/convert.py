@@ -21,6 +21,7 @@ them alone both fit, and no check can tell which one was trained.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,9 @@ _SEPARABLE = {"op.1": "dw1", "op.2": "pw1", "op.3": "bn1", "op.5": "dw2", "op.6"
 _DILATED = {"op.1": "dw", "op.2": "pw", "op.3": "bn"}
 _STACKED = {"1": "conv1", "2": "conv2", "3": "bn"}
 _NORMALIZED = {"bn": "bn"}
+
+#: For each edge of a cell that has weights, by its number: its layers, and its kernel.
+_Signature = dict[int, tuple[str, tuple[int, ...] | None]]
 
 _CELL = re.compile(r"cells\.(\d+)\.")
 _OPERATION = re.compile(r"cells\.(\d+)\._ops\.(\d+)\.(.+)")
@@ -104,12 +108,15 @@ def _described(state: StateDict, scheme: Scheme | None) -> Original:
     ):
         if "stem.0.conv.weight" in state:
             raise ValueError("checkpoint: a state dict of nas_zoo already, nothing to convert")
-        have = ", ".join(list(state)[:3]) or "nothing"
+        have = ", ".join(map(repr, list(state)[:3])) or "nothing"
         raise ValueError(
             "checkpoint: no network of the original DARTS code or of one that names the same otherwise "
             f"({', '.join(known.whose for known in SCHEMES if known.name != 'darts')}): stem.0.weight (CIFAR) or "
             f"stem1.1.weight (ImageNet), cells.0... and classifier.weight are expected, found {have} ..."
         )
+    if cells != set(range(len(cells))):
+        gap = min(set(range(len(cells))) - cells)
+        raise ValueError(f"checkpoint: cell {gap} is missing, though there are cells up to {max(cells)}")
     channels = first.shape[0] // 3 if layout == "cifar" else state["stem1.1.weight"].shape[0]
     return Original(layout, channels, max(cells) + 1, classifier.shape[0], first.shape[1], scheme.pool_bn)
 
@@ -272,7 +279,7 @@ def _kernel(operation: str) -> tuple[int, ...]:
     return (1, 7) if operation == "conv_7x1_1x7" else (int(operation[-1]),) * 2
 
 
-def _signature(genotype: Genotype, reduction: bool, pool_bn: bool) -> dict[int, tuple[str, tuple[int, ...] | None]]:
+def _signature(genotype: Genotype, reduction: bool, pool_bn: bool) -> _Signature:
     """For each edge of a cell that has weights: its layers, and its kernel, by the edge's number."""
     edges = [edge for node in genotype.cell("reduce" if reduction else "normal").nodes for edge in node]
     signature = {}
@@ -283,7 +290,7 @@ def _signature(genotype: Genotype, reduction: bool, pool_bn: bool) -> dict[int, 
     return signature
 
 
-def _found_signature(state: StateDict, index: int) -> dict[int, tuple[str, tuple[int, ...] | None]]:
+def _found_signature(state: StateDict, index: int) -> _Signature:
     layers: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in state.items():
         match = _OPERATION.fullmatch(key)
@@ -336,15 +343,25 @@ def _check_operations(state: StateDict, genotype: Genotype, found: Original) -> 
                 )
 
 
+@cache
+def _package_signatures(tier: int, pool_bn: bool) -> dict[str, tuple[_Signature, ...]]:
+    """The signatures of the normal and the reduction cell of each genotype of the package."""
+    genotypes = {name: load_genotype(name) for name in list_genotypes(tier)}
+    return {
+        name: tuple(_signature(genotype, reduction, pool_bn) for reduction in (False, True))
+        for name, genotype in genotypes.items()
+    }
+
+
 def _fitting(state: StateDict, found: Original) -> str:
     """Words that name genotypes of the package whose weights fit, or say that none does."""
     wanted = [(_found_signature(state, index), reduction) for index, reduction in _cells_of_both_kinds(found)]
-    fitting = []
     for tier in (1, 2):
-        for name in list_genotypes(tier):
-            genotype = load_genotype(name)
-            if all(_signature(genotype, reduction, found.pool_bn) == have for have, reduction in wanted):
-                fitting.append(name)
+        fitting = [
+            name
+            for name, signatures in _package_signatures(tier, found.pool_bn).items()
+            if all(signatures[reduction] == have for have, reduction in wanted)
+        ]
         if fitting:
             more = f" and {len(fitting) - 4} more" if len(fitting) > 4 else ""
             return f"; fitting: {', '.join(fitting[:4])}{more}"

@@ -96,15 +96,20 @@ def read_state_dict(path: Path) -> StateDict:
             value = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own words go on to tell how to run the code in it all the same.
-        known = str(error).partition("GLOBAL ")[2].split()[:1]
-        held = f" (it names {known[0]})" if known else ""
+        known = _first_line(str(error).partition("GLOBAL ")[2].split(maxsplit=1)[:1])
+        held = f" (it names {known})" if known else ""
         raise ValueError(
             f"{named}: not readable as tensors and plain values{held}; a pickle that carries code is refused"
         ) from error
     except Exception as error:  # either library raises many kinds for a damaged file
-        words = (str(error).splitlines() or [""])[0]
-        raise ValueError(f"{named}: not readable: {words or type(error).__name__}") from error
+        words = _first_line(str(error).splitlines()) or type(error).__name__
+        raise ValueError(f"{named}: not readable: {words}") from error
     return state_dict_of(value, named)
+
+
+def _first_line(lines: list[str]) -> str:
+    """The first of them, if any; words of a damaged file may hold anything, also what a terminal obeys."""
+    return "".join(character if character.isprintable() else "?" for character in lines[0]) if lines else ""
 
 
 class _Unread:
@@ -156,10 +161,10 @@ def state_dict_of(value: Any, named: str = "checkpoint") -> StateDict:
             raise ValueError(f"{named}: the keys of a state dict must be names, got {key!r}")
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
             raise ValueError(
-                f"{named}: {key} must be a plain tensor, not one that is sparse, quantized or without data"
+                f"{named}: {key!r} must be a plain tensor, not one that is sparse, quantized or without data"
             )
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise ValueError(f"{named}: {key} has more elements, {tuple(tensor.shape)}, than the file has data")
+            raise ValueError(f"{named}: {key!r} has more elements, {tuple(tensor.shape)}, than the file has data")
     names = {key: key.replace("._orig_mod.", ".") for key in value if key != "n_averaged"}  # of swa_utils.AveragedModel
     while prefix := next((one for one in _PREFIXES if all(name.startswith(one) for name in names.values())), None):
         names = {key: name.removeprefix(prefix) for key, name in names.items()}
@@ -168,5 +173,5 @@ def state_dict_of(value: Any, named: str = "checkpoint") -> StateDict:
     state = {name: value[key] for key, name in names.items()}
     if len(state) < len(names):
         found = list(names.values())
-        raise ValueError(f"{named}: two tensors are called {next(n for n in found if found.count(n) > 1)}")
+        raise ValueError(f"{named}: two tensors are called {next(n for n in found if found.count(n) > 1)!r}")
     return state

@@ -242,5 +242,5 @@ def test_what_is_no_checkpoint_is_one_line(write, words, tmp_path, capsys):
 
 def test_a_state_dict_with_two_names_for_one_tensor_is_refused():
     state = {"cells.0._orig_mod.a": torch.zeros(1), "cells.0.a": torch.ones(1)}
-    with pytest.raises(ValueError, match=r"checkpoint: two tensors are called cells\.0\.a"):
+    with pytest.raises(ValueError, match=r"checkpoint: two tensors are called 'cells\.0\.a'"):
         state_dict_of(state)
