@@ -157,7 +157,7 @@ def state_dict_of(value: Any, named: str = "checkpoint") -> StateDict:
     if not isinstance(value, dict) or not value or not all(isinstance(item, torch.Tensor) for item in value.values()):
         raise ValueError(f"{named}: no state dict in it (names and tensors, by themselves or under {', '.join(_KEYS)})")
     for key, tensor in value.items():
-        if not isinstance(key, str):
+        if not isinstance(key, str) or not key.isprintable():  # names come into messages
             raise ValueError(f"{named}: the keys of a state dict must be names, got {key!r}")
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
             raise ValueError(
