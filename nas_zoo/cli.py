@@ -5,6 +5,7 @@ Thin: each command parses, calls the room that does the work, and prints.
 
 import argparse
 import importlib
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -185,18 +186,18 @@ def predict(options: argparse.Namespace) -> int:
         options.model, options.provider, options.threads, options.batch_size, device_id=options.device_id
     )
     failed = 0
-    for place in options.images:
-        path = Path(place)
-        if path.is_dir():
-            predictions = classifier.predict_folder(path, top_k=options.top_k)
+    for are_folders, group in itertools.groupby(map(Path, options.images), Path.is_dir):
+        paths = list(group)
+        if are_folders:
+            found = [classifier.predict_folder(path, top_k=options.top_k) for path in paths]
+        else:
+            found = [classifier.predict_files(paths, top_k=options.top_k)]
+        for predictions in found:
             for file, prediction in predictions:
                 _print_prediction(file, prediction, classifier.label_descriptions, options.json)
-            for file, reason in predictions.errors:
-                print(f"nas-zoo predict: {file}: {reason}", file=sys.stderr)
+            for _, reason in predictions.errors:  # which names the file
+                print(f"nas-zoo predict: {reason}", file=sys.stderr)
                 failed += 1
-        else:
-            (prediction,) = classifier.predict([path], top_k=options.top_k)
-            _print_prediction(path, prediction, classifier.label_descriptions, options.json)
     return 2 if failed else 0
 
 

@@ -599,7 +599,7 @@ class OnnxClassifier:
     def predict_folder(self, folder: str | os.PathLike[str], top_k: int = 5) -> FolderPredictions:
         """(path, Prediction) of each image file below the folder, sorted by path, as an iterator that reads in batches.
 
-        Files that cannot be read are passed over, logged, and collected in the iterator's `errors`.
+        Files that cannot be read are passed over and collected in the iterator's `errors`.
         """
         _check_top_k(top_k)
         place = Path(folder)
@@ -609,10 +609,13 @@ class OnnxClassifier:
         if not names:
             kinds = ", ".join(sorted(pictures.EXTENSIONS))
             raise ValueError(f"{str(place)!r} has no images in it; images end in {kinds}")
+        return self.predict_files([place / name for name in names], top_k)
+
+    def predict_files(self, paths: Sequence[Path], top_k: int = 5) -> FolderPredictions:
+        """(path, Prediction) of each readable file in their order, as ``predict_folder`` does."""
+        _check_top_k(top_k)
         errors: list[tuple[Path, str]] = []
-        return FolderPredictions(
-            self._predict_files([place / name for name in names], top_k, errors), errors, len(names)
-        )
+        return FolderPredictions(self._predict_files(paths, top_k, errors), errors, len(paths))
 
     def _predict_files(
         self, paths: Sequence[Path], top_k: int, errors: list[tuple[Path, str]]
@@ -630,7 +633,6 @@ class OnnxClassifier:
                 read_part = list(zip(part, pool.map(read, part), strict=True))
                 for path, result in read_part:
                     if isinstance(result, str):
-                        logger.warning("%s", result)
                         errors.append((path, result))
                 good = [(path, result) for path, result in read_part if not isinstance(result, str)]
                 if good:

@@ -56,8 +56,11 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
     place = Path(path)
     if place.exists() and not place.is_file():  # opening a pipe would wait for ever
         raise ValueError("it is no regular file")
-    with open(place, "rb") as stream:
-        data = stream.read(MAX_FILE_BYTES + 1)
+    try:
+        with open(place, "rb") as stream:
+            data = stream.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error  # without the name, which the caller tells
     _check_bytes(data)
     return data
 

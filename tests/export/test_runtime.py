@@ -374,9 +374,27 @@ def test_a_folder_is_predicted_in_order_and_past_unreadable_files(
     assert [path.name for path, _ in results.errors] == sorted(bad)
     assert all(path.name in reason for path, reason in results.errors)
     assert results.total == len(good) + len(bad)
-    left_out, *unreadable = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    (left_out,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert "1 other files left out: 1 .txt" in left_out
-    assert len(unreadable) == len(bad)
+
+
+def test_one_unreadable_image_does_not_stop_the_others_and_is_named_once(
+    exported: Path, tmp_path: Path, capsys: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = bad_files(tmp_path)
+    (tmp_path / "sub").mkdir()
+    for i, name in enumerate(("a.png", "z.png", "sub/b.png")):
+        photograph(i).save(tmp_path / name)
+    (tmp_path / "sub" / "torn.jpg").write_bytes((tmp_path / "truncated.jpg").read_bytes())
+    given = [tmp_path / "a.png", *(tmp_path / name for name in bad), tmp_path / "none.png", tmp_path / "sub"]
+    words = ["predict", str(exported), *map(str, given), str(tmp_path / "z.png"), "--provider", "cpu", "--threads", "1"]
+    assert nas_zoo_main(words) == 2
+    shown = capsys.readouterr()
+    assert [Path(line.split()[0]).name for line in shown.out.splitlines()] == ["a.png", "b.png", "z.png"]
+    assert len(shown.err.splitlines()) == len(bad) + 2
+    for name in (*bad, "none.png", "torn.jpg"):
+        assert (shown.err + caplog.text).count(f"/{name}") == 1
+    assert nas_zoo_main(["predict", str(exported), str(tmp_path / "a.png"), "--provider", "cpu"]) == 0
 
 
 def test_a_folder_without_images_and_one_that_is_none_are_told(classifier: OnnxClassifier, tmp_path: Path) -> None:
