@@ -47,6 +47,7 @@ _SEPARABLE = {"op.1": "dw1", "op.2": "pw1", "op.3": "bn1", "op.5": "dw2", "op.6"
 _DILATED = {"op.1": "dw", "op.2": "pw", "op.3": "bn"}
 _STACKED = {"1": "conv1", "2": "conv2", "3": "bn"}
 _NORMALIZED = {"bn": "bn"}
+_COUNTERS = ("total_ops", "total_params")
 
 #: For each edge of a cell that has weights, by its number: its layers, and its kernel.
 _Signature = dict[int, tuple[str, tuple[int, ...] | None]]
@@ -83,6 +84,8 @@ def describe(state_dict: StateDict) -> Original:
 
 def _in_darts_names(state: StateDict, genotype: Genotype | None) -> tuple[StateDict, Scheme | None]:
     """The state dict in DARTS' names, and whose names it had; as it is where they are nobody's."""
+    # thop, which several of these programs count with, leaves its counters in every module.
+    state = {name: value for name, value in state.items() if name.rpartition(".")[2] not in _COUNTERS}
     scheme = find_scheme(state)
     if scheme is None:
         return state, None

@@ -1,6 +1,7 @@
 """Fetches other people's weights into the usual cache: resumed where it stopped, checked before anything reads them.
 
     path = fetch_public(find_public("relativenas_c10.emi"))
+    state = public_state_dict(find_public("relativenas_c10.emi"))      # of the CellNet, converted
 
 The cache is torch's (``TORCH_HOME``, by default ~/.cache/torch), folder hub/checkpoints/nas-zoo. A download grows as
 NAME.partial and gets its name when it is whole and checked: by the git blob id, SHA-256 or MD5 of its row. Of a file of
@@ -26,11 +27,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from nas_zoo.models.public import PublicWeights
 
-__all__ = ["cache_folder", "fetch_public"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["cache_folder", "fetch_public", "public_state_dict"]
 
 #: No file of the table is near it; a link that leads to something else might be.
 MAX_BYTES = 1 << 30
@@ -92,10 +96,41 @@ def fetch_public(
     return path
 
 
+def public_state_dict(row: PublicWeights, **how: Any) -> dict[str, Tensor]:
+    """The weights of a row in our names, every tensor in its place and none left over; `how` is of ``fetch_public``.
+
+    Raises:
+        ValueError: They cannot be had, or are not of the row's model; one line.
+    """
+    from nas_zoo.models.convert import convert_state_dict
+    from nas_zoo.models.key_schemes import find_scheme
+    from nas_zoo.models.load import read_state_dict
+    from nas_zoo.models.registry import DATA, MODELS
+
+    path = fetch_public(row, **how)
+    model = MODELS[row.model]
+    data = DATA[model["data"]]
+    channels, cells = model.get("init_channels", data.init_channels), model.get("num_cells", data.num_cells)
+    try:
+        read = read_state_dict(path)
+        scheme = find_scheme(read)
+        if scheme is not None and scheme.name != row.keys:
+            raise ValueError(f"checkpoint: its names are those of {scheme.whose}, expected are those of {row.keys}")
+        state = convert_state_dict(read, model["cell"], data.layout, channels, cells, row.numbering)
+        found = (state["classifier.weight"].shape[0], state["stem.0.conv.weight"].shape[1])
+        wanted = (data.num_classes, row.input_size[0])
+        if found != wanted:
+            have, want = ("{} classes and {} image channels".format(*pair) for pair in (found, wanted))
+            raise ValueError(f"checkpoint: it has {have}, the model has {want}")
+    except ValueError as error:
+        raise ValueError(f"weights of {row.name}, fetched from {row.link} to {path}: {error}") from None
+    return state
+
+
 def _by_hand(row: PublicWeights, path: Path, words: str) -> NoReturn:
     raise ValueError(
         f"weights of {row.name}: {words}; fetch {row.link} with a browser and put it at {path}, "
-        "or turn it into ours with `nas-zoo convert FILE`"
+        f"or turn it into ours with `nas-zoo convert FILE --model {row.name} OUT.safetensors`"
     ) from None
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from importlib import resources
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from nas_zoo.models.public import PublicWeights, find_public, public_of
 from nas_zoo.models.results import Result, fetch_weights, package_results
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CIFAR10_CLASSES", "DATA", "ENTRYPOINTS", "MODELS", "Data", "configurations", "find_result", "register"]
 
+FASHION_MNIST_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -41,6 +45,9 @@ DATA = {
     "c10": Data("cifar", 36, 20, 10, (3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), CIFAR10_CLASSES),
     "c100": Data("cifar", 36, 20, 100, (3, 32, 32), (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "in1k": Data("imagenet", 48, 14, 1000, (3, 224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    # SGAS-es, whose tests take Fashion-MNIST as it is and EMNIST-Balanced enlarged
+    "fmnist": Data("cifar", 36, 20, 10, (1, 28, 28), (0.2859,), (0.353,), FASHION_MNIST_CLASSES),
+    "emnist": Data("cifar", 36, 20, 47, (1, 32, 32), (0.5,), (0.5,)),
 }
 
 
@@ -103,9 +110,10 @@ def configurations() -> dict[str, Any]:
     for name, model in MODELS.items():
         data = DATA[model["data"]]
         own = {"label_names": None} if name.startswith("cell_net_") else {}
-        cfgs |= {row.name: _configuration(data, **row.cfg()) for row in _rows_of(name)}
+        rows: list[Result | PublicWeights] = [*_rows_of(name), *public_of(name)]
+        cfgs |= {row.name: _configuration(data, **row.cfg()) for row in rows}
         if find_result(name) is None:
-            cfgs[f"{name}.*" if _rows_of(name) else name] = _configuration(data, **own)  # .*: the default, no tag
+            cfgs[f"{name}.*" if rows else name] = _configuration(data, **own)  # .*: the default, no tag
     return cfgs
 
 
@@ -115,11 +123,16 @@ def configurations() -> dict[str, Any]:
 _PLACES = ("file", "hf_hub_id", "url")
 
 
-def _make_entrypoint(name: str, cell: str, data: str, **differing: Any) -> Callable[..., CellNet]:
-    """A function as timm wants it, by the name of the model."""
+def _settings(cell: str, data: str, **differing: Any) -> dict[str, Any]:
+    """The arguments of a model's network."""
     layout, init_channels, num_cells = DATA[data][:3]
     # No num_classes here: timm takes it from the cfg, which for a saved model is the one saved.
-    settings = {"genotype": cell, "layout": layout, "init_channels": init_channels, "num_cells": num_cells} | differing
+    return {"genotype": cell, "layout": layout, "init_channels": init_channels, "num_cells": num_cells} | differing
+
+
+def _make_entrypoint(name: str, cell: str, data: str, **differing: Any) -> Callable[..., CellNet]:
+    """A function as timm wants it, by the name of the model."""
+    settings = _settings(cell, data, **differing)
 
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> CellNet:
         from nas_zoo.models.network import build
@@ -127,6 +140,7 @@ def _make_entrypoint(name: str, cell: str, data: str, **differing: Any) -> Calla
         asked: dict[str, Any] = settings | kwargs
         model = build(name, pretrained, **(asked | _place_of_weights(name, asked) if pretrained else asked))
         cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+        cfg.pop("state_dict", None)  # of other people's weights; they are in the network now
         cfg.pop("description", None)  # of older configurations: a figure that was measured on published weights
         own_weights = any((asked.get("pretrained_cfg_overlay") or {}).get(place) for place in _PLACES)
         other_head = asked.get("num_classes") not in (None, cfg.get("num_classes"))
@@ -137,7 +151,7 @@ def _make_entrypoint(name: str, cell: str, data: str, **differing: Any) -> Calla
     entrypoint.__name__ = entrypoint.__qualname__ = name
     entrypoint.__module__ = "nas_zoo"
     size = f"C={settings['init_channels']}, {settings['num_cells']} cells"
-    entrypoint.__doc__ = f"Cells {cell!r}, {layout} layout: {size}."
+    entrypoint.__doc__ = f"Cells {cell!r}, {settings['layout']} layout: {size}."
     return entrypoint
 
 
@@ -172,6 +186,8 @@ def _place_of_weights(variant: str, kwargs: dict[str, Any]) -> dict[str, Any]:
     if cfg.source in ("hf-hub", "local-dir") or cfg.state_dict:  # hf-hub:ORG/NAME and the like
         return {}
     if not cfg.has_weights:
+        if others := public_of(variant):
+            raise ValueError(_ask_for_one(variant, others))
         other = [f"{row.name} ({row.dataset})" for row in _rows_of(variant)]
         having = [name for name in MODELS if find_result(name)]
         raise ValueError(
@@ -181,15 +197,32 @@ def _place_of_weights(variant: str, kwargs: dict[str, Any]) -> dict[str, Any]:
             f"{'; it has them as ' + ', '.join(other) if other else ''}"
             f"{'; with weights come ' + ', '.join(having) if having else ''}"
         )
-    row = find_result(f"{variant}.{cfg.tag}")
+    row, public = find_result(f"{variant}.{cfg.tag}"), find_public(f"{variant}.{cfg.tag}")
     if first is not None:
         return {"pretrained_cfg_overlay": overlay}
-    if row is None or not isinstance(given, str | None):
+    if (row is None and public is None) or not isinstance(given, str | None):
         return {}
-    genotype = as_genotype(kwargs["genotype"])
-    asked = {"genotype": genotype.digest, **{key: kwargs[key] for key in ("init_channels", "num_cells")}}
+    own = _settings(**MODELS[variant]) if row is None else vars(row)
+    asked = {"genotype": as_genotype(kwargs["genotype"]).digest}
+    asked |= {key: kwargs[key] for key in ("init_channels", "num_cells")}
     for key, value in asked.items():
-        if value != getattr(row, key):
-            raise ValueError(f"{key}={value!r}: the weights of {row.name} are of a network with {getattr(row, key)!r}")
-    # A file of checked content, which timm prefers to the Hub.
-    return {"pretrained_cfg_overlay": {**overlay, "file": str(fetch_weights(row))}}
+        wanted = as_genotype(own[key]).digest if key == "genotype" and row is None else own[key]
+        if value != wanted:
+            raise ValueError(f"{key}={value!r}: the weights of {variant}.{cfg.tag} are of a network with {wanted!r}")
+    if row is not None:
+        # A file of checked content, which timm prefers to the Hub.
+        return {"pretrained_cfg_overlay": {**overlay, "file": str(fetch_weights(row))}}
+    assert public is not None
+    from nas_zoo.models.download import public_state_dict
+
+    return {"pretrained_cfg_overlay": {**overlay, "state_dict": public_state_dict(public)}}
+
+
+def _ask_for_one(variant: str, others: list[PublicWeights]) -> str:
+    """Words for a model that has weights of others alone: whose weights they are is for the user to choose."""
+    listed = "; ".join(
+        f"{row.name} by {row.authors}, wrong {row.figure or 'not said'}, {row.license}" for row in others
+    )
+    own = [f"{row.name} ({row.dataset})" for row in _rows_of(variant)]
+    ours = f" (ours are of other classes: {', '.join(own)})" if own else ""
+    return f"{variant} has no trained weights of ours{ours}; others publish some, ask for one by its tag: {listed}"

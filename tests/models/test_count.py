@@ -79,4 +79,4 @@ def test_figures_of_a_paper_are_told_by_data_and_empty_where_it_says_nothing():
     assert set(paper_figures("racl", "c10").values()) == {None}
     assert in_csv([]) == ""
     assert in_csv([{"a": 1, "b": None}]) == "a,b\n1,\n"
-    assert {model["data"] for model in MODELS.values()} == {"c10", "c100", "in1k"}
+    assert {model["data"] for model in MODELS.values()} == {"c10", "c100", "in1k", "fmnist", "emnist"}

@@ -217,7 +217,7 @@ def test_a_fault_is_one_line_with_the_link_and_what_to_do(name, server, tmp_path
     assert "\n" not in text
     assert text.startswith("weights of relativenas_c10.emi: ")
     assert wanted.link in text
-    assert "`nas-zoo convert FILE`" in text
+    assert "`nas-zoo convert FILE --model relativenas_c10.emi OUT.safetensors`" in text
     assert str(tmp_path / wanted.file_name) in text
     assert not (tmp_path / wanted.file_name).exists()
     # and once the fault is mended, the file is had

@@ -43,7 +43,7 @@ def test_edges_that_are_numbered_apart_are_as_many_as_the_cells(row):
 
 def test_the_whole_list_is_there():
     """36 files under plain links with their git blob ids in the names of DARTS, and others; figures are of the file."""
-    assert len(ROWS) == 73
+    assert len(ROWS) == 79
     plain = [row for row in BY_NAME if row.git_blob and row.keys == "darts" and len(row.mean) == 3]
     assert len(plain) == 36
     assert len({row.git_blob for row in BY_NAME if row.git_blob}) == sum(bool(row.git_blob) for row in BY_NAME)
