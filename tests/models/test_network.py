@@ -207,7 +207,7 @@ def test_errors_name_the_value_and_what_would_do():
         ({"num_cells": 0}, "num_cells must be .* got 0"),
         ({"init_channels": 1}, "init_channels must be .* got 1"),
         ({"drop_path_rate": 1.0}, r"drop_path_rate must be at least 0 and less than 1, got 1.0"),
-        ({"drop_path_rate": -0.1}, "drop_path_rate=-0.1"),
+        ({"drop_path_rate": -0.1}, "drop_path_rate must be .* got -0.1"),
         ({"genotype": "darts_v3"}, "darts_v3"),
         ({"genotype": 3}, "genotype must be a Genotype"),
     ):
