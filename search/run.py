@@ -388,7 +388,7 @@ def parse(argv: list[str]) -> tuple[SearchSettings, dict[str, Any] | None]:
         make_parser(find_method(method or "edas")[0]).parse_args(argv)
     out = known.out or Path(str(in_file.get("out") or SearchSettings.out))
     saved, state = run_to_resume(out, known.resume, CHECKPOINT_KIND)
-    settings_class = find_method(method or ("edas" if saved is None else saved["method"]))[0]
+    settings_class = find_method(method or ("edas" if saved is None else str(saved.get("method"))))[0]
     flags = given_flags(make_parser(settings_class).parse_args(argv))
     if saved is None:
         return settings_from(settings_class, flags, config), None

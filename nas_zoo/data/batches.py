@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from nas_zoo.data.augment import (
     RESIZED_CROP,
@@ -22,6 +23,8 @@ from nas_zoo.data.augment import (
 from nas_zoo.data.sources import DEVICE_LIMIT_GB, ImageSource, UnreadableImage, checked_indices
 
 __all__ = ["Batches"]
+
+T = TypeVar("T")
 
 
 class _Decoding(Dataset[Tensor | str]):
@@ -47,7 +50,23 @@ def _collated(samples: list[Tensor | str]) -> tuple[Tensor | None, dict[int, str
     """The pixels of those that could be read (None: of none), and by row what is wrong with the others."""
     pixels = [sample for sample in samples if isinstance(sample, Tensor)]
     faults = {row: sample for row, sample in enumerate(samples) if isinstance(sample, str)}
-    return torch.stack(pixels) if pixels else None, faults
+    batch = torch.stack(pixels) if pixels else None
+    if batch is not None and get_worker_info() is not None:
+        batch.share_memory_()  # where there is no room for it, an error tells; on its way out the worker would hang
+    return batch, faults
+
+
+def _loaded(loader: Iterable[T]) -> Iterator[T]:
+    """What the loader gives; ValueError where its processes have too little shared memory, as containers have."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "shared memory" not in str(error):  # torch: "unable to allocate shared memory(shm)", "out of shared memory"
+            raise
+        raise ValueError(
+            "the processes that load the images have too little shared memory; give --workers 0, or the container more "
+            "of it (docker run --shm-size 2g)"
+        ) from None
 
 
 class Batches:
@@ -176,7 +195,7 @@ class Batches:
             generator=torch.Generator(),  # its own, or the loader would draw from the global one on every start
             collate_fn=_collated,
         )
-        for samples, (images, faults) in zip(batches, loader, strict=True):
+        for samples, (images, faults) in zip(batches, _loaded(loader), strict=True):
             if faults:
                 for fault in faults.values():
                     self.source.skips.add(fault, begun=True)

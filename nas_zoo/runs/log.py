@@ -132,6 +132,8 @@ def run_to_resume(out: Path, resume: str | None, kind: str) -> tuple[dict[str, A
         return None, None
     if resume or checkpoint.exists():
         state = load_checkpoint(checkpoint, kind)
+        if not isinstance(state.get("settings"), dict):
+            raise ValueError(f"checkpoint {checkpoint}: does not hold the settings of a run")
         return state["settings"], state
     if not log.exists():
         raise ValueError(f"there is nothing to resume in {out}: it holds neither checkpoint.pt nor log.jsonl")

@@ -108,11 +108,15 @@ class Loop:
             self.log.start(to_dict(settings), facts, overwrite=overwrite, **begun)
             self._tell(describe(settings))
         else:
-            program.load(resume)
-            self.epoch, self.step, self._seconds_before = resume["epoch"], resume["step"], resume["seconds"]
-            if accelerator.is_main_process:  # the others have added theirs to it
-                self._sums += resume["sums"]
-            self.log.take_up(resume["log_lines"], resume["settings"], changeable=changeable)
+            try:
+                program.load(resume)
+                self.epoch, self.step, self._seconds_before = resume["epoch"], resume["step"], resume["seconds"]
+                if accelerator.is_main_process:  # the others have added theirs to it
+                    self._sums += resume["sums"]
+                self.log.take_up(resume["log_lines"], resume["settings"], changeable=changeable)
+            except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                raise ValueError(f"the checkpoint does not hold what {kind} writes into one ({reason})") from None
             self.log.event("resumed", epoch=self.epoch + 1, iteration=self.step, commit=facts["commit"])
             self._tell(f"resumed at epoch {self.epoch + 1}, iteration {self.step} of {program.steps}")
         self._begun = time.monotonic()

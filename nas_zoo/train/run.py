@@ -340,6 +340,8 @@ def train(
     accelerator = start_accelerator()
     if accelerator.device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # one image size all along
+    if resume is not None and not isinstance(resume.get("model_args"), dict):
+        raise ValueError("the checkpoint does not hold what its model was made with")
     program = Training(settings, accelerator, None if resume is None else resume["model_args"])
     source, test = program.source, program.test_source
     num_val = 0 if program.val_batches is None else program.val_batches.num_samples

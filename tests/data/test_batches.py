@@ -501,3 +501,15 @@ def test_a_part_of_a_streamed_set_that_is_held_does_without_skipped_images(photo
     assert more == []
     assert labels.tolist() == [2, 0]
     assert torch.equal(images, next(iter(Batches(source, np.array([12, 3]), 2).epoch(0)))[0])
+
+
+def test_too_little_shared_memory_is_told_in_one_line(monkeypatch):
+    def full(*args: object) -> None:  # what torch says in a worker where /dev/shm is full
+        raise RuntimeError(
+            "unable to allocate shared memory(shm) for file </torch_1_2_0>: No space left on device (28)"
+        )
+
+    monkeypatch.setattr(ImageSource, "image", full)
+    batches = Batches(random_source(), None, 8, device_limit_gb=0, workers=1)
+    with pytest.raises(ValueError, match=r"give --workers 0, or the container more of it \(docker run --shm-size 2g\)"):
+        next(iter(batches.epoch(0)))

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas_zoo.runs.checkpoint import load_checkpoint
+from nas_zoo.runs.checkpoint import load_checkpoint, save_checkpoint
 from nas_zoo.runs.log import RunLog
 from nas_zoo.search import gap, run
 from nas_zoo.search.report import page
@@ -189,3 +189,16 @@ def test_a_user_without_a_home_is_told_where_downloads_may_go(tmp_path, monkeypa
     error = capsys.readouterr().err
     assert "give --data-root or set NAS_ZOO_CACHE" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", MAINS)
+def test_a_checkpoint_that_lacks_something_is_told_in_one_line(kind, tmp_path, capsys):
+    out = interrupted(kind, tmp_path / "run")
+    state, before = load_checkpoint(out / "checkpoint.pt", kind), (out / "log.jsonl").read_bytes()
+    for name in state:
+        save_checkpoint(out / "checkpoint.pt", {key: value for key, value in state.items() if key != name}, kind)
+        assert MAINS[kind](["--resume", "--out", str(out)]) == 2, name
+        error = capsys.readouterr().err
+        assert "checkpoint" in error, name
+        assert error.count("\n") == 1, name
+        assert (out / "log.jsonl").read_bytes() == before
