@@ -57,6 +57,7 @@ _RESAMPLING = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 _MAX_SIDE = 10_000  # pixels of an input size: a picture of it has 0.3 GB
+_MAX_NUMBER = 1_000_000  # of a mean or deviation, whose scale is 0..1
 _MIN_CROP = 0.01  # crop_pct; a picture is brought to 1 / crop_pct of the input size before
 _CPU_PACKAGE, _GPU_PACKAGE = "onnxruntime", "onnxruntime-gpu"
 # ONNX Runtime's word for a type that inputs and outputs may have: NumPy's
@@ -334,7 +335,8 @@ class OnnxClassifier:
         channels = fixed[0] if self.input_size is None else self.input_size[0]
         self.mean = self._numbers("mean", mean, channels)
         self.std = self._numbers("std", std, channels)
-        self._require(self.std is None or min(self.std) > 0, "std", self.std, "greater than 0 in each channel")
+        right = self.std is None or min(self.std) >= 1 / _MAX_NUMBER
+        self._require(right, "std", self.std, f"at least {1 / _MAX_NUMBER} in each channel")
         crop = self._told("crop_pct", crop_pct)
         right = crop is None or (_is_number(crop) and _MIN_CROP <= crop <= 1)
         self._require(right, "crop_pct", crop, f"a number from {_MIN_CROP} to 1")
@@ -663,8 +665,8 @@ def _is_whole(value: Any, least: int) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """A finite one that a float can hold."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    """A finite one with which pixels stay within float32."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _MAX_NUMBER
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

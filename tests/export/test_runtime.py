@@ -474,7 +474,7 @@ def test_a_file_that_claims_another_number_of_rows_than_images_is_refused(tmp_pa
         ({"mean": f"[1{500 * '0'}]"}, f"mean must be a list of 1 finite numbers, one a channel, got [1{78 * '0'}..."),
         ({"mean": f"[1{5000 * '0'}]"}, "the metadata's mean is no JSON; give mean= (Exceeds the limit"),
         ({"mean": f"{2000 * '['}{2000 * ']'}"}, "the metadata's mean is no JSON; give mean= (maximum recursion depth"),
-        ({"std": "[0]"}, "std must be greater than 0 in each channel, got (0.0,)"),
+        ({"std": "[0]"}, "std must be at least 1e-06 in each channel, got (0.0,)"),
         ({"std": "[]"}, "std must be a list of 1 finite numbers, one a channel, got []"),
         ({"std": "[NaN]"}, "std must be a list of 1 finite numbers, one a channel, got [nan]"),
         ({"std": "[1e999]"}, "std must be a list of 1 finite numbers, one a channel, got [inf]"),
