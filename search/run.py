@@ -59,6 +59,7 @@ from nas_zoo.runs.stop import Reason
 from nas_zoo.search.discretize import DERIVATIONS, derived_network, gap_table, measure_gap
 from nas_zoo.search.method import METHODS, SearchSettings, Step, find_method, logits_of, mean_entropy
 from nas_zoo.search.problem import Iteration
+from nas_zoo.search.ranking import ranking_changes
 from nas_zoo.search.supernet import Supernet
 
 Batch = tuple[Tensor, Tensor]
@@ -125,6 +126,7 @@ class Search:
         )
         # Decay of the architecture parameters is each method's own affair, in its loss.
         self.alpha_optimizer = torch.optim.Adam(self.alphas, settings.alpha_lr, betas=settings.alpha_betas)
+        self.last_logits: dict[str, Tensor] | None = None  # alpha after the epoch before
 
     def batches(self, epoch: int, start: int) -> Iterable[tuple[Batch, Batch]]:
         """A batch of the weights half and one of the alpha half for each iteration from `start` on."""
@@ -198,6 +200,7 @@ class Search:
             },
             "gap": gap,
             "entropy": {kind: mean_entropy(logits[kind]) for kind in KINDS},
+            "ranking": ranking_changes(self.last_logits, logits) if self.last_logits else None,
             "alpha": {kind: logits[kind].tolist() for kind in KINDS},
             **({"beta": {kind: edge_logits[kind].tolist() for kind in KINDS}} if edge_logits else {}),
             "operations": list(self.method.space.operations),
@@ -207,6 +210,7 @@ class Search:
             "collapsed": collapsed(found) if found else None,
             **({"unreadable": len(self.skips.found)} if self.skips.found else {}),
         }
+        self.last_logits = logits
         if self.accelerator.is_main_process:
             if line["collapsed"]:
                 print(COLLAPSE_WARNING, file=sys.stderr)
@@ -221,7 +225,8 @@ class Search:
 
     def report(self, line: Mapping[str, Any]) -> str:
         """The figures of an epoch's line in one line of text."""
-        held, train, entropy = line["held_out"], line["train"], line["entropy"]
+        held, train, entropy, ranking = line["held_out"], line["train"], line["entropy"], line["ranking"]
+        changed = "" if ranking is None else f"{ranking['changed']} edges changed  "
 
         def percent(value: float | None) -> str:
             return "   -  " if value is None else f"{100 * value:5.2f}%"
@@ -231,13 +236,14 @@ class Search:
             f"train {percent(train['accuracy'])}  held-out: supernet {percent(held['supernet'])}, "
             f"found {percent(held['found'])}, derived darts {percent(held['derived']['darts'])}, "
             f"argmax {percent(held['derived']['argmax'])}  entropy {entropy['normal']:.2f}/{entropy['reduce']:.2f}  "
-            f"{line['seconds']:.0f} s  {line['peak_memory_gb']:.2f} GB"
+            f"{changed}{line['seconds']:.0f} s  {line['peak_memory_gb']:.2f} GB"
         )
 
     def state(self) -> dict[str, Any]:
         """Without sync_bn the running statistics are those of the first process."""
         return {
             "data": self.data,
+            "last_logits": self.last_logits,
             "supernet": self.supernet.state_dict(),
             "method": self.method.state_dict(),
             "weight_optimizer": self.weight_optimizer.state_dict(),
@@ -252,6 +258,7 @@ class Search:
             )
         self.supernet.load_state_dict(state["supernet"])
         self.method.load_state_dict(state["method"])
+        self.last_logits = state.get("last_logits")  # runs begun before the ranking was logged hold none
         self.weight_optimizer.load_state_dict(state["weight_optimizer"])
         self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
 

@@ -14,8 +14,8 @@ from nas_zoo.models.count import count
 from nas_zoo.models.registry import MODELS
 
 COMMANDS = [
-    "list", "info", "search", "gap", "report", "train", "adopt", "evaluate", "export", "check", "card", "publish",
-    "space", "bench", "predict", "draw", "demo", "doctor", "convert", "export-model",
+    "list", "info", "search", "gap", "genotype", "report", "train", "adopt", "evaluate", "export", "check", "card",
+    "publish", "space", "bench", "predict", "draw", "demo", "doctor", "convert", "export-model",
 ]  # fmt: skip
 
 
