@@ -8,12 +8,12 @@ import functools
 import re
 from typing import Any
 
-__all__ = ["fill", "markdown", "plain"]
+__all__ = ["counted", "fill", "markdown", "plain"]
 
 #: Control characters, the ends of lines and paragraphs, what turns the direction of writing, halves of characters.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 #: What Markdown (as on the Hub: tables and formulas too) takes for more than text; "_" only at a word's edge.
-_ACTIVE = re.compile(r"[\\`*\[\]<|~$]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])|^(?=[#+\-=>]|\d+[.)])")
+_ACTIVE = re.compile(r"[\\`*\[\]<|~$]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])|^(?=[#+\-=>])|(?<=^\d)(?=[.)](?:\s|$))")
 
 
 def plain(text: object) -> str:
@@ -26,11 +26,15 @@ def markdown(text: object) -> str:
     return _ACTIVE.sub(lambda found: "\\" + found[0], plain(text))
 
 
-def fill(package: str, name: str, **values: Any) -> str:
-    """A template of a package with these values.
+def counted(number: int, one: str = "", many: str | None = None) -> str:
+    """ "1 epoch", "6,000 epochs"; the number alone without a word."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}" if one else f"{number:,}"
 
-    Values are escaped as the template's ending asks (.html.j2, .md), but for what passes `| safe`; a name that the
-    template does not get is an error.
+
+def fill(package: str, name: str, /, **values: Any) -> str:
+    """The text of a template of that package with these values.
+
+    Values are escaped as the template's ending asks (.html.j2, .md), but for what passes `| safe`.
 
     Raises:
         ValueError: The template is missing from the installation.
@@ -38,9 +42,11 @@ def fill(package: str, name: str, **values: Any) -> str:
     from jinja2 import TemplateNotFound
 
     try:
-        return _environment(package, name.removesuffix(".j2").rpartition(".")[2]).get_template(name).render(**values)
-    except (TemplateNotFound, ModuleNotFoundError, ValueError) as error:
+        template = _environment(package, name.removesuffix(".j2").rpartition(".")[2]).get_template(name)
+    except (TemplateNotFound, ModuleNotFoundError) as error:
         raise ValueError(f"the template {name} is missing from the installation: install nas-zoo again") from error
+    text: str = template.render(**values)
+    return text
 
 
 @functools.cache
@@ -51,7 +57,9 @@ def _environment(package: str, form: str) -> Any:
     def escaped(value: Any) -> Any:
         return value if isinstance(value, Markup) or form != "md" else markdown(value)
 
-    return Environment(
+    made = Environment(
         loader=PackageLoader(package, ""), undefined=StrictUndefined, autoescape=form == "html", finalize=escaped,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
+    made.filters["counted"] = counted
+    return made

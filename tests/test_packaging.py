@@ -88,6 +88,7 @@ def test_the_wheel_holds_one_top_level_package_and_its_data(wheel: Path) -> None
                    "nas_zoo/genotype/cells/darts_v2.json", "nas_zoo/genotype/cells/published.jsonl",
                    "nas_zoo/models/models.json",
                    "nas_zoo/models/results.csv", "nas_zoo/models/public.csv", "nas_zoo/hub_cards/template.md",
+                   "nas_zoo/export/cells/module.py.j2",
                    "nas_zoo/py.typed", "nas_zoo/search/report/report.css",
                    "nas_zoo/search/report/report.js"):  # fmt: skip
         assert needed in names

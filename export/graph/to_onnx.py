@@ -35,7 +35,7 @@ from torch import nn
 
 import nas_zoo
 from nas_zoo.genotype import Genotype
-from nas_zoo.models.load import load_model
+from nas_zoo.models.load import load_model, name_of_run
 from nas_zoo.models.operations import FactorizedReduce
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import write_bytes
@@ -356,7 +356,9 @@ class ExportSettings(ModelSettings):
     data: str | None = setting(None, "data set to check on instead, its test split: digits, cifar10, folder or tar")
     check_images: int = setting(256, "how many images to check on, at most")
     agreement: float | None = setting(None, "least part of them that must get PyTorch's class; none: 0.9 for int8")
-    model_name: str | None = setting(None, "of the model in the repository of --to-triton; none: the model's")
+    model_name: str | None = setting(
+        None, "of the model in the repository of --to-triton; none: the model's, or its folder's"
+    )
     overwrite: bool = setting(False, "replace the version that is in the repository already")
     labels: Path | None = setting(None, "text file with the name of a class on each line")
     mean: tuple[float, ...] | None = setting(None, "mean of each channel, 0..1")
@@ -462,7 +464,9 @@ def _write_folder(name: str, settings: ExportSettings) -> None:
     model = named_model(name, settings)
     how = _how(settings)
     metadata, of_model = images_of(model, **{key: value for key, value in how.items() if key in _OF_IMAGES})
-    called = settings.model_name or metadata.get("model", "model").replace(".", "_")
+    folder = Path(name.removeprefix("local-dir:"))
+    own = name_of_run(folder) if folder.is_dir() else metadata.get("model", "model")
+    called = settings.model_name or own.replace(".", "_")
     if settings.to_triton is not None:
         check_free(settings.to_triton, called, overwrite=settings.overwrite)
     images = None

@@ -35,7 +35,7 @@ from nas_zoo.export.graph.deliver import Forms, deliver
 from nas_zoo.export.graph.real_images import real_images
 from nas_zoo.export.graph.to_onnx import images_of
 from nas_zoo.export.publish.card import write_card
-from nas_zoo.export.publish.published import Checkpoint, open_checkpoint
+from nas_zoo.export.publish.published import Checkpoint, add_name, open_checkpoint
 from nas_zoo.models.config import write_config
 from nas_zoo.models.results import HUB_FILE, file_sha256, network_errors
 from nas_zoo.runs.ending import program
@@ -90,7 +90,7 @@ def stage(
         shutil.copyfile(checkpoint.weights, aside / HUB_FILE)
         _write_config(checkpoint, model, aside / "config.json")
         write_json(aside / "genotype.json", {"name": row.cell or None, **json.loads(model.genotype.to_json())})
-        write_weights(aside / "reference.safetensors", checkpoint.reference(), {"model": row.name})
+        write_weights(aside / "reference.safetensors", checkpoint.reference(), {"model": checkpoint.name})
         write_text(aside / "training_log.jsonl", checkpoint.log)
         if onnx:
             _, of_model = images_of(model)
@@ -106,7 +106,7 @@ def stage(
             write_text(aside / "LICENSE", _license_text())
         files = sorted(path for path in aside.iterdir() if path.is_file())
         listed = {path.name: {"sha256": file_sha256(path), "size": path.stat().st_size} for path in files}
-        write_json(aside / MANIFEST, {"nas_zoo": nas_zoo.__version__, "model": row.name, "files": listed})
+        write_json(aside / MANIFEST, {"nas_zoo": nas_zoo.__version__, "model": checkpoint.name, "files": listed})
     return [place / name for name in (*listed, MANIFEST)]
 
 
@@ -476,6 +476,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--check-images", type=whole(1), default=256, help="how many of them, at most (default: 256)")
     parser.add_argument("--no-onnx", action="store_true", help="without ONNX files")
+    add_name(parser)
     parser.add_argument("--license", default="apache-2.0", help="of a run's weights (default: apache-2.0)")
     return parser
 
@@ -494,7 +495,7 @@ def main(argv: list[str] | None = None) -> int:
         disable_progress_bars()
     try:
         _check_names(given.repo, given.revision)
-        checkpoint = open_checkpoint(given.model, license=given.license)
+        checkpoint = open_checkpoint(given.model, license=given.license, called=given.name)
         for flag in ("float16", "with_preprocessing", "calibration", "images"):
             if given.no_onnx and getattr(given, flag):
                 raise ValueError(f"--{flag.replace('_', '-')}: is not accepted with --no-onnx")
@@ -525,7 +526,7 @@ def main(argv: list[str] | None = None) -> int:
                 return 0
             outcome = publish(
                 folder, given.repo, revision=given.revision, private=given.private, say=print,
-                message=f"{checkpoint.row.name}, published by nas-zoo {nas_zoo.__version__}",
+                message=f"{checkpoint.name}, published by nas-zoo {nas_zoo.__version__}",
             )  # fmt: skip
     except (ValueError, OSError) as error:
         raise ValueError(_without_token(str(error))) from None

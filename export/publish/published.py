@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
 
+from nas_zoo.genotype import genotype_record
 from nas_zoo.models import results
-from nas_zoo.models.load import load_model
+from nas_zoo.models.load import load_model, name_of_run
 from nas_zoo.models.registry import find_result
 from nas_zoo.models.results import Result
 from nas_zoo.release.adopt import read_run, reference_tensors, result_of_run
 from nas_zoo.runs.facts import published_log
 
-__all__ = ["Checkpoint", "open_checkpoint"]
+__all__ = ["Checkpoint", "add_name", "open_checkpoint"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # what the Hub, Triton and a folder take
 
 
 @dataclass(frozen=True)
@@ -26,12 +32,13 @@ class Checkpoint:
     weights: Path  # a .safetensors file, its hash checked
     log: str  # of the training, without folders of the machine it ran on
     folder: Path | None  # of the run; None for a published checkpoint
+    title: str  # a name for people and folders
+    provenance: Mapping[str, Any]  # of its cells, as their record has it: method, paper, source ...
 
     @property
-    def title(self) -> str:
-        """A name for people and folders: the model's, with its tag where that is not the model's default."""
-        first = find_result(self.row.model)
-        return self.row.model if self.folder is not None or first == self.row else self.row.name
+    def name(self) -> str:
+        """As its files call it: MODEL.TAG of a published checkpoint, the name of a run."""
+        return self.row.name if self.folder is None else self.title
 
     def model(self) -> Any:
         """The model with these weights, evaluating, float32."""
@@ -47,24 +54,55 @@ class Checkpoint:
         return {"pixel_values": images, "logits": logits}
 
 
-def open_checkpoint(name: str, *, license: str = "apache-2.0") -> Checkpoint:
+def open_checkpoint(name: str, *, license: str = "apache-2.0", called: str | None = None) -> Checkpoint:
     """The checkpoint that a user names: MODEL or MODEL.TAG of the package, or the folder of a run that has ended.
 
     Args:
         name: See above.
         license: Of the weights of a run; a published checkpoint has its own.
+        called: What a run's network is called: the folder's name if None. A published checkpoint has its own.
 
     Raises:
         ValueError: There is none of that name, it has no weights, or they are not the published ones.
     """
     folder = Path(name)
+    if called is not None and not _NAME.fullmatch(called):
+        raise ValueError(f"--name must be letters, digits, '.', '_' and '-', got {called!r}")
     if folder.is_dir():
-        row = result_of_run(folder, license=license)
-        return Checkpoint(row, folder / row.weights, published_log(read_run(folder).log), folder)
+        row, run = result_of_run(folder, license=license), read_run(folder)
+        title = called or name_of_run(folder)
+        provenance = _provenance(row.cell) if row.cell else _of_search(run.log[0].get("cells") or {})
+        return Checkpoint(row, folder / row.weights, published_log(run.log), folder, title, provenance)
     found = find_result(name)
     if found is None:
         load_model(name)  # says what is wrong with the name
-        raise ValueError(f"model {name!r}: a published checkpoint or the folder of a run is accepted")
+        raise ValueError(f"model {name!r} must be a published checkpoint or the folder of a run")
+    if called is not None:
+        raise ValueError(f"--name {called}: {name} has its own name; only the network of a run is given one")
     log = results.PACKAGE / "weights" / f"{found.name}.log.jsonl"
     text = log.read_text("utf-8") if log.is_file() else ""
-    return Checkpoint(found, results.fetch_weights(found), text, None)
+    # the model's name, with the tag where that is not the model's default
+    title = found.model if find_result(found.model) == found else found.name
+    return Checkpoint(found, results.fetch_weights(found), text, None, title, _provenance(found.cell))
+
+
+def add_name(parser: argparse.ArgumentParser) -> None:
+    """The flag --name, `called` of ``open_checkpoint``."""
+    parser.add_argument("--name", help="what a run's network is called (default: the name of the run's folder)")
+
+
+def _provenance(cell: str) -> dict[str, Any]:
+    found: dict[str, Any] = genotype_record(cell).get("provenance", {})
+    return found
+
+
+def _of_search(cells: Mapping[str, Any]) -> dict[str, Any]:
+    """The provenance of a user's own cells: a search names its method, and cells of that method here its paper."""
+    known = {"edas": "edas_c10", "da2s": "da2s_c10", "da2s_released": "da2s_c10", "darts": "darts_v2",
+             "pc_darts": "pc_darts_c10"}  # fmt: skip
+    method = str(cells.get("method", ""))
+    own = {key: str(cells[key]) for key in ("method", "paper", "source") if cells.get(key)}
+    if method not in known:
+        return own
+    paper = _provenance(known[method])
+    return own | {"method": paper["method"], "paper": paper["paper"], "source": "a search of our own with nas-zoo"}

@@ -26,10 +26,11 @@ from nas_zoo.data import pictures
 from nas_zoo.export.cells.draw import draw_genotype
 from nas_zoo.export.graph.deliver import Forms, deliver
 from nas_zoo.export.graph.real_images import RealImages
-from nas_zoo.export.publish.published import Checkpoint, open_checkpoint
+from nas_zoo.export.publish.published import Checkpoint, add_name, open_checkpoint
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import staged, write_text
 from nas_zoo.runs.settings import Parser
+from nas_zoo.text import counted, markdown
 
 __all__ = ["main", "write_space"]
 
@@ -122,7 +123,7 @@ def write_space(
     """
     from PIL import Image
 
-    place, row = Path(folder), checkpoint.row
+    place = Path(folder)
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise ValueError(f"to={str(folder)!r}: a new or empty folder is accepted")
     if len(examples) > MOST_EXAMPLES:
@@ -150,7 +151,7 @@ def write_space(
                 name = re.sub(r"[^A-Za-z0-9._-]+", "_", example.name)
                 shutil.copyfile(example, made / "examples" / f"{number}_{name}")
     if say:
-        say(f"{row.name}: {place}")
+        say(f"{checkpoint.name}: {place}")
     return sorted(path for path in place.rglob("*") if path.is_file())
 
 
@@ -158,9 +159,9 @@ def _words(checkpoint: Checkpoint) -> str:
     row = checkpoint.row
     return (
         f"# {checkpoint.title}\n\n"
-        f"A network of {row.num_cells} cells and {row.params:,} parameters, trained on {row.dataset}: "
-        f"{row.top1:.2f} % top-1 on its {row.test_images:,} test images. It knows {row.num_classes} classes and "
-        "answers every image with one of them."
+        f"A network of {counted(row.num_cells, 'cell')} and {counted(row.params, 'parameter')}, trained on "
+        f"{markdown(row.dataset)}: {row.top1:.2f} % top-1 on its {counted(row.test_images, 'test image')}. It knows "
+        f"{counted(row.num_classes, 'class', 'classes')} and answers every image with one of them."
     )
 
 
@@ -205,6 +206,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--examples", type=Path, nargs="+", default=[], metavar="IMAGE",
                         help="images to offer: files, or one folder of at most eight")  # fmt: skip
     parser.add_argument("--repo", metavar="ORG/NAME", help="where the model is published, for a link")
+    add_name(parser)
     return parser
 
 
@@ -221,7 +223,9 @@ def main(argv: list[str] | None = None) -> int:
     ]
     if given.examples and not examples:
         raise ValueError(f"examples: no images in {', '.join(map(str, given.examples))}")
-    write_space(open_checkpoint(given.model), given.to, examples=examples, repo=given.repo, say=print)
+    write_space(
+        open_checkpoint(given.model, called=given.name), given.to, examples=examples, repo=given.repo, say=print
+    )
     print(f"start it with: cd {given.to} && pip install -r requirements.txt && python app.py")
     return 0
 

@@ -3,7 +3,7 @@
 from nas_zoo.genotype.catalog import genotype_record, list_genotypes, list_records
 from nas_zoo.genotype.cell import KINDS, MAX_NODES, OPERATIONS, Cell, Edge, Kind
 from nas_zoo.genotype.genotype import Genotype
-from nas_zoo.genotype.reading import as_genotype, load_genotype
+from nas_zoo.genotype.reading import as_genotype, load_genotype, provenance_of
 
 __all__ = [
     "KINDS",
@@ -18,4 +18,5 @@ __all__ = [
     "list_genotypes",
     "list_records",
     "load_genotype",
+    "provenance_of",
 ]

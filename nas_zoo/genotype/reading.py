@@ -25,7 +25,7 @@ from nas_zoo.genotype.dialects import darts, dialect_of, enas, lists, nasbench20
 from nas_zoo.genotype.dialects.python_text import bracketed, literal
 from nas_zoo.genotype.genotype import MAX_BYTES, Genotype, NoJson, decoded, from_record, parse_json
 
-__all__ = ["as_genotype", "load_genotype"]
+__all__ = ["as_genotype", "load_genotype", "provenance_of"]
 
 _CALL = re.compile(r"Genotype\s*\(")
 _BLANK = "\ufeff \t\r\n"
@@ -76,6 +76,24 @@ def load_genotype(name_or_path: str | os.PathLike[str]) -> Genotype:
     elif not isinstance(name_or_path, (str, os.PathLike)):
         raise ValueError(f"genotype must be a name or a path here, got {show(name_or_path)}")
     return _from_file(name_or_path)
+
+
+def provenance_of(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Where cells are from, as the record of that name, file or run folder says: method, paper, source ...
+
+    {} for a record that does not say it, and for other texts.
+    """
+    record = package_record(name_or_path) if isinstance(name_or_path, str) and NAME.fullmatch(name_or_path) else None
+    if record is None:
+        path = os.fsdecode(name_or_path)
+        inner = os.path.join(path, "genotype.json") if os.path.isdir(path) else path
+        try:
+            value = parse_json(decoded(_file_bytes(inner), "the file"))
+        except (OSError, ValueError):
+            return {}
+        record = value if isinstance(value, dict) else {}
+    found = record.get("provenance")
+    return found if isinstance(found, dict) else {}
 
 
 def _from_file(name_or_path: str | os.PathLike[str]) -> Genotype:

@@ -1,6 +1,7 @@
 """A model with its weights, from whatever a user calls it by: a run's folder, a Hub id, a name, a weights file."""
 
 import pickle
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,14 @@ from torch import nn
 
 from nas_zoo.models.registry import MODELS
 
-__all__ = ["StateDict", "load_model", "read_state_dict", "state_dict_of"]
+__all__ = ["StateDict", "load_model", "name_of_run", "read_state_dict", "state_dict_of"]
 
 StateDict = dict[str, torch.Tensor]
+
+
+def name_of_run(folder: Path | str) -> str:
+    """What a run's network is called unless its user says otherwise: as its folder, in what the Hub takes."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", Path(folder).resolve().name).strip("._-") or "network"
 
 
 def load_model(model: str, weights: Path | str | None = None, **kwargs: Any) -> nn.Module:

@@ -11,12 +11,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from nas_zoo.data.sources import ImageSource
-from nas_zoo.genotype import Genotype, as_genotype
+from nas_zoo.genotype import Genotype, as_genotype, genotype_record, provenance_of
 from nas_zoo.models.config import write_config
+from nas_zoo.models.registry import DATA, MODELS
 from nas_zoo.runs.files import staged, write_weights
 from nas_zoo.train.recipes import TrainSettings
 
-__all__ = ["chosen_args", "describe_mismatch", "make_model", "read_weights", "save_model"]
+__all__ = ["chosen_args", "describe_mismatch", "make_model", "origin_of_cells", "read_weights", "save_model"]
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -46,13 +47,24 @@ def describe_mismatch(model: nn.Module, tensors: Mapping[str, Tensor]) -> str | 
     return "; ".join(told) or None
 
 
+def _has_cells(model: str, genotype: Any) -> bool:
+    return as_genotype(genotype).digest == Genotype.from_json(genotype_record(MODELS[model]["cell"])).digest
+
+
 def make_model(settings: TrainSettings, num_classes: int, in_chans: int, model_args: Mapping[str, Any]) -> nn.Module:
     """The model through timm, with what of `model_args` is not None (genotype, init_channels, num_cells, pool_bn)."""
     args = {name: value for name, value in model_args.items() if value is not None}
     if settings.drop_path:
         args["drop_path_rate"] = settings.drop_path
+    name = settings.model
+    if name in MODELS and "genotype" in args and not _has_cells(name, args["genotype"]):
+        # Other cells than those that the name stands for: the same network, without the name.
+        model = MODELS[name]
+        data = DATA[model["data"]]
+        sizes = {key: model.get(key, getattr(data, key)) for key in ("init_channels", "num_cells")}
+        name, args = ("cell_net_cifar" if data.layout == "cifar" else "cell_net_imagenet"), sizes | args
     try:
-        return timm.create_model(settings.model, num_classes=num_classes, in_chans=in_chans, **args)
+        return timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **args)
     except RuntimeError as error:
         if "Unknown model" not in str(error):
             raise
@@ -97,6 +109,14 @@ def chosen_args(settings: TrainSettings, num_classes: int, in_chans: int) -> dic
         raise ValueError(f"init_weights={str(settings.init_weights)!r} do not fit {settings.model}: {wrong}")
     args["genotype"] = None if genotype is None else genotype.to_json()
     return args
+
+
+def origin_of_cells(settings: TrainSettings) -> dict[str, str]:
+    """Method, paper and source of the cells, as the record in the settings says; {} for the model's own cells."""
+    weights = settings.init_weights
+    given = settings.genotype if settings.genotype is not None or weights is None else Path(weights).parent
+    found = {} if given is None else provenance_of(given)
+    return {key: str(found[key]) for key in ("method", "paper", "source") if found.get(key)}
 
 
 def save_model(

@@ -65,7 +65,7 @@ from nas_zoo.runs.settings import Parser, add_flags, given_flags, resumed_settin
 from nas_zoo.runs.stop import Reason
 from nas_zoo.train.auxiliary import AuxiliaryHead, TensorDropPath, Trained
 from nas_zoo.train.evaluation import evaluate
-from nas_zoo.train.model import chosen_args, make_model, read_weights, save_model
+from nas_zoo.train.model import chosen_args, make_model, origin_of_cells, read_weights, save_model
 from nas_zoo.train.recipes import TrainSettings, settings_of
 
 __all__ = ["Training", "main", "parse", "train"]
@@ -347,10 +347,10 @@ def train(
     num_val = 0 if program.val_batches is None else program.val_batches.num_samples
     data = {"name": source.name, "train": program.train_batches.num_samples, "test": len(test), "val": num_val,
             "classes": list(source.classes)}  # fmt: skip
-    weights = "last" if program.ema is None else "ema"
+    facts = {"result_weights": "last" if program.ema is None else "ema", "cells": origin_of_cells(settings)}
     with only_run_in(settings.out, accelerator):
         loop = Loop(program, settings, accelerator, CHECKPOINT_KIND, resume, CHANGEABLE, data=data,
-                    parameters=program.num_parameters, result_weights=weights)  # fmt: skip
+                    parameters=program.num_parameters, **facts)  # fmt: skip
         if resume is None and accelerator.is_main_process:
             watch = "none" if program.val_batches is None else f"{num_val} {program.val_batches.source.part}".strip()
             use = f"images: {data['train']} {source.part} to train on, {watch} to watch the run, "

@@ -1,6 +1,7 @@
 """Model cards: their figures are the row's, their YAML is the Hub's, their code runs."""
 
 import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -11,10 +12,14 @@ import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
 
+from nas_zoo.cli import main as nas_zoo
 from nas_zoo.export.publish.card import card_data, card_text, main, write_card
 from nas_zoo.export.publish.published import Checkpoint, open_checkpoint
+from nas_zoo.export.publish.space import write_space
+from nas_zoo.genotype import load_genotype
 from nas_zoo.models.results import Result, package_results
-from nas_zoo.release.adopt import Dataset, result_of_run
+from nas_zoo.release.adopt import Dataset
+from nas_zoo.train.run import main as train
 from tests.weights import ROOT, train_tiny, write_images
 
 CARDS = ROOT / "hub_cards"
@@ -29,6 +34,10 @@ def run(tmp_path_factory):
 def with_row(run: Path, **changes: object) -> Checkpoint:
     checkpoint = open_checkpoint(str(run))
     return dataclasses.replace(checkpoint, row=dataclasses.replace(checkpoint.row, **changes))
+
+
+def about(dataset: Dataset) -> dict[str, str]:
+    return {"dataset": dataset.title, "dataset_note": dataset.note, "dataset_id": dataset.hub_id}
 
 
 def rows_of(text: str, heading: str) -> list[list[str]]:
@@ -127,9 +136,9 @@ def test_the_papers_figures_stand_apart_and_are_called_the_papers(run):
 
 def test_figures_on_a_changed_data_set_do_not_stand_among_those_of_the_set(run):
     jpeg = Dataset("CIFAR-10 (JPEG)", "CIFAR-10 as JPEG", "uoft-cs/cifar10")
-    (figure,) = card_data(result_of_run(run, dataset=jpeg)).eval_results or []
+    (figure,) = card_data(with_row(run, **about(jpeg))).eval_results or []
     assert (figure.dataset_type, figure.dataset_name) == ("cifar-10-jpeg", "CIFAR-10 (JPEG)")
-    data = card_data(result_of_run(run, dataset=Dataset("CIFAR-10", "", "uoft-cs/cifar10")))
+    data = card_data(with_row(run, **about(Dataset("CIFAR-10", "", "uoft-cs/cifar10"))))
     assert data.eval_results is not None
     assert data.eval_results[0].dataset_type == "uoft-cs/cifar10"
     assert data.datasets == ["uoft-cs/cifar10"]
@@ -144,7 +153,7 @@ def test_the_yaml_says_what_the_hub_sorts_by(run):
     assert {"nas-zoo", "neural-architecture-search", "timm"} <= set(data.tags or [])
     assert "transformers" not in (data.tags or [])
     assert data.metrics == ["accuracy"]
-    assert data.model_name == "cell_net_cifar.run"
+    assert data.model_name == "run"
 
 
 def test_the_cards_code_runs_as_it_stands(run, tmp_path):
@@ -179,7 +188,9 @@ def test_the_command_writes_card_and_picture_and_tells_mistakes(run, tmp_path, c
         (["edas_in1k"], "without weights"),
         (["edas_c99"], "did you mean"),
         (["--all", "--to", "x"], "--all"),
-        ([], "one MODEL"),
+        (["edas_c10_s", "--name", "mine"], "has its own name"),
+        ([str(run), "--name", "a b"], "--name must be"),
+        ([], "give one MODEL"),
         ([str(tmp_path)], "not a training run"),
     ):
         assert main(words) == 2
@@ -188,8 +199,55 @@ def test_the_command_writes_card_and_picture_and_tells_mistakes(run, tmp_path, c
         assert error.count("\n") == 1
 
 
+def test_a_network_of_ones_own_cells_bears_its_own_name_and_cites_their_search(tmp_path, monkeypatch, capsys):
+    """Not that of the model whose size it has, nor DARTS as who found them."""
+    record = json.loads(load_genotype("darts_v2")._replace(normal=load_genotype("pc_darts_c10").normal).to_json())
+    search = tmp_path / "photos"
+    search.mkdir()
+    (search / "genotype.json").write_text(json.dumps(record | {"provenance": {"method": "edas", "by": "nas-zoo"}}))
+    words = ["--recipe", "quick", "--model", "edas_c10", "--genotype", search, "--init-channels", "4", "--num-cells",
+             "3", "--data", write_images(tmp_path / "images"), "--epochs", "1", "--batch-size", "20", "--warmup-epochs",
+             "1", "--eval-every", "0", "--workers", "0", "--out", tmp_path / "my cats"]  # fmt: skip
+    assert train([str(word) for word in words]) == 0
+    run = str(tmp_path / "my cats")
+    assert json.loads((tmp_path / "my cats" / "config.json").read_text())["architecture"] == "cell_net_cifar"
+    text = card_text(open_checkpoint(run))
+    assert "\n# my_cats\n" in text
+    assert "model_name" not in text
+    assert "- name: my_cats\n" in text
+    assert "edas_c10" not in text
+    assert "cells found by EDAS" in text
+    assert "- EDAS: Efficient and Differentiable Architecture Search, 2019 (arXiv:1912.01237)\n- DARTS:" in text
+    assert "for 1 epoch;" in text
+    assert "1 epoch is far fewer" in text
+    assert "1 epochs" not in text
+    assert "\n# insects\n" in card_text(open_checkpoint(run, called="insects"))
+    files = {path.name for path in write_space(open_checkpoint(run, called="insects"), tmp_path / "space")}
+    assert "app.py" in files
+    for name in ("app.py", "README.md"):
+        page = (tmp_path / "space" / name).read_text()
+        assert "insects" in page
+        assert "edas_c10" not in page
+    assert nas_zoo(["export", run, "--to-triton", str(tmp_path / "triton"), "--no-check"]) == 0
+    assert [path.name for path in (tmp_path / "triton").iterdir()] == ["my_cats"]
+
+
+def test_names_from_outside_stay_text_in_a_card(run):
+    evil = ("<script>alert(1)</script>", "[free](http://example.org)", "a|b", "\x1b[31m", *"efghij")
+    text = card_text(with_row(run, label_names=evil, dataset="<b>cats</b> | dogs", device_name="*fast*"))
+    body = text.split("---\n", 2)[2]
+    assert "\\<script>" in body
+    assert "\\[free\\]" in body
+    assert "\x1b" not in body
+    assert re.search(r"(?<!\\)<(?!br)", body) is None
+    (row,) = [line for line in body.splitlines() if line.startswith("| 1") or ("cats" in line and line.startswith("|"))]
+    assert len(re.findall(r"(?<!\\)\|", row)) == 6
+    assert "\\*fast\\*" in body
+
+
 def test_no_field_of_the_template_is_left_open(run):
     text = card_text(open_checkpoint(str(run)))
-    assert "${" not in text
+    assert "{{" not in text
+    assert "{%" not in text
     assert "None" not in text.replace("[None]", "")
     assert "\n\n\n" not in text
