@@ -90,7 +90,7 @@ def test_the_wheel_holds_one_top_level_package_and_its_data(wheel: Path) -> None
                    "nas_zoo/models/results.csv", "nas_zoo/models/public.csv", "nas_zoo/hub_cards/template.md",
                    "nas_zoo/export/cells/module.py.j2",
                    "nas_zoo/py.typed", "nas_zoo/search/report/report.css",
-                   "nas_zoo/search/report/report.js"):  # fmt: skip
+                   "nas_zoo/search/report/report.js", "nas_zoo/search/report/page.html.j2"):  # fmt: skip
         assert needed in names
     assert "License-Expression: Apache-2.0" in metadata
     requires = [line for line in metadata.splitlines() if line.startswith("Requires-Dist: onnxruntime")]

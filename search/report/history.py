@@ -264,7 +264,7 @@ def _check_epoch(line: Mapping[str, Any], first: Mapping[str, Any], place: str) 
     operations = line.get("operations")
     known = ("none", *OPERATIONS)
     if not isinstance(operations, list) or not operations or not all(name in known for name in operations):
-        raise ValueError(f"{place}: operations: {operations!r}; a list of {', '.join(known)} is accepted")
+        raise ValueError(f"{place}: operations: {operations!r}; it must be a list of some of {', '.join(known)}")
     for name in ("alpha", "beta"):
         if name == "beta" and name not in line:
             continue
@@ -277,7 +277,7 @@ def _check_epoch(line: Mapping[str, Any], first: Mapping[str, Any], place: str) 
             shape = (edges, len(operations)) if name == "alpha" else (edges,)
             if values.shape != shape or not _nodes_of(edges) or not np.isfinite(values).all():
                 each = "edge and operation" if name == "alpha" else "edge"
-                raise ValueError(f"{place}: {name} of the {kind} cell: a number for each {each} is accepted")
+                raise ValueError(f"{place}: {name} of the {kind} cell: it must have a number for each {each}")
     for name in ("found", "darts", "argmax"):
         record = line.get("found") if name == "found" else dig(line, "genotype", name)
         if record is not None:

@@ -8,6 +8,8 @@ works while a search still runs. Shown are settings and machine, held-out accura
 derived networks over the epochs, what discretization cost, softmax of alpha for each edge and of beta for each node,
 their entropy, the operations chosen, the cells, and the genotype to copy. `nas-zoo gap RUN_DIR --save` adds other
 numbers of edges to the table of the gap.
+
+Here is worked out what the page shows; what it says and how it is laid out stands in page.html.j2.
 """
 
 import argparse
@@ -17,11 +19,11 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.models.palette import OPERATION_COLORS
@@ -31,6 +33,7 @@ from nas_zoo.runs.settings import Parser
 from nas_zoo.search.report import figures
 from nas_zoo.search.report.figures import Line, Pair, short
 from nas_zoo.search.report.history import Run, dig, read_runs
+from nas_zoo.text import fill
 
 __all__ = ["main", "page", "write_report"]
 
@@ -68,25 +71,21 @@ _DARK_COLORS = {
 #: Skip connections in the normal cell at which DARTS+ ends a search, and the edges that its cells have.
 _DARTS_PLUS, _DARTS_PLUS_EDGES = 2, 8
 
+Row = dict[str, Any]
 
-# Words ----------------------------------------------------------------------------------------------------------------
+
+# Numbers in words -----------------------------------------------------------------------------------------------------
 
 
 def _percent(value: float | None) -> str:
     return _NOTHING if value is None else f"{100 * value:.1f} %"
 
 
-def _change(before: float | None, after: float | None) -> str:
+def _points(before: float | None, after: float | None) -> str:
     return _NOTHING if before is None or after is None else figures.signed(100 * (after - before))
 
 
-def _before_after(before: float | None, after: float | None) -> str:
-    if before is None or after is None:
-        return _NOTHING
-    return f'{100 * before:.1f} → {100 * after:.1f} <small class="change">({_change(before, after)})</small>'
-
-
-def _time(seconds: float | None) -> str:
+def _duration(seconds: float | None) -> str:
     if seconds is None:
         return _NOTHING
     if seconds < 120:
@@ -94,6 +93,10 @@ def _time(seconds: float | None) -> str:
     if seconds < 2 * 3600:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 2 * 86400 else f"{seconds / 86400:.1f} days"
+
+
+def _share(value: float) -> str:
+    return f"{value:.2f}".removeprefix("0")
 
 
 def _value(value: Any) -> str:
@@ -110,62 +113,19 @@ def _counts(histogram: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {short(name)}" for name, count in histogram.items()) or _NOTHING
 
 
-def _html(tag: str, content: str, **attributes: str) -> str:
-    given = "".join(f' {name.rstrip("_").replace("_", "-")}="{escape(value)}"' for name, value in attributes.items())
-    return f"<{tag}{given}>{content}</{tag}>"
+def _clip(text: str, length: int = 15) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def _table(
-    head: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], caption: str = "", style: str = "stack"
-) -> str:
-    """HTML of a table whose rows are (class, cells); the first cell heads its row, a single other one is all of it.
-
-    Cells are HTML. In style "stack" a row becomes a block with names where the page is narrow.
-    """
-    parts = [f"<caption>{caption}</caption>" if caption else "", "<thead><tr>"]
-    parts += [f'<th scope="col">{name}</th>' for name in head]
-    parts.append("</tr></thead><tbody>")
-    for kind, cells in rows:
-        parts.append(f'<tr class="{kind}">' if kind else "<tr>")
-        parts.append(f'<th scope="row">{cells[0]}</th>')
-        if len(cells) == 2 < len(head):
-            parts.append(f'<td colspan="{len(head) - 1}" data-name="all runs">{cells[1]}</td>')
-        else:
-            named = zip(head[1:], cells[1:], strict=True)
-            parts += [f'<td data-name="{name}">{cell}</td>' for name, cell in named]
-        parts.append("</tr>")
-    parts.append("</tbody>")
-    return f'<div class="wrap"><table class="{style}">{"".join(parts)}</table></div>'
+def _title(kind: str) -> str:
+    return _KIND_NAMES[kind].capitalize()
 
 
-# Sections -------------------------------------------------------------------------------------------------------------
+def _figure(caption: str, svg: str, note: str = "") -> Row:
+    return {"caption": caption, "svg": Markup(svg), "note": note}
 
 
-def _side_by_side(runs: Sequence[Run], part: Callable[[Run], str]) -> str:
-    """A part of each run: of one run as it is, of several in columns with headings."""
-    if len(runs) == 1:
-        return f'<div class="solo">{part(runs[0])}</div>'
-    columns = "".join(
-        f'<article class="{run.style}"><h3>{escape(run.label)} <small>{escape(run.method)}</small></h3>'
-        f"{part(run)}</article>"
-        for run in runs
-    )
-    return f'<div class="grid runs">{columns}</div>'
-
-
-def _section(name: str, title: str, lead: str, content: str) -> str:
-    lead = f'<p class="lead">{lead}</p>' if lead else ""
-    heading = f'<h2 id="{name}-title">{title}</h2>'
-    return f'<section id="{name}" aria-labelledby="{name}-title">{heading}{lead}{content}</section>'
-
-
-def _figure(caption: str, svg: str, note: str = "") -> str:
-    note = f" <small>{note}</small>" if note else ""
-    return f"<figure><figcaption>{caption}{note}</figcaption>{svg}</figure>"
-
-
-def _not_yet(run: Run) -> str:
-    return "" if run.epochs else '<p class="soft">No epoch has ended yet.</p>'
+# Accuracy and gap -----------------------------------------------------------------------------------------------------
 
 
 def _accuracy_axis(values: Iterable[Sequence[float | None]]) -> tuple[tuple[float, float], list[float]]:
@@ -193,9 +153,8 @@ def _accuracy_lines(run: Run) -> list[Line]:
     return [*series, Line("training", "s4 thin", run.over_epochs("train", "accuracy"))]
 
 
-def _accuracy(run: Run) -> str:
-    if not run.epochs:
-        return _not_yet(run)
+def _accuracy(run: Run) -> Row:
+    """Figures of accuracies and losses, and every epoch's as a table, for who cannot see the lines or wants to copy."""
     series = _accuracy_lines(run)
     again = [
         Line("supernet", "s6 bold", run.over_epochs("gap", "before", "reestimated")),
@@ -208,13 +167,8 @@ def _accuracy(run: Run) -> str:
     words = f"n = {sizes[-1]:,}" if sizes[-1] else ""
     if sizes[-1] and sizes[0] and sizes[0] != sizes[-1]:  # another set of images: the curve's last step is not training
         words += f" in the last epoch, {sizes[0]:,} before"
-    shown = [
-        _figure(
-            "Held-out accuracy, %",
-            figures.lines(f"Held-out accuracy of {run.label} in percent", series, **common),
-            words,
-        )
-    ]
+    svg = figures.lines(f"Held-out accuracy of {run.label} in percent", series, **common)
+    shown = [_figure("Held-out accuracy, %", svg, words)]
     if any(v is not None for s in again for v in s.values):
         title = f"Held-out accuracy of {run.label} in percent with re-estimated BatchNorm statistics"
         shown.append(_figure("The same, BatchNorm statistics re-estimated", figures.lines(title, again, **common)))
@@ -231,12 +185,7 @@ def _accuracy(run: Run) -> str:
             end_format="{:.2f}", epochs=run.planned,
         )  # fmt: skip
         shown.append(_figure("Loss", svg, "alpha's with its penalties"))
-    return f'<div class="grid">{"".join(shown)}</div>{_numbers(run)}'
-
-
-def _numbers(run: Run) -> str:
-    """Every epoch's figures as a table, for those who cannot see the lines or want to copy them."""
-    series = {
+    columns = {
         "training": run.over_epochs("train", "accuracy"),
         "supernet": run.supernet,
         "found": run.derived("found"),
@@ -245,11 +194,10 @@ def _numbers(run: Run) -> str:
     }
     rows = []
     for i, line in enumerate(run.epochs):
-        values = [_NOTHING if v[i] is None else f"{100 * v[i]:.1f}" for v in series.values()]
+        values = [_NOTHING if v[i] is None else f"{100 * v[i]:.1f}" for v in columns.values()]
         seconds = line.get("seconds")
         rows.append(("", [str(line["epoch"]), *values, _NOTHING if seconds is None else f"{seconds:,.0f}"]))
-    table = _table(["epoch", *series, "seconds"], rows, "Accuracies in percent", style="numbers")
-    return f"<details><summary>Numbers, epoch by epoch</summary>{table}</details>"
+    return {"figures": shown, "head": ["epoch", *columns, "seconds"], "rows": rows}
 
 
 def _reestimated(line: Mapping[str, Any]) -> float | None:
@@ -277,26 +225,22 @@ def _gap_pairs(run: Run) -> list[Pair]:
     return pairs
 
 
-def _gap(run: Run) -> str:
-    if not run.epochs:
-        return _not_yet(run)
+def _gap(run: Run) -> Row:
     svg = figures.pairs(f"Held-out accuracy of {run.label} before and after discretization", _gap_pairs(run),
                         next(iter(_chance([run]).values()), None))  # fmt: skip
+    n = run.last["held_out"].get("n")
     rows = []
     for row in run.gap_rows():
         words = ["+".join(str(row["edges"][kind]) for kind in KINDS) + " edges"]
         words += [f"edge weights {row['edge_weights']}"] * (row["edge_weights"] != "none")
-        words += [f"n = {row['n']:,}"] * (row["n"] not in (None, run.last["held_out"].get("n")))
+        words += [f"n = {row['n']:,}"] * (row["n"] not in (None, n))
         words += [f"after epoch {row['epoch']}"] * (row["epoch"] != run.done)
-        before = row["before"]
-        rows.append(("", [f"{escape(run.row_name(row))} <small>{escape(', '.join(words))}</small>",
-                          _before_after(before["running"], row["running"]),
-                          _before_after(before["reestimated"], row["reestimated"])]))  # fmt: skip
-    n = run.last["held_out"].get("n")
-    caption = "Percent, supernet → after discretization (difference in points)" + (f", {n:,} images" if n else "")
-    table = _table(["cells", "running statistics", "re-estimated"], rows, caption, style="")
-    figure = _figure("Supernet (ring) → after discretization (disc), %", svg)
-    return f'<div class="gap">{figure}<div>{table}</div></div>'
+        both = {key: (row["before"][key], row[key]) for key in ("running", "reestimated")}
+        rows.append({"name": run.row_name(row), "words": words, **both})
+    return {"figure": _figure("Supernet (ring) → after discretization (disc), %", svg), "rows": rows, "n": n}
+
+
+# Alpha, beta, entropy -------------------------------------------------------------------------------------------------
 
 
 def _tile_range(values: np.ndarray) -> tuple[float, float]:
@@ -309,16 +253,11 @@ def _tile_range(values: np.ndarray) -> tuple[float, float]:
     return figures.nice_range(min(low, high - 0.02), max(high, low + 0.02))
 
 
-def _alpha(run: Run) -> str:
-    if not run.epochs:
-        return _not_yet(run)
-    if not run.learns:
-        return (
-            '<p class="soft">Nothing is learned: alpha is drawn once from the seed and only names the operations.</p>'
-        )
+def _alpha(run: Run) -> list[Row]:
+    """A tile an edge, for each kind of cell; [] where nothing is learned."""
     found = run.genotype("found")
-    parts = []
-    for kind in KINDS:
+    shown = []
+    for kind in KINDS if run.learns else ():
         p = run.alpha[kind]
         y_range = _tile_range(p)
         kept = {} if found is None else {
@@ -328,36 +267,24 @@ def _alpha(run: Run) -> str:
         tiles = []
         for e, (node, source) in enumerate(run.edges):
             best = int(p[-1, e].argmax())
-            name = run.operations[best]
             series = [Line(o, f"op-{o}", p[:, e, i].tolist()) for i, o in enumerate(run.operations)]
             svg = figures.tile(
                 f"Edge {source} to {node}, {_KIND_NAMES[kind]}, {run.label}: softmax of alpha",
                 series, y_range=y_range, reference=1 / len(run.operations), epochs=run.planned,
             )  # fmt: skip
-            is_kept = (node, source) in kept
-            chosen = kept.get((node, source), name)
+            chosen = kept.get((node, source), run.operations[best])
             value = p[-1, e, run.operations.index(chosen)] if chosen in run.operations else p[-1, e, best]
-            caption = (
-                f'<b>{source} → {node}</b><span class="op-{escape(chosen)}">{escape(short(chosen))} '
-                f"{f'{value:.2f}'.removeprefix('0')}</span>"
-            )
-            tiles.append(
-                f'<figure class="tile {"kept" if is_kept else "dropped"}" '
-                f'style="--row:{node - 1};--column:{source + 1}">'
-                f"<figcaption>{caption}</figcaption>{svg}</figure>"
-            )
-        parts.append(_tiles(kind, "edges", tiles))
-    return f'<div class="pair">{"".join(parts)}</div>'
+            tiles.append({"node": node, "source": source, "kept": (node, source) in kept, "chosen": chosen,
+                          "value": value, "svg": Markup(svg)})  # fmt: skip
+        shown.append({"title": _title(kind), "tiles": tiles})
+    return shown
 
 
-def _beta(run: Run) -> str:
-    if not run.epochs:
-        return _not_yet(run)
-    if not run.beta:
-        return '<p class="soft">This method has no edge weights.</p>'
+def _beta(run: Run) -> list[Row]:
+    """A tile a node, for each kind of cell; [] without edge weights."""
     found = run.genotype("found")
-    parts = []
-    for kind in KINDS:
+    shown = []
+    for kind in KINDS if run.beta else ():
         tiles = []
         y_range = _tile_range(np.concatenate([part.ravel() for part in run.beta[kind]]))
         for index, part in enumerate(run.beta[kind]):
@@ -368,104 +295,78 @@ def _beta(run: Run) -> str:
                 reference=1 / node, epochs=run.planned,
             )  # fmt: skip
             sources = [] if found is None else sorted({edge.source for edge in found.cell(kind).nodes[index]})
-            words = " ".join(
-                f'<span class="s{i}">{i}: {f"{part[-1, i]:.2f}".removeprefix("0")}</span>' for i in sources
-            )
-            tiles.append(
-                f'<figure class="tile kept"><figcaption><b>node {node}</b>{words or "<span>dropped</span>"}'
-                f"</figcaption>{svg}</figure>"
-            )
-        parts.append(_tiles(kind, "nodes", tiles))
-    return f'<div class="pair">{"".join(parts)}</div>'
+            tiles.append({"node": node, "sources": [(i, part[-1, i]) for i in sources], "svg": Markup(svg)})
+        shown.append({"title": _title(kind), "tiles": tiles})
+    return shown
 
 
-def _tiles(kind: str, of: str, tiles: list[str]) -> str:
-    return f'<div><h4>{_KIND_NAMES[kind].capitalize()}</h4><div class="tiles {of}">{"".join(tiles)}</div></div>'
-
-
-def _entropies(run: Run) -> str:
-    if not run.epochs:
-        return _not_yet(run)
+def _entropies(run: Run) -> list[Row]:
     if not run.learns:
-        return '<p class="soft">Nothing is learned.</p>'
+        return []
     most = math.log(len(run.operations))
     series = [Line("normal", "s0", run.entropy("normal")), Line("reduction", "s1", run.entropy("reduce"))]
-    shown = [
-        _figure(
-            "Entropy of softmax(alpha), nats",
-            _entropy_lines(f"Entropy of alpha of {run.label} in nats", series, most, "no preference", run.planned),
-            "mean over the edges",
-        )
-    ]
+    svg = _entropy_lines(f"Entropy of alpha of {run.label} in nats", series, most, run.planned)
+    shown = [_figure("Entropy of softmax(alpha), nats", svg, "mean over the edges")]
     if run.beta:
         most = float(np.mean([math.log(node) for node in range(2, run.num_nodes + 2)]))
         series = [
             Line("normal", "s0", run.edge_entropy("normal")), Line("reduction", "s1", run.edge_entropy("reduce"))
         ]  # fmt: skip
-        shown.append(
-            _figure(
-                "Entropy of softmax(beta), nats",
-                _entropy_lines(f"Entropy of beta of {run.label} in nats", series, most, "no preference", run.planned),
-                "mean over the nodes",
-            )
-        )
-    return f'<div class="grid">{"".join(shown)}</div>'
+        svg = _entropy_lines(f"Entropy of beta of {run.label} in nats", series, most, run.planned)
+        shown.append(_figure("Entropy of softmax(beta), nats", svg, "mean over the nodes"))
+    return shown
 
 
-def _entropy_lines(title: str, series: Sequence[Line], most: float, words: str, epochs: int) -> str:
+def _entropy_lines(title: str, series: Sequence[Line], most: float, epochs: int) -> str:
     top = math.ceil(2 * most * 1.04) / 2
     return figures.lines(
         title, series, y_range=(0, top), y_ticks=np.arange(0, top + 0.01, 0.5).tolist(), end_format="{:.2f}",
-        references={words: most}, epochs=epochs,
+        references={"no preference": most}, epochs=epochs,
     )  # fmt: skip
 
 
-def _chosen(run: Run) -> str:
-    if not run.epochs:
-        return _not_yet(run)
+def _last_entropies(run: Run) -> list[str]:
+    """Of the normal and the reduction cell; [] where nothing is learned."""
+    both = [run.entropy(kind)[-1] for kind in KINDS if run.learns]
+    return [_NOTHING if v is None else f"{v:.2f}" for v in both]
+
+
+# Cells ----------------------------------------------------------------------------------------------------------------
+
+
+def _chosen(run: Run) -> Row:
+    """How often each operation was chosen over the epochs, and as bars at last."""
     order = [*run.operations, *(o for o in OPERATION_COLORS if o not in run.operations)]
     found = [run.genotype("found", i) for i in range(len(run.epochs))]
-    shown = []
+    kinds = []
     for kind in KINDS:
         counts = [None if g is None else dict(g.histogram()[kind]) for g in found]
         svg = figures.columns(f"Operations of the {_KIND_NAMES[kind]} of {run.label}", counts, order, run.planned)
-        bars = ""
-        if counts[-1]:
-            last = counts[-1]
-            names = [name for name in order if name != "none" and (name in run.operations or name in last)]
-            widths = {name: 100 * last.get(name, 0) / max(last.values()) for name in names}
-            bars = "".join(
-                f'<span>{escape(name)}</span><i class="op-{escape(name)}" style="width:{widths[name]:.0f}%"></i>'
-                f"<span>{last.get(name, 0)}</span>"
-                for name in names
-            )
-            bars = f'<div class="bars">{bars}</div>'
-        shown.append(f"<div>{_figure(f'{_KIND_NAMES[kind].capitalize()}', svg, 'edges of each operation')}{bars}</div>")
-    notice = _collapse(run)
-    words = f'<ul class="told"><li class="{notice[0]}">{notice[1]}</li></ul>' if notice else ""
-    return f'{words}<div class="grid">{"".join(shown)}</div>'
+        last = counts[-1] or {}
+        names = [name for name in order if name != "none" and (name in run.operations or name in last)]
+        most = max(last.values(), default=0)
+        bars = [
+            {"name": name, "width": 100 * last.get(name, 0) / most, "count": last.get(name, 0)}
+            for name in (names if most else ())
+        ]
+        kinds.append({"figure": _figure(_title(kind), svg, "edges of each operation"), "bars": bars})
+    return {"kinds": kinds, "notice": _collapse(run)}
 
 
-def _collapse(run: Run) -> tuple[str, str] | None:
-    """What is to be said of skip connections: ("bad" or "", words as HTML)."""
+def _collapse(run: Run) -> Row | None:
+    """What is to be said of skip connections: how many of how many edges since which epoch, and whether it is "bad"."""
     skips = run.skip_connections()
     found = run.genotype("found")
     if found is None or not skips[-1]:
         return None
     edges = sum(found.histogram()["normal"].values())
+    said = {"skips": skips[-1], "edges": edges}
     if 2 * skips[-1] >= edges:
         since = _since(skips, lambda n, i: n is not None and 2 * n >= _edges_of(run, i))
-        return "bad", (
-            f"<b>Collapse:</b> {skips[-1]} of {edges} edges of the normal cell are skip connections; half or more, "
-            f"which is this project's own criterion, since epoch {since}."
-        )
+        return said | {"bad": True, "since": since}
     if skips[-1] >= _DARTS_PLUS and edges <= _DARTS_PLUS_EDGES:
         since = _since(skips, lambda n, _: n is not None and n >= _DARTS_PLUS)
-        return "", (
-            f"{skips[-1]} of {edges} edges of the normal cell are skip connections, two or more since epoch {since}: "
-            "where DARTS+ (arXiv:1909.06035) ends a search. By this project's own criterion, half or more, it is no "
-            "collapse."
-        )
+        return said | {"bad": False, "since": since}
     return None
 
 
@@ -481,34 +382,27 @@ def _since(values: Sequence[Any], holds: Callable[[Any, int], bool]) -> int:
     return first + 1
 
 
-def _cells(run: Run, several: bool) -> str:
-    if not run.epochs:
-        return _not_yet(run)
+def _cells(run: Run) -> list[Row]:
     parts = []
     for rules, genotype in _different_genotypes(run):
-        drawn = "".join(
-            _figure(
-                f"{_KIND_NAMES[kind].capitalize()}",
-                figures.cell_rails(f"{_KIND_NAMES[kind].capitalize()} of {run.label}, {rules}", genotype.cell(kind)),
-                f"{sum(map(len, genotype.cell(kind).nodes))} edges",
-            )
-            for kind in KINDS
-        )
-        parts.append((rules, f'<div class="cells">{drawn}</div>'))
-    return (
-        _first_open(parts, "grid", several) or '<p class="soft">No cells: the operation “none” wins on every edge.</p>'
-    )
+        shown = []
+        for kind in KINDS:
+            cell = genotype.cell(kind)
+            svg = figures.cell_rails(f"{_title(kind)} of {run.label}, {rules}", cell)
+            shown.append(_figure(_title(kind), svg, f"{sum(map(len, cell.nodes))} edges"))
+        parts.append({"rules": rules, "figures": shown})
+    return parts
 
 
-def _first_open(parts: Sequence[tuple[str, str]], style: str, several: bool) -> str:
-    """Titled parts; with several runs on the page, those behind the first wait to be opened."""
-    if not several:
-        return (
-            f'<div class="{style}">{"".join(f"<div><h4>{escape(name)}</h4>{part}</div>" for name, part in parts)}</div>'
-        )
-    shown = [f"<h4>{escape(name)}</h4>{part}" for name, part in parts[:1]]
-    shown += [f"<details><summary>{escape(name)}</summary>{part}</details>" for name, part in parts[1:]]
-    return "".join(shown)
+def _texts(run: Run) -> list[Row]:
+    parts = []
+    for number, (rules, genotype) in enumerate(_different_genotypes(run)):
+        boxes = [
+            {"name": name, "key": f"genotype-{run.place}-{number}-{name.lower()}", "text": text.strip()}
+            for name, text in (("JSON", genotype.to_json(2)), ("DARTS", genotype.to_darts()))
+        ]
+        parts.append({"rules": rules, "boxes": boxes})
+    return parts
 
 
 def _different_genotypes(run: Run) -> list[tuple[str, Genotype]]:
@@ -527,50 +421,26 @@ def _different_genotypes(run: Run) -> list[tuple[str, Genotype]]:
     return named
 
 
-def _texts(run: Run, several: bool) -> str:
-    if not run.epochs:
-        return _not_yet(run)
-    parts = []
-    for number, (rules, genotype) in enumerate(_different_genotypes(run)):
-        boxes = []
-        for name, text in (("JSON", genotype.to_json(2)), ("DARTS", genotype.to_darts())):
-            key = f"genotype-{run.place}-{number}-{name.lower()}"
-            words = escape(f"Copy {rules} of {run.label} as {name}")
-            boxes.append(
-                f'<div class="code"><header>{name}<button type="button" hidden data-copies="{key}" '
-                f'aria-label="{words}">Copy</button></header>'
-                f'<pre id="{key}" tabindex="0">{escape(text.strip())}</pre></div>'
-            )
-        parts.append((rules, f'<div class="codes">{"".join(boxes)}</div>'))
-    return _first_open(parts, "", several)
+# Settings and machine -------------------------------------------------------------------------------------------------
 
 
-def _all_settings(runs: Sequence[Run]) -> str:
+def _settings(runs: Sequence[Run]) -> Row:
+    """Rows of the settings that differ, that some methods have only ("own"), and that are the same."""
     names = list(dict.fromkeys(name for run in runs for name in run.settings))
     rows = {name: [_value(run.settings[name]) if name in run.settings else _NOTHING for run in runs] for name in names}
-    if len(runs) == 1:
-        table = _table(["setting", "value"], [("", [escape(n), escape(rows[n][0])]) for n in names], style="")
-        return f"<details><summary>All {len(names)} settings</summary>{table}</details>"
     shared = [name for name in names if all(name in run.settings for run in runs)]
     differing = [name for name in shared if len(set(rows[name])) > 1 and name not in _PLACES]
-    own = [name for name in names if name not in shared]
-    same = [name for name in shared if name not in differing and name not in _PLACES]
-    head = ["setting", *(escape(run.label) for run in runs)]
-
-    def table_of(chosen: Sequence[str], style: str) -> str:
-        return _table(head, [(style, [escape(name), *map(escape, rows[name])]) for name in chosen])
-
-    equal = _table(["setting", "all runs"], [("", [escape(name), escape(rows[name][0])]) for name in same], style="")
-    parts = ["<h4>Settings that differ</h4>", table_of(differing, "differs") if differing else "<p>None.</p>"]
-    if own:
-        parts.append(
-            f"<details><summary>{len(own)} settings of some methods only</summary>{table_of(own, '')}</details>"
-        )
-    parts.append(f"<details><summary>{len(same)} settings that are the same</summary>{equal}</details>")
-    return "".join(parts)
+    alone = len(runs) == 1
+    same = [name for name in shared if name not in differing and (alone or name not in _PLACES)]
+    return {
+        "head": ["setting", *(run.label for run in runs)],
+        "differing": [("differs", [name, *rows[name]]) for name in differing],
+        "own": [("", [name, *rows[name]]) for name in names if name not in shared],
+        "same": [("", [name, rows[name][0]]) for name in same],
+    }
 
 
-def _machine(runs: Sequence[Run]) -> str:
+def _machine(runs: Sequence[Run]) -> Row:
     facts: list[tuple[str, Callable[[Run], str]]] = [
         ("device", lambda r: f"{r.facts.get('device_name', _NOTHING)} ({r.facts.get('device', _NOTHING)})"),
         ("processes", _processes),
@@ -586,13 +456,8 @@ def _machine(runs: Sequence[Run]) -> str:
     for name, of in facts:
         values = [of(run) for run in runs]
         differs = len(set(values)) > 1 and name in ("device", "processes", "commit", "versions", "data")
-        if len(set(values)) == 1:
-            rows.append(("", [name, escape(values[0])]))
-        else:
-            rows.append(("differs" if differs else "", [name, *map(escape, values)]))
-    if len(runs) == 1:
-        return _table(["machine", "value"], rows, style="")
-    return _table(["machine", *(escape(run.label) for run in runs)], rows, style="stack one")
+        rows.append(("differs" if differs else "", [name, *(values[:1] if len(set(values)) == 1 else values)]))
+    return {"head": ["machine", "value"] if len(runs) == 1 else ["machine", *(run.label for run in runs)], "rows": rows}
 
 
 def _processes(run: Run) -> str:
@@ -621,133 +486,106 @@ def _events(run: Run) -> str:
     )
 
 
-def _comparison(runs: Sequence[Run]) -> str:
-    head = ["run", "method", "epochs", "time", "memory", "supernet → found", "re-estimated", "entropy",
-            "normal cell found", "reduction cell found"]  # fmt: skip
+# Several runs, and what stands on top -------------------------------------------------------------------------------
+
+
+def _comparison(runs: Sequence[Run]) -> Row:
     rows = []
     for run in runs:
-        name = f'<span class="swatch {run.style}"></span>{escape(run.label)}'
-        if len(run.label) <= 20:
-            name = f'<span class="keep">{name}</span>'
-        cells = [name, escape(run.method), f'<span class="keep">{run.done} of {run.planned}</span>']
-        if not run.epochs:
-            rows.append(("", [*cells, *[_NOTHING] * 7]))
-            continue
-        own = next((row for row in run.gap_rows() if row["cells"] == "found"), None)
-        found = run.genotype("found")
-        again = (None, None) if own is None else (own["before"]["reestimated"], own["reestimated"])
-        seconds, memory = run.last.get("seconds"), run.last.get("peak_memory_gb")
-        entropy = _NOTHING if not run.learns else _entropy_words(run)
-        rows.append(("", [
-            *cells,
-            _time(seconds) + (f" <small>{seconds:,.0f} s</small>" if seconds and seconds >= 120 else ""),
-            _NOTHING if memory is None else f"{memory:.2f} GB",
-            _before_after(run.supernet[-1], run.derived("found")[-1]),
-            _before_after(*again), entropy,
-            *([_NOTHING, _NOTHING] if found is None else (escape(_counts(found.histogram()[kind])) for kind in KINDS)),
-        ]))  # fmt: skip
-    caption = "Accuracies in percent on held-out images; entropy of alpha in nats, normal / reduction cell"
+        row: Row = {"run": run}
+        if run.epochs:
+            own = next((gap for gap in run.gap_rows() if gap["cells"] == "found"), None)
+            found = run.genotype("found")
+            row |= {kind: _NOTHING if found is None else _counts(found.histogram()[kind]) for kind in KINDS}
+            row |= {
+                "seconds": run.last.get("seconds"),
+                "memory": run.last.get("peak_memory_gb"),
+                "running": (run.supernet[-1], run.derived("found")[-1]),
+                "reestimated": (None, None) if own is None else (own["before"]["reestimated"], own["reestimated"]),
+                "entropy": _last_entropies(run),
+            }
+        rows.append(row)
     shown = [run for run in runs if run.epochs]
-    overlays = []
-    if shown:
-        accuracy = {
-            "Derived network (found), held-out %": [run.derived("found") for run in shown],
-            "Supernet, held-out %": [run.supernet for run in shown],
-        }
-        pairs = [
-            Pair(_clip(f"{run.label}: {run.row_name({'cells': 'found'})}", 44), run.supernet[-1],
-                 run.derived("found")[-1], run.style) for run in shown
-        ]  # fmt: skip
-        chance = next(iter(_chance(shown).values()), None)
-        svg = figures.pairs("Held-out accuracy before and after discretization, each run", pairs, chance)
-        overlays.append(_figure("The gap: supernet (ring) → found (disc), %", svg))
-        y_range, ticks = _accuracy_axis(v for series in accuracy.values() for v in series)
-        longest = max(run.planned for run in shown)
-        for title, values in accuracy.items():
-            series = [Line(_clip(r.label), f"{r.style} bold", v) for r, v in zip(shown, values, strict=True)]
-            svg = figures.lines(title, series, y_range=y_range, y_ticks=ticks, scale=100, epochs=longest,
-                                references=_chance(shown))  # fmt: skip
-            overlays.append(_figure(title, svg))
-        learning = [run for run in shown if run.learns]
-        for kind in KINDS if learning else ():
-            series = [Line(_clip(run.label), f"{run.style} bold", run.entropy(kind)) for run in learning]
-            most = math.log(max(len(run.operations) for run in learning))
-            title = f"Entropy of alpha, {_KIND_NAMES[kind]}, in nats"
-            overlays.append(_figure(title, _entropy_lines(title, series, most, "no preference", longest)))
-        series = [Line(_clip(run.label), f"{run.style} bold", run.skip_connections()) for run in shown]
-        top = max(2, *(v or 0 for s in series for v in s.values))
-        top += top % 2
-        title = "Skip connections, normal cell found"
-        svg = figures.lines(
-            title, series, y_range=(0, top), y_ticks=[0, top / 2, top], end_format="{:.0f}", epochs=longest
-        )
+    return {"rows": rows, "figures": _overlays(shown) if shown else []}
+
+
+def _overlays(shown: Sequence[Run]) -> list[Row]:
+    """Figures with a line or a row for each run."""
+    accuracy = {
+        "Derived network (found), held-out %": [run.derived("found") for run in shown],
+        "Supernet, held-out %": [run.supernet for run in shown],
+    }
+    pairs = [
+        Pair(_clip(f"{run.label}: {run.row_name({'cells': 'found'})}", 44), run.supernet[-1],
+             run.derived("found")[-1], run.style) for run in shown
+    ]  # fmt: skip
+    chance = next(iter(_chance(shown).values()), None)
+    svg = figures.pairs("Held-out accuracy before and after discretization, each run", pairs, chance)
+    overlays = [_figure("The gap: supernet (ring) → found (disc), %", svg)]
+    y_range, ticks = _accuracy_axis(v for series in accuracy.values() for v in series)
+    longest = max(run.planned for run in shown)
+    for title, values in accuracy.items():
+        series = [Line(_clip(r.label), f"{r.style} bold", v) for r, v in zip(shown, values, strict=True)]
+        svg = figures.lines(title, series, y_range=y_range, y_ticks=ticks, scale=100, epochs=longest,
+                            references=_chance(shown))  # fmt: skip
         overlays.append(_figure(title, svg))
-    return (
-        _table(head, rows, caption, style="stack compare")
-        + f'<div class="grid" style="margin-top:22px">{"".join(overlays)}</div>'
-    )
+    learning = [run for run in shown if run.learns]
+    for kind in KINDS if learning else ():
+        series = [Line(_clip(run.label), f"{run.style} bold", run.entropy(kind)) for run in learning]
+        most = math.log(max(len(run.operations) for run in learning))
+        title = f"Entropy of alpha, {_KIND_NAMES[kind]}, in nats"
+        overlays.append(_figure(title, _entropy_lines(title, series, most, longest)))
+    series = [Line(_clip(run.label), f"{run.style} bold", run.skip_connections()) for run in shown]
+    top = max(2, *(v or 0 for s in series for v in s.values))
+    top += top % 2
+    title = "Skip connections, normal cell found"
+    svg = figures.lines(title, series, y_range=(0, top), y_ticks=[0, top / 2, top], end_format="{:.0f}", epochs=longest)
+    return [*overlays, _figure(title, svg)]
 
 
-def _entropy_words(run: Run) -> str:
-    both = [run.entropy(kind)[-1] for kind in KINDS]
-    return f'<span class="keep">{" / ".join(_NOTHING if v is None else f"{v:.2f}" for v in both)}</span>'
-
-
-def _clip(text: str, length: int = 15) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def _notices(runs: Sequence[Run]) -> str:
+def _notices(runs: Sequence[Run]) -> list[Row]:
     """What a reader must know before anything else."""
-    told = []
+    told: list[Row] = []
     several = len(runs) > 1
+    nothing: Row = {"run": "", "collapse": None, "done": None, "differ": []}
     for run in runs:
-        name = f"<b>{escape(run.label)}</b>: " if several else ""
+        name = nothing | {"run": run.label if several else ""}
         if run.done < run.planned:
             stop = next((e for e in reversed(run.events) if e.get("kind") in ("stopped", "resumed")), None)
-            why = f", stopped by {escape(str(stop.get('reason')))}" if stop and stop["kind"] == "stopped" else ""
-            told.append(("", f"{name}not finished: {run.done} of {run.planned} epochs are in the log{why}."))
+            why = str(stop.get("reason")) if stop and stop["kind"] == "stopped" else ""
+            told.append(name | {"done": run.done, "planned": run.planned, "why": why})
         notice = _collapse(run) if run.epochs else None
-        if notice and notice[0]:
-            told.append((notice[0], f"{name}{notice[1]}"))
+        if notice and notice["bad"]:
+            told.append(name | {"collapse": notice})
     if several:
         unlike = [key for key in _COMMON if len({json.dumps(run.settings.get(key)) for run in runs}) > 1]
         unlike += ["held-out images"] * (len({dig(r.last, "held_out", "n") for r in runs if r.epochs}) > 1)
-        if unlike:
-            told.append(
-                ("", f"The runs differ in {escape(', '.join(unlike))}: their accuracies are not like for like.")
-            )
         machine = [
             key for key in ("device_name", "threads", "processes") if len({str(r.facts.get(key)) for r in runs}) > 1
         ]
-        if machine:
-            told.append(("", f"The runs differ in {escape(', '.join(machine))}: their times are not like for like."))
-    return f'<ul class="told">{"".join(_html("li", w, class_=s) for s, w in told)}</ul>' if told else ""
+        both = (unlike, "accuracies"), (machine, "times")
+        told += [nothing | {"differ": differ, "what": what} for differ, what in both if differ]
+    return told
 
 
-def _headline(run: Run) -> str:
+def _headline(run: Run) -> Row | None:
     """The figures one looks for first, of a single run."""
     if not run.epochs:
-        return ""
-    n = run.last["held_out"].get("n")
-    before, after = run.supernet[-1], run.derived("found")[-1]
-    rows = [
-        ("supernet", _percent(before), f"held-out, n = {n:,}" if n else "held-out"),
-        (escape(run.row_name({"cells": "found"})), _percent(after), "derived, search's own weights"),
-        ("gap", _change(before, after), "points, running statistics"),
-    ]
-    argmax = run.derived("argmax")[-1]
-    if argmax is not None and run.rule != "argmax":
-        rows.append(("argmax rule", _percent(argmax), f"every edge, {_change(before, argmax)} points"))
-    if run.learns:
-        most = math.log(len(run.operations))
-        rows.append(("entropy of alpha", _entropy_words(run), f"normal / reduction, at most {most:.2f}"))
-    seconds = run.last.get("seconds")
-    rows.append(("time", _time(seconds), f"{run.done} of {run.planned} epochs"))
-    if (memory := run.last.get("peak_memory_gb")) is not None:
-        rows.append(("peak memory", f"{memory:.2f} GB", escape(str(run.facts.get("device", "")))))
-    items = "".join(f"<div><dt>{name}</dt><dd>{value}<small>{note}</small></dd></div>" for name, value, note in rows)
-    return f'<dl class="facts">{items}</dl>'
+        return None
+    return {
+        "n": run.last["held_out"].get("n"),
+        "before": run.supernet[-1],
+        "after": run.derived("found")[-1],
+        "found": run.row_name({"cells": "found"}),
+        "argmax": run.derived("argmax")[-1] if run.rule != "argmax" else None,
+        "entropy": _last_entropies(run),
+        "most": math.log(len(run.operations)),
+        "seconds": run.last.get("seconds"),
+        "done": run.done,
+        "planned": run.planned,
+        "memory": run.last.get("peak_memory_gb"),
+        "device": str(run.facts.get("device", "")),
+    }
 
 
 def _subtitle(run: Run) -> str:
@@ -761,11 +599,6 @@ def _subtitle(run: Run) -> str:
         f"seed {settings.get('seed', _NOTHING)}"
     ]
     return f"Run “{run.label}”: {', '.join([f'{run.done} of {run.planned} epochs', *sizes])}"
-
-
-def _operation_key(runs: Sequence[Run]) -> str:
-    names = list(dict.fromkeys(o for run in runs if run.epochs for o in run.operations))
-    return f'<ul class="key">{"".join(_html("li", escape(name), class_=f"op-{name}") for name in names)}</ul>'
 
 
 # The page -------------------------------------------------------------------------------------------------------------
@@ -785,69 +618,31 @@ def page(runs: Sequence[Run]) -> str:
     """The HTML of the report: the same text for the same logs."""
     import nas_zoo
 
-    several = len(runs) > 1
-    first = runs[0]
+    several, first = len(runs) > 1, runs[0]
     data = list(dict.fromkeys(str(run.facts.get("data", {}).get("name", "")) for run in runs))
-    title = f"{len(runs)} searches side by side" if several else f"{first.method} on {data[0]}"
-    words = ", ".join(run.method for run in runs) if several else _subtitle(first)
-    rule_words = (
-        "* marks the cells the method finds: they are what is retrained. The darts rule keeps two edges a node, "
-        "argmax all that the supernet prefers to “none”."
-    )
-    sections = []
-    if several:
-        lead = (
-            "What each search cost and what it found; derived networks over the epochs as in EDAS, Figure 3. "
-            "Differences of a few points are within the chance of one seed."
-        )
-        sections.append(("comparison", "Comparison", lead, _comparison(runs)))
-    sections += [
-        ("accuracy", "Accuracy over the epochs", f"Of the supernet and of the derived networks with the search's own "
-         f"weights, on images the weights were not trained on. {rule_words}", _side_by_side(runs, _accuracy)),
-        ("gap", "The discretization gap", "What is lost when the supernet is cut down to its cells without training "
-         "(as DA2S, Table 4); re-estimated: with BatchNorm statistics taken anew after the cut.",
-         _side_by_side(runs, _gap)),
-        ("cells", "Cells", "From top to bottom: the outputs of the two cells before, the nodes with the operations "
-         "that enter them, the output.", _side_by_side(runs, lambda run: _cells(run, several))),
-        ("genotype", "Genotype to copy", "For <code>genotype=</code> of the models, <code>nas-zoo train</code>, or the "
-         "code of DARTS and its relatives.", _side_by_side(runs, lambda run: _texts(run, several))),
-        ("operations", "Operations chosen", "Edges of the cells found, epoch by epoch; below, as they are now.",
-         _operation_key(runs) + _side_by_side(runs, _chosen)),
-        ("alpha", "Softmax of alpha", "A panel an edge, source → node (0 and 1 are the two cells before), epochs to "
-         "the right. Named is the operation kept, or the strongest one; a bar above marks edges kept; dashed: all "
-         "operations alike. As DA2S, Figure 3, and EDAS, Figure 5.",
-         _operation_key(runs) + _side_by_side(runs, _alpha)),
-    ]  # fmt: skip
-    if any(run.beta for run in runs):
-        sources = "".join(_html("li", f"input {i}", class_=f"s{i}") for i in range(5))
-        sections.append((
-            "beta", "Softmax of beta", "A panel a node: how it weighs its inputs (0 and 1 are the two cells before); "
-            "named are the inputs kept. As DA2S, Figure 4.",
-            f'<ul class="key">{sources}</ul>{_side_by_side(runs, _beta)}',
-        ))  # fmt: skip
-    sections += [
-        ("entropy", "Entropy", "How far the search has settled: 0 when each edge has one operation.",
-         _side_by_side(runs, _entropies)),
-        ("settings", "Settings and machine", "", _all_settings(runs) + "<h4>Machine</h4>" + _machine(runs)),
-    ]  # fmt: skip
     script = (_HERE / "report.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:"
-    links = "".join(f'<a href="#{name}">{words}</a>' for name, words, _, _ in sections)
-    version = escape(nas_zoo.__version__)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<link rel="icon" href="data:,">\n'
-        f"<title>{escape(title)} – nas-zoo report</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n"
-        f'<header><h1>{escape(title)}</h1><p class="soft">{escape(words)}</p>'
-        f'<nav aria-label="Sections">{links}</nav></header>\n<main>\n'
-        f"{_notices(runs)}{'' if several else _headline(first)}\n"
-        + "\n".join(_section(*section) for section in sections)
-        + f"\n</main>\n<footer>Written by nas-zoo {version} from the logs of the searches; nothing is loaded from "
-        f"elsewhere.</footer>\n<script>{script}</script>\n</body>\n</html>\n"
-    )
+
+    def of_each(part: Callable[[Run], Any]) -> list[Any]:
+        return [part(run) if run.epochs else None for run in runs]
+
+    return fill(
+        "nas_zoo.search.report", "page.html.j2", runs=runs, several=several,
+        title=f"{len(runs)} searches side by side" if several else f"{first.method} on {data[0]}",
+        subtitle=", ".join(run.method for run in runs) if several else _subtitle(first),
+        notices=_notices(runs),
+        headline=None if several else _headline(first),
+        comparison=_comparison(runs) if several else None,
+        operations=list(dict.fromkeys(o for run in runs if run.epochs for o in run.operations)),
+        accuracy=of_each(_accuracy), gap=of_each(_gap), cells=of_each(_cells), texts=of_each(_texts),
+        chosen=of_each(_chosen), alpha=of_each(_alpha), entropies=of_each(_entropies),
+        beta=of_each(_beta) if any(run.beta for run in runs) else None,
+        settings=_settings(runs), machine=_machine(runs),
+        percent=_percent, points=_points, duration=_duration, share=_share, short=short, nothing=_NOTHING,
+        style=Markup(_style()),
+        script=Markup(script),
+        script_sha256=Markup(base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()),
+        version=nas_zoo.__version__,
+    )  # fmt: skip
 
 
 def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
@@ -859,7 +654,7 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
     if output is None:
         output = folders[0] / "report.html" if len(folders) == 1 else Path("report.html")
     if output.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"output {str(output)!r}: a name that ends in .html is accepted")
+        raise ValueError(f"output {str(output)!r}: the name must end in .html")
     text = page(read_runs(folders))
     if not output.parent.is_dir():
         raise ValueError(f"output {str(output)!r}: there is no such folder")
