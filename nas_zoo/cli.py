@@ -33,6 +33,7 @@ PROGRAMS = {
 
 
 def list_(options: argparse.Namespace) -> int:
+    from nas_zoo.genotype import describe_cells
     from nas_zoo.models import table
     from nas_zoo.models.registry import MODELS
 
@@ -41,7 +42,7 @@ def list_(options: argparse.Namespace) -> int:
         shown = [
             {"name": row["name"], "tier": row["tier"], "builds": row["builds"]}
             | {words: row[key] for words, key in _PAPER_ERRORS.items()}
-            | {"method": row["method"], "paper": f"({row['cannot_build']})" if row["cannot_build"] else row["paper"]}
+            | {"method": row["method"], "paper": _whose(row)}
             for row in rows
         ]
     else:
@@ -62,7 +63,15 @@ def list_(options: argparse.Namespace) -> int:
         print(table.in_csv(rows), end="")
     else:
         print(_table(shown))
+        if options.cells and options.tier is None:
+            print(f"\n{describe_cells()}")
     return 0
+
+
+def _whose(row: dict[str, Any]) -> str | None:
+    if row["found_here"]:
+        return f"found here: {row['found_here']}"
+    return f"({row['cannot_build']})" if row["cannot_build"] else row["paper"]
 
 
 def _our_figure(row: dict[str, Any]) -> str | None:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from nas_zoo.cli import main
+from nas_zoo.genotype import count_cells, describe_cells
 from nas_zoo.models.count import count
 from nas_zoo.models.registry import MODELS
 
@@ -74,8 +75,11 @@ def test_list_gives_csv_with_the_papers_figures_marked(capsys):
 def test_list_shows_cells_that_cannot_be_built_and_why(capsys):
     assert main(["list", "--cells", "--csv"]) == 0
     rows = {row["name"]: row for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
-    assert len(rows) == 487  # 481 published ones and six of our own
-    assert sum(row["builds"] == "True" for row in rows.values()) == 454
+    counts = count_cells()
+    assert len(rows) == counts["records"] == counts["published"] + 6
+    assert sum(row["builds"] == "True" for row in rows.values()) == counts["genotypes"]
+    assert rows["edas_c10"]["paper"] == rows["edas_c10"]["tier"] == ""
+    assert rows["edas_c10"]["found_here"] == "search/results/edas_c8_c10"
     assert rows["setn"]["cannot_build"].endswith("conv_3x1_1x3")
     assert rows["darts_v2"]["paper_c10_err"] == "2.76"
     assert "3.169M" in rows["darts_v1"]["conflicts"]
@@ -83,6 +87,11 @@ def test_list_shows_cells_that_cannot_be_built_and_why(capsys):
     text = capsys.readouterr().out
     assert text.count("\n") == 1 + sum(row["tier"] == "1" for row in rows.values())
     assert "(the source gives no reduction cell" in text
+    assert "edas_c10" not in text
+    assert main(["list", "--cells"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"^edas_c10 .* EDAS +found here: search/results/edas_c8_c10$", shown, re.MULTILINE)
+    assert shown.endswith(f"\n{describe_cells()}\n")
     assert main(["list", "--tier", "1"]) == 2
 
 

@@ -10,7 +10,17 @@ from typing import Any, NoReturn
 from nas_zoo.genotype.cell import near, show
 from nas_zoo.genotype.genotype import SCHEMA, VERSION, from_record, parse_json
 
-__all__ = ["NAME", "genotype_record", "list_genotypes", "list_records", "no_such_name", "package_record"]
+__all__ = [
+    "NAME",
+    "count_cells",
+    "describe_cells",
+    "genotype_record",
+    "list_found",
+    "list_genotypes",
+    "list_records",
+    "no_such_name",
+    "package_record",
+]
 
 NAME = re.compile(r"[a-z0-9_]+")  # of every cell
 _LINE_START = '{"name":"'  # of every line of published.jsonl
@@ -20,10 +30,12 @@ _CANNOT_BUILD = '"cannot_build":'
 def list_genotypes(tier: int | None = None) -> list[str]:
     """Names of the genotypes that come with the package, sorted: all that load_genotype takes.
 
-    tier 1: found by this package, or what a paper or its repository presents as its result; 2: other published cells
-    (ablations, other seeds or search spaces, searches repeated by others); None: both.
+    tier 1: what a paper or its repository presents as its result; 2: other published cells (ablations, other seeds or
+    search spaces, searches repeated by others); None: both, and those that this package has found.
     """
     names = _file_names() if tier in (1, None) else []
+    if tier is None:
+        names += list_found()
     if tier in (2, None):
         names += [name for name, line in _published_lines().items() if _CANNOT_BUILD not in line]
     elif tier != 1:
@@ -31,9 +43,28 @@ def list_genotypes(tier: int | None = None) -> list[str]:
     return sorted(names)
 
 
+def list_found() -> list[str]:
+    """Names of the cells that searches of this package have found, sorted; no paper publishes them."""
+    return _names_in("found")
+
+
+def count_cells() -> dict[str, int]:
+    """How many there are: "published", "found" here, "records" of both, "genotypes" that can be built."""
+    found, records = len(list_found()), len(list_records())
+    return {"published": records - found, "found": found, "records": records, "genotypes": len(list_genotypes())}
+
+
+def describe_cells() -> str:
+    """The same in words, as the command line and its errors give it."""
+    counts = count_cells()
+    unbuilt = counts["records"] - counts["genotypes"]
+    found = f"{counts['found']} found here"
+    return f"{counts['published']} published cells ({unbuilt} of which cannot be built here) and {found}"
+
+
 def list_records() -> list[str]:
     """Names that genotype_record takes, sorted: the genotypes, and published cells that cannot be built here."""
-    return sorted({*_file_names(), *_published_lines()})
+    return sorted({*_file_names(), *list_found(), *_published_lines()})
 
 
 def genotype_record(name: str) -> dict[str, Any]:
@@ -54,9 +85,10 @@ def genotype_record(name: str) -> dict[str, Any]:
 def package_record(name: str) -> dict[str, Any] | None:
     """The record of that name, or None."""
     record: dict[str, Any]
-    if name in _file_names():
-        record = parse_json(_folder().joinpath(f"{name}.json").read_bytes())
-        return record
+    for folder, names in (("", _file_names()), ("found", list_found())):
+        if name in names:
+            record = parse_json(_folder().joinpath(folder, f"{name}.json").read_bytes())
+            return record
     line = _published_lines().get(name)
     if line is None:
         return None
@@ -67,7 +99,7 @@ def package_record(name: str) -> dict[str, Any] | None:
 def no_such_name(name: Any, names: list[str]) -> NoReturn:
     alike = near(name, names) if isinstance(name, str) else ""
     raise ValueError(
-        f"genotype {show(name)}: no such file, and none of the {len(names)} cells has that name{alike}; "
+        f"genotype {show(name)}: no such file, and none of the {describe_cells()} has that name{alike}; "
         "`nas-zoo list --cells` shows them"
     )
 
@@ -77,8 +109,12 @@ def _folder() -> Any:
 
 
 def _file_names() -> list[str]:
-    """Names of the cells that have a file each, those of tier 1."""
-    names = (entry.name for entry in _folder().iterdir())
+    """Names of the published cells that have a file each, those of tier 1."""
+    return _names_in("")
+
+
+def _names_in(folder: str) -> list[str]:
+    names = (entry.name for entry in _folder().joinpath(folder).iterdir())
     return sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
 
 

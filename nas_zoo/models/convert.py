@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from nas_zoo.genotype import Genotype, as_genotype, list_genotypes, load_genotype
+from nas_zoo.genotype import Genotype, as_genotype, list_found, list_genotypes, load_genotype
 from nas_zoo.models.key_schemes import SCHEMES, Scheme, find_scheme
 from nas_zoo.models.layout import LAYOUTS
 from nas_zoo.models.load import StateDict, read_state_dict, state_dict_of
@@ -349,7 +349,8 @@ def _check_operations(state: StateDict, genotype: Genotype, found: Original) -> 
 @cache
 def _package_signatures(tier: int, pool_bn: bool) -> dict[str, tuple[_Signature, ...]]:
     """The signatures of the normal and the reduction cell of each genotype of the package."""
-    genotypes = {name: load_genotype(name) for name in list_genotypes(tier)}
+    names = [*list_genotypes(tier), *(list_found() if tier == 1 else ())]
+    genotypes = {name: load_genotype(name) for name in sorted(names)}
     return {
         name: tuple(_signature(genotype, reduction, pool_bn) for reduction in (False, True))
         for name, genotype in genotypes.items()

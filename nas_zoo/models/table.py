@@ -12,10 +12,10 @@ not their papers'.
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nas_zoo.genotype import Genotype, genotype_record, list_records
+from nas_zoo.genotype import Genotype, genotype_record, list_found, list_records
 from nas_zoo.models.count import work_out
 from nas_zoo.models.registry import DATA, MODELS, find_result
 from nas_zoo.models.results import package_results
@@ -63,6 +63,7 @@ def model_rows(names: Sequence[str]) -> list[Row]:
         genotype = Genotype.from_json(record)
         counts = work_out(genotype, data.layout, channels, cells, shape.num_classes, shape.input_size)
         provenance = record.get("provenance", {})
+        own_cells = model["cell"] in list_found()
         figures = paper_figures(model["cell"], model["data"])
         if figures["paper_err"] is not None and is_small(name):
             size = f"C={data.init_channels}, {data.num_cells} cells"
@@ -87,20 +88,30 @@ def model_rows(names: Sequence[str]) -> list[Row]:
                 "top1_dataset": ours.dataset if ours else None,
                 "top1_images": ours.test_images if ours else None,
                 "method": provenance.get("method"),
-                "paper": provenance.get("paper"),
+                "paper": None if own_cells else provenance.get("paper"),
+                "found_here": _search_of(provenance) if own_cells else None,
                 "source": provenance.get("source"),
             }
         )
     return rows
 
 
+def _search_of(provenance: Mapping[str, Any]) -> str:
+    """The search that found cells of this package: "search/results/edas_c8_c10"."""
+    return str(provenance["source"]).removeprefix("nas-zoo: ").partition(" ")[0]
+
+
 def cell_rows(tier: int | None = None) -> list[Row]:
-    """A row for each cell of that tier, or of all: those that cannot be built too, with the reason."""
+    """A row for each cell of that tier, or of all: those that cannot be built too, with the reason.
+
+    Cells found here are of no tier and stand under no paper, but under their search ("found_here").
+    """
     rows = []
+    found = list_found()
     for name in list_records():
         record = genotype_record(name)
         provenance = record.get("provenance", {})
-        own_tier = provenance.get("tier", 1)
+        own_tier = None if name in found else provenance.get("tier", 1)
         if tier not in (None, own_tier):
             continue
         built = "cannot_build" not in record
@@ -116,7 +127,8 @@ def cell_rows(tier: int | None = None) -> list[Row]:
                 "paper_c100_err": paper_figures(name, "c100")["paper_err"],
                 "paper_in1k_err": paper_figures(name, "in1k")["paper_err"],
                 "method": provenance.get("method"),
-                "paper": provenance.get("paper", provenance.get("data")),
+                "paper": None if name in found else provenance.get("paper", provenance.get("data")),
+                "found_here": _search_of(provenance) if name in found else None,
                 "source": provenance.get("source"),
                 "cannot_build": record.get("cannot_build"),
                 "conflicts": "; ".join(provenance.get("conflicts", [])) or None,

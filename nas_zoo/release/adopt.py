@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from nas_zoo.data.augment import PHOTOGRAPH_PIXELS
 from nas_zoo.data.named import open_source
-from nas_zoo.genotype import Genotype, genotype_record, list_genotypes
+from nas_zoo.genotype import Genotype, genotype_record, list_found, list_genotypes
 from nas_zoo.models import results
 from nas_zoo.models.count import count
 from nas_zoo.models.load import load_model, read_state_dict
@@ -165,7 +165,7 @@ def _changed_settings(run: Run) -> dict[str, Any]:
 def _cell_name(model: str, genotype: Genotype) -> str:
     """The name of these cells: that of the model, else of any that we have, else none."""
     own = MODELS.get(model, {}).get("cell")
-    for name in [*([own] if own else []), *list_genotypes(1)]:
+    for name in [*([own] if own else []), *list_found(), *list_genotypes(1)]:
         if Genotype.from_json(genotype_record(name)).digest == genotype.digest:
             return name
     return ""

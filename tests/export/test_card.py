@@ -188,7 +188,7 @@ def test_the_command_writes_card_and_picture_and_tells_mistakes(run, tmp_path, c
         (["edas_in1k"], "without weights"),
         (["edas_c99"], "did you mean"),
         (["--all", "--to", "x"], "--all"),
-        (["edas_c10_s", "--name", "mine"], "has its own name"),
+        (["edas_e8_c10_s", "--name", "mine"], "has its own name"),
         ([str(run), "--name", "a b"], "--name must be"),
         ([], "give one MODEL"),
         ([str(tmp_path)], "not a training run"),

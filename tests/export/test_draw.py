@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from nas_zoo.export.cells.draw import _columns, _crossings, _increasing, _joined, _lay_out, draw_genotype
-from nas_zoo.genotype import KINDS, OPERATIONS, Cell, Genotype, as_genotype, list_genotypes, load_genotype
+from nas_zoo.genotype import KINDS, OPERATIONS, Cell, Genotype, as_genotype, list_found, list_genotypes, load_genotype
 from nas_zoo.models.palette import OPERATION_COLORS
 
 EVERY_EDGE = [[[OPERATIONS[(i + j) % 9], j] for j in range(i + 2)] for i in range(4)]
@@ -23,7 +23,7 @@ FEW = as_genotype([
 ])  # fmt: skip
 SIX = [[["sep_conv_3x3", max(0, i - 1)], ["conv_7x1_1x7", i + 1]] for i in range(6)]
 SIX_NODES = as_genotype([[SIX, [2, 3, 4, 5, 6, 7]], [SIX, [7]]])
-GENOTYPES = {name: load_genotype(name) for name in list_genotypes(1)} | {
+GENOTYPES = {name: load_genotype(name) for name in [*list_genotypes(1), *list_found()]} | {
     "all_14": ALL_14, "few": FEW, "six_nodes": SIX_NODES,
 }  # fmt: skip
 

@@ -264,10 +264,10 @@ OVERLAY = """
 import sys, torch, timm, nas_zoo
 from safetensors.torch import load_file
 theirs = load_file(sys.argv[2] + "/model.safetensors")
-model = timm.create_model("edas_c10_s", pretrained=True, pretrained_cfg_overlay={"hf_hub_id": sys.argv[1]})
+model = timm.create_model("edas_e8_c10_s", pretrained=True, pretrained_cfg_overlay={"hf_hub_id": sys.argv[1]})
 assert all(torch.equal(value, theirs[name]) for name, value in model.state_dict().items())
 assert "tag" not in model.pretrained_cfg
-ours = timm.create_model("edas_c10_s", pretrained=True)
+ours = timm.create_model("edas_e8_c10_s", pretrained=True)
 assert not torch.equal(ours.classifier.weight, model.classifier.weight)
 print("all of it")
 """
@@ -275,7 +275,7 @@ print("all of it")
 
 def test_weights_that_a_user_names_on_the_hub_win_over_the_packages_file(hub, tmp_path):
     folder = tmp_path / "mine"
-    save_for_hf(timm.create_model("edas_c10_s"), str(folder), safe_serialization=True)
+    save_for_hf(timm.create_model("edas_e8_c10_s"), str(folder), safe_serialization=True)
     publish(folder, REPO)
     done = python(ROOT, "-c", OVERLAY, REPO, folder, HF_HOME=str(tmp_path / "home"), **hub.environment)
     assert done.stdout.strip() == "all of it", done.stderr

@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections import namedtuple
@@ -21,7 +22,10 @@ from nas_zoo.genotype import (
     Edge,
     Genotype,
     as_genotype,
+    count_cells,
+    describe_cells,
     genotype_record,
+    list_found,
     list_genotypes,
     list_records,
     load_genotype,
@@ -383,7 +387,7 @@ def test_bad_darts_text_is_told_with_line_and_column(text, fragments):
 
 
 BAD_VALUES = [
-    ("darts_v3", ["'darts_v3'", "near: darts_v", f"{len(list_genotypes())} cells", "`nas-zoo list --cells`"]),
+    ("darts_v3", ["'darts_v3'", "near: darts_v", describe_cells(), "`nas-zoo list --cells`"]),
     ("Darts-V2", ["'Darts-V2'", "no such file", "near: darts_v2"]),
     ("../genotypes/darts_v2", ["no such file"]),
     ("/no/such/folder/genotype.json", ["'/no/such/folder/genotype.json'", "no such file"]),
@@ -496,16 +500,17 @@ def wrong_with(name: str, tiers: dict[int, list[str]]) -> list[str]:
     record = genotype_record(name)
     provenance = record["provenance"]
     genotype = load_genotype(name)
-    tier = provenance.get("tier", 1)
+    tier, own = provenance.get("tier", 1), name in list_found()
     checks = {
         "its name": NAME.fullmatch(name) is not None and record["name"] == name,
         "where it is from": {"method", "paper", "source"} <= set(provenance),
         "whose figures it has": provenance.get("reported", {"by": "the paper"})["by"] == "the paper",
         "that every form gives it": as_genotype(name) == Genotype.from_json(record) == genotype,
-        "its tier": name in tiers[tier],
+        "its tier": name in (list_found() if own else tiers[tier]),
+        "that it is found here": own == provenance["source"].startswith("nas-zoo: search/results/"),
     }
     if tier == 1:  # the others are lines of one file
-        file = FOLDER / "cells" / f"{name}.json"
+        file = FOLDER / "cells" / ("found" if own else "") / f"{name}.json"
         checks["the layout of its file"] = file.read_text() == genotype.to_json(2, name=name, provenance=provenance)
     return [what for what, right in checks.items() if not right]
 
@@ -536,12 +541,28 @@ def test_cells_that_cannot_be_built_say_why_and_keep_what_was_published():
     assert "reduction cell concatenates nodes 4 and 5" in reasons["snas_aggressive"]
 
 
+def test_counts_agree_wherever_they_stand():
+    counts = count_cells()
+    assert counts["records"] == len(list_records()) == counts["published"] + len(list_found())
+    assert counts["genotypes"] == len(list_genotypes()) == counts["records"] - 33
+    words = f"{counts['published']} published cells (33 of which cannot be built here) and 6 found here"
+    assert describe_cells() == words
+    for name in (lambda: load_genotype("darts_v9"), lambda: genotype_record("darts_v9")):
+        with pytest.raises(ValueError, match=re.escape(words)):
+            name()
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    assert f"{counts['published']} published cells come as data" in readme
+
+
 def test_tiers_divide_the_genotypes():
     first, second = list_genotypes(1), list_genotypes(2)
-    assert list_genotypes() == sorted(first + second) == list_genotypes(None)
+    assert list_genotypes() == sorted(first + second + list_found()) == list_genotypes(None)
+    assert list_found() == [
+        "da2s_c10", "da2s_e4_c10", "edas_c10", "edas_e8_c10", "edas_warmup_c10", "edas_warmup_e8_c10",
+    ]  # fmt: skip
     assert not set(first) & set(second)
     assert len(second) == 349
-    assert len(set(list_records())) == len(list_records()) == len(first) + len(second) + 33
+    assert len(set(list_records())) == len(list_records()) == len(first) + len(second) + 6 + 33
     with pytest.raises(ValueError, match="must be 1, 2 or None"):
         list_genotypes(3)
 

@@ -7,11 +7,11 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from nas_zoo.genotype import KINDS, Genotype, list_genotypes, load_genotype
+from nas_zoo.genotype import KINDS, Genotype, list_found, list_genotypes, load_genotype
 from nas_zoo.search.report import figures
 from nas_zoo.search.report.figures import Line, Pair
 
-GENOTYPES = {name: load_genotype(name) for name in list_genotypes(1)} | {
+GENOTYPES = {name: load_genotype(name) for name in [*list_genotypes(1), *list_found()]} | {
     "dead nodes": Genotype(
         normal=[[[["sep_conv_3x3", 0], ["skip_connect", 0]], [], [["sep_conv_5x5", 1]], [["max_pool_3x3", 2]]], [4]],
         reduce=[[[["sep_conv_3x3", 1]], [["dil_conv_5x5", 2]], [["max_pool_3x3", 3]], [["skip_connect", 4]]], [5]],

@@ -32,7 +32,10 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("report")
     argv = ["--num-cells", "3", "--init-channels", "4", "--batch-size", "16", "--train-limit", "64",
             "--epochs", "2", "--gap-batches", "1"]  # fmt: skip
-    for name, more in (("da2s", ["--method", "da2s", "--edges", "4/14"]), ("edas", ["--method", "edas"])):
+    for name, more in (
+        ("da2s", ["--method", "da2s", "--edges", "4/14"]),
+        ("edas", ["--method", "edas", "--derive", "darts"]),
+    ):
         assert run.main([*argv, *more, "--out", str(root / name)]) == 0
     return {name: root / name for name in ("da2s", "edas")}
 
