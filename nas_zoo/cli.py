@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_zoo.runs.ending import run_program
+from nas_zoo.text import plain
 
 #: Commands that are programs of their own: module, what they do.
 PROGRAMS = {
@@ -95,7 +96,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
     cells = [
         columns,
         *(
-            ["" if v is None else ("no", "yes")[v] if isinstance(v, bool) else str(v) for v in row.values()]
+            ["" if v is None else ("no", "yes")[v] if isinstance(v, bool) else plain(v) for v in row.values()]
             for row in rows
         ),
     ]
@@ -206,7 +207,7 @@ def predict(options: argparse.Namespace) -> int:
             for file, prediction in predictions:
                 _print_prediction(file, prediction, classifier.label_descriptions, options.json)
             for _, reason in predictions.errors:  # which names the file
-                print(f"nas-zoo predict: {reason}", file=sys.stderr)
+                print(plain(f"nas-zoo predict: {reason}"), file=sys.stderr)
                 failed += 1
     return 2 if failed else 0
 
@@ -223,7 +224,7 @@ def _print_prediction(path: Path, prediction: Any, meant: dict[str, str], as_jso
         print(json.dumps({"image": str(path), "top": top}))
     else:
         names = {label: f"{label} ({meant[label].split(',')[0]})" if label in meant else label for label, _ in pairs}
-        print(f"{path}  " + "  ".join(f"{names[label]} {100 * p:.1f}%" for label, p in pairs))
+        print(plain(f"{path}  " + "  ".join(f"{names[label]} {100 * p:.1f}%" for label, p in pairs)))
 
 
 def draw(options: argparse.Namespace) -> int:

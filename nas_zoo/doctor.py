@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from nas_zoo.text import plain
+
 __all__ = ["Finding", "examine", "report"]
 
 
@@ -172,7 +174,7 @@ def examine(models: bool = False) -> list[Finding]:
 
 def report(findings: list[Finding]) -> str:
     width = max(len(finding.what) for finding in findings)
-    return "\n".join(f"{f.state:<8} {f.what:<{width}}  {f.detail}" for f in findings)
+    return "\n".join(f"{f.state:<8} {f.what:<{width}}  {plain(f.detail)}" for f in findings)
 
 
 def as_json(findings: list[Finding]) -> list[dict[str, str]]:

@@ -1,8 +1,17 @@
 """Words from files on their way to a reader: seen as text, obeyed by nobody."""
 
-import pytest
+import json
+import os
+from pathlib import Path
 
+import pytest
+from PIL import Image
+
+from nas_zoo.cli import main
+from nas_zoo.doctor import Finding, report
+from nas_zoo.search.report.page import write_report
 from nas_zoo.text import counted, fill, markdown, plain
+from tests.export.test_runtime import foreign
 
 
 def test_what_a_terminal_would_obey_is_shown_and_not_sent():
@@ -44,3 +53,45 @@ def test_counts_are_in_the_singular_where_there_is_one():
 def test_a_template_that_is_missing_is_told():
     with pytest.raises(ValueError, match="install nas-zoo again"):
         fill("nas_zoo.hub_cards", "nonesuch.md")
+
+
+# Everywhere names are printed -----------------------------------------------------------------------------------------
+
+EVIL = "\x1b]0;owned\x07\x1b[2Jcat"
+
+
+def test_predict_prints_labels_and_file_names_as_text(tmp_path, capsys):
+    labels = json.dumps([EVIL, "dog\nfrog", "\x9b31mred"])
+    path = foreign(tmp_path / "m.onnx", channels=3, labels=labels, input_size="[3, 4, 4]", mean="[0, 0, 0]",
+                   std="[1, 1, 1]")  # fmt: skip
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("RGB", (4, 4), (9, 200, 9)).save(folder / f"{EVIL}.png")
+    (folder / "\x1b[31mbroken.png").write_bytes(b"no image")
+    assert main(["predict", str(path), str(folder), "--top-k", "3"]) == 2
+    for text in capsys.readouterr():
+        assert text.count("\n") == 1
+        assert all(character.isprintable() for character in text.rstrip("\n"))
+        assert r"\x1b" in text
+
+
+def test_doctor_and_errors_print_them_as_text_too(capsys):
+    assert report([Finding("cache", "wrong", f"{EVIL} cannot be written")]).isprintable()
+    for words in (["draw", EVIL], ["export-model", EVIL, "--to", "json"], ["predict", EVIL, "a.png"]):
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert error.rstrip("\n").isprintable()
+        assert error.count("\n") == 1
+
+
+def test_a_report_of_a_folder_whose_name_is_no_text_is_written(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9\x1b[31m")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    log = Path(__file__).parents[1] / "search" / "results" / "edas_small_c10" / "log.jsonl"
+    (folder / "log.jsonl").write_bytes(log.read_bytes())
+    text = write_report([folder], tmp_path / "page.html").read_text("utf-8")
+    assert r"caf\udce9\x1b[31m" in text
+    assert "\x1b" not in text

@@ -329,13 +329,13 @@ def _check_names(repo: str, revision: str) -> None:
     from huggingface_hub.utils import validate_repo_id
 
     if repo.count("/") != 1:
-        raise ValueError(f"repo={repo!r}: ORG/NAME is accepted")
+        raise ValueError(f"repo must be ORG/NAME, got {repo!r}")
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
         raise ValueError(f"repo={repo!r}: {str(error).splitlines()[0]}") from None
     if not re.fullmatch(r"[\w][\w./-]*", revision) or ".." in revision:
-        raise ValueError(f"revision={revision!r}: the name of a branch is accepted")
+        raise ValueError(f"revision must be the name of a branch, got {revision!r}")
 
 
 def _api() -> Any:
@@ -498,7 +498,7 @@ def main(argv: list[str] | None = None) -> int:
         checkpoint = open_checkpoint(given.model, license=given.license, called=given.name)
         for flag in ("float16", "with_preprocessing", "calibration", "images"):
             if given.no_onnx and getattr(given, flag):
-                raise ValueError(f"--{flag.replace('_', '-')}: is not accepted with --no-onnx")
+                raise ValueError(f"--{flag.replace('_', '-')} makes no sense with --no-onnx")
         with tempfile.TemporaryDirectory(prefix="nas-zoo-publish-") as aside:
             folder = given.to or Path(aside) / "staged"
             files = stage(

@@ -125,9 +125,9 @@ def write_space(
 
     place = Path(folder)
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise ValueError(f"to={str(folder)!r}: a new or empty folder is accepted")
+        raise ValueError(f"to={str(folder)!r}: the folder must be new or empty")
     if len(examples) > MOST_EXAMPLES:
-        raise ValueError(f"examples: {len(examples)} images; at most {MOST_EXAMPLES} are accepted")
+        raise ValueError(f"examples: at most {MOST_EXAMPLES} images, got {len(examples)}")
     for example in map(Path, examples):
         try:
             with Image.open(example) as picture:

@@ -31,6 +31,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import ParamSpec
 
+from nas_zoo.text import plain
+
 __all__ = ["Finding", "program", "run_program", "stopped"]
 
 P = ParamSpec("P")
@@ -137,9 +139,8 @@ def _origin(error: ValueError) -> str:
 def _tell(line: str) -> None:
     """One line on stderr, of whatever a file's name or content has put into it."""
     line = " ".join(part.strip() for part in line.splitlines() if part.strip())
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
     with contextlib.suppress(OSError):  # stderr may be closed too
-        print(shown, file=sys.stderr, flush=True)
+        print(plain(line), file=sys.stderr, flush=True)
 
 
 def _leave_stdout() -> None:

@@ -30,6 +30,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union
 
+from nas_zoo.text import plain
+
 __all__ = [
     "Parser",
     "add_flags",
@@ -463,6 +465,6 @@ def describe(settings: Any) -> str:
             source = sources.get(name, "default")
         else:  # made by hand or by dataclasses.replace
             source = "default" if value == _default(field) else "program"
-        rows.append((name, _show(value) + (f" {unit}" if unit and value is not None else ""), source))
+        rows.append((name, plain(_show(value)) + (f" {unit}" if unit and value is not None else ""), source))
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return "\n".join(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {source}" for name, value, source in rows)

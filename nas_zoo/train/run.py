@@ -63,6 +63,7 @@ from nas_zoo.runs.log import run_to_resume
 from nas_zoo.runs.loop import Loop, figures
 from nas_zoo.runs.settings import Parser, add_flags, given_flags, resumed_settings, to_dict
 from nas_zoo.runs.stop import Reason
+from nas_zoo.text import plain
 from nas_zoo.train.auxiliary import AuxiliaryHead, TensorDropPath, Trained
 from nas_zoo.train.evaluation import evaluate
 from nas_zoo.train.model import chosen_args, make_model, origin_of_cells, read_weights, save_model
@@ -369,9 +370,9 @@ def train(
             write_json(settings.out / "result.json", result | more)
             others = ", ".join(f"{name} weights {_percent(found['top1'])}" for name, found in result["others"].items())
             print(
-                f"test ({result['n']} images of {test.name}, {result['weights']} weights): top-1 "
+                f"test ({result['n']} images of {plain(test.name)}, {result['weights']} weights): top-1 "
                 f"{_percent(result['top1'])}, loss {result['loss']:.3f}{f' ({others})' if others else ''}; "
-                f"trained in {loop.seconds:.0f} s: {settings.out}"
+                f"trained in {loop.seconds:.0f} s: {plain(settings.out)}"
             )
     accelerator.end_training()
     return None

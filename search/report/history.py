@@ -16,6 +16,7 @@ import numpy as np
 from nas_zoo.genotype import KINDS, OPERATIONS, Genotype
 from nas_zoo.runs.facts import published
 from nas_zoo.runs.log import RunLog
+from nas_zoo.text import plain
 
 __all__ = ["GAP_FILE", "Run", "dig", "read_run", "read_runs"]
 
@@ -247,7 +248,7 @@ def read_run(folder: Path, label: str | None = None, place: int = 0) -> Run:
     if "method" not in settings:
         raise ValueError(f"{path}: is the log of another program, not of a search (no method in its settings)")
     # a page is made to be shown: no folders of the machine
-    run = Run(label or folder.resolve().name, published(lines[0]), [], place=place)
+    run = Run(plain(label or folder.resolve().name), published(lines[0]), [], place=place)
     for number, line in enumerate(lines, 1):
         if line.get("kind") == "epoch":
             _check_epoch(line, run.epochs[0] if run.epochs else line, f"{path}, line {number}")

@@ -98,7 +98,7 @@ def test_mistakes_are_told_in_a_line_and_leave_nothing(made, tmp_path, capsys):
     (tmp_path / "full" / "mine.txt").touch()
     (tmp_path / "none").mkdir()
     for words, told in (
-        ([str(run), "--to", str(tmp_path / "full")], "new or empty folder"),
+        ([str(run), "--to", str(tmp_path / "full")], "the folder must be new or empty"),
         ([str(run), "--to", str(tmp_path / "s"), "--examples", str(tmp_path / "text.png")], "not readable as an image"),
         ([str(run), "--to", str(tmp_path / "s"), "--examples", str(tmp_path / "none")], "no images in"),
         ([str(run), "--to", str(tmp_path / "s"), "--examples", str(tmp_path / "gone.png")], "gone.png"),
