@@ -6,11 +6,13 @@ READY := $(VENV)/nas-zoo-is-installed
 # Tests run in so many processes, a test file in one of them.
 JOBS ?= 2
 
-.PHONY: demo test test-fast test-avx2 test-interop lint timm-contract clean help
+OLDEST := .venv-oldest
+
+.PHONY: demo test test-fast test-avx2 test-oldest test-interop lint timm-contract clean help
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "nas-zoo needs Python 3.11 or newer; this is " + sys.version.split()[0] + " (make PYTHON=python3.12 ...)")'
@@ -21,7 +23,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## search, retrain, export, check and predict on handwritten digits (minutes on 2 cores)
 	$(BIN)/nas-zoo demo --out runs/demo --overwrite
 
-test: $(READY)  ## the whole test suite
+# CI (.ci/run) is to end within 60 minutes of two cores; each part says how many of them it may take.
+test: $(READY)  ## the whole test suite (40 of CI's 60 minutes)
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 test-fast: $(READY)  ## without the tests that take more than ten seconds each
@@ -31,15 +34,26 @@ test-fast: $(READY)  ## without the tests that take more than ten seconds each
 KERNELS := tests/models/test_cpu_kernels.py tests/models/test_operations.py \
   tests/search/test_mixed_sum.py tests/search/test_supernet.py tests/search/test_pc_darts.py
 
-test-avx2: $(READY)  ## the tests of operations and supernet on the kernels of CPUs without AVX-512
+test-avx2: $(READY)  ## the tests of operations and supernet on the kernels of CPUs without AVX-512 (3 of CI's minutes)
 	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(KERNELS)
 
-lint: $(READY)  ## ruff and mypy
+# What touches most of what other packages offer: torch, timm's registry, drawings, settings files, ONNX Runtime.
+QUICK := tests/models/test_operations.py tests/models/test_layout.py tests/runs/test_settings.py \
+  tests/search/test_edas.py tests/export/test_strides.py tests/export/test_draw.py tests/test_import.py
+
+test-oldest:  ## a quick part with the lowest versions that pyproject.toml allows (6 of CI's minutes)
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python tests/oldest.py > $(OLDEST)/oldest.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(OLDEST)/oldest.txt --editable . pytest pytest-timeout pytest-xdist hypothesis
+	@# old versions warn of each other
+	$(OLDEST)/bin/python -m pytest -q -n $(JOBS) --dist loadfile -m 'not slow' -W default $(QUICK)
+
+lint: $(READY)  ## ruff and mypy (4 of CI's minutes, with the installation)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy nas_zoo benchmarks
 
-test-interop: $(READY)  ## our files in onnxslim, OpenVINO, coremltools, transformers (installs them; minutes on 2 cores)
+test-interop: $(READY)  ## our files in onnxslim, OpenVINO, coremltools, transformers (installs them; 7 of CI's minutes)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[interop]'
 	NAS_ZOO_INTEROP=1 $(BIN)/python -m pytest -q -n $(JOBS) -m 'not slow' tests/test_interop.py
 
@@ -47,4 +61,4 @@ timm-contract: $(READY)  ## timm's own model tests on our models (downloads timm
 	$(BIN)/python tests/timm_contract.py
 
 clean:  ## removes what was built, never what was found
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -66,8 +66,8 @@ def test_importing_loads_nothing_heavy_that_timm_does_not_load() -> None:
 @pytest.mark.parametrize("words", ["nas_zoo, timm", "timm, nas_zoo", "nas_zoo.models.network", "nas_zoo.models.load"])
 def test_models_are_registered_whatever_is_imported_first(words: str) -> None:
     code = (
-        f"import json, {words}, timm; import nas_zoo; model = timm.create_model('edas_c10_s', pretrained=True);"
-        "assert model.pretrained_cfg['tag'] == 'jpeg_e4'; assert nas_zoo.edas_c10_s().num_cells == 8;"
+        f"import json, {words}, timm; import nas_zoo; model = timm.create_model('darts_v2_c10_s', pretrained=True);"
+        "assert model.pretrained_cfg['tag'] == 'jpeg_e4'; assert nas_zoo.darts_v2_c10_s().num_cells == 8;"
         "print(json.dumps(timm.list_models(module='nas_zoo')))"
     )
     assert run(code) == sorted(run("import json, nas_zoo.models.registry as r; print(json.dumps(list(r.MODELS)))"))

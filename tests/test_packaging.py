@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.oldest import lowest_versions
+
 ROOT = Path(__file__).parents[1]
 README, DOCS = ROOT / "README.md", sorted((ROOT / "docs").glob("*.md"))
 
@@ -106,6 +108,12 @@ def test_the_constraints_pin_every_dependency_and_name_no_address():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for line in project["dependencies"]:
         assert re.match(r"[A-Za-z0-9.-]+", line)[0].lower() in pinned, line  # type: ignore[index]
+
+
+def test_every_dependency_has_a_lowest_version_to_be_tested() -> None:
+    pins = lowest_versions(ROOT / "pyproject.toml")
+    assert len(pins) == len({pin.split("==")[0] for pin in pins}) > 15
+    assert any(pin.startswith("timm==1.0.") for pin in pins)
 
 
 def commands_of(*pages: Path) -> list[str]:
