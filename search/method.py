@@ -82,8 +82,8 @@ class SearchSettings:
     """Settings of the loop; a method's own settings class adds to them and changes the defaults to its paper's."""
 
     method: str = setting("", "search method")
-    data: str = setting("digits", "data set: digits, cifar10, cifar100, a folder or a tar of class folders")
-    test_data: str | None = setting(None, "folder or tar of its test images, which leaves all of data to the search; "
+    data: str = setting("digits", "data set: digits, cifar10, cifar100, a folder, tar or zip of class folders")
+    test_data: str | None = setting(None, "folder, tar or zip of its test images; all of data is then searched on; "
                                           "none: a fifth of a set without test split is kept for one")  # fmt: skip
     data_root: Path | None = setting(None, "folder of cifar10 / cifar100; none: the user's cache, downloaded if absent")
     out: Path = setting(Path("runs/search"), "folder of the run: log.jsonl, checkpoint.pt, genotype.json")

@@ -44,7 +44,7 @@ _ARCHIVE_ERRORS = (
     lzma.LZMAError, zlib.error, struct.error, ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError,
 )  # fmt: skip
 _NOTES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
-_ENCRYPTED = 1  # bit of a zip member's flags
+_ENCRYPTED, _UTF8 = 1, 0x800  # bits of a zip member's flags
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip's member: signature ... lengths of its name and of what follows
 
 
@@ -319,7 +319,9 @@ def list_zip(place: Path) -> FileTree:
                 stream.seek(info.header_offset)
                 signature, *lengths = _LOCAL_HEADER.unpack(stream.read(_LOCAL_HEADER.size))
                 start = info.header_offset + _LOCAL_HEADER.size + sum(lengths)
-                if signature != b"PK\x03\x04" or start + info.compress_size > place.stat().st_size:
+                encoding = "utf-8" if info.flag_bits & _UTF8 else "cp437"
+                same_name = stream.read(lengths[0]).decode(encoding, "replace") == info.orig_filename
+                if not same_name or signature != b"PK\x03\x04" or start + info.compress_size > place.stat().st_size:
                     raise _Refused(f"{str(place)!r} is damaged at byte {info.header_offset}, member {shown!r}")
                 size = -1 if info.compress_type == zipfile.ZIP_STORED else info.file_size
                 listing.found[name] = (start, info.compress_size, size, info.CRC)
