@@ -38,7 +38,19 @@ def list_(options: argparse.Namespace) -> int:
     from nas_zoo.models import table
     from nas_zoo.models.registry import MODELS
 
-    if options.cells:
+    if options.cells and options.pretrained:
+        raise ValueError("--cells and --pretrained are two lists: give one of them")
+    if options.tier is not None and not options.cells:
+        raise ValueError("--tier goes with --cells: models have no tier")
+    if options.pretrained:
+        rows = table.pretrained_rows()
+        shown = [
+            {"name": row["name"], "reported": _reported(row),
+             "ours": None if row["err"] is None else f"{row['err']:.2f}",
+             "licence": table.license_in_short(row["license"]), "by": row["source"].split("/")[0]}
+            for row in rows if not row["not_by_name"]
+        ]  # fmt: skip
+    elif options.cells:
         rows = table.cell_rows(options.tier)
         shown = [
             {"name": row["name"], "tier": row["tier"], "builds": row["builds"]}
@@ -47,8 +59,6 @@ def list_(options: argparse.Namespace) -> int:
             for row in rows
         ]
     else:
-        if options.tier is not None:
-            raise ValueError("--tier goes with --cells: models have no tier")
         rows = table.model_rows(sorted(MODELS))
         shown = [
             {"name": row["name"], "cell": row["cell"], "input": row["input_size"], "classes": row["num_classes"],
@@ -66,6 +76,8 @@ def list_(options: argparse.Namespace) -> int:
         print(_table(shown))
         if options.cells and options.tier is None:
             print(f"\n{describe_cells()}")
+        if options.pretrained:
+            print(_ABOUT_PRETRAINED.format(sum(row["not_by_name"] is not None for row in rows)))
     return 0
 
 
@@ -73,6 +85,22 @@ def _whose(row: dict[str, Any]) -> str | None:
     if row["found_here"]:
         return f"found here: {row['found_here']}"
     return f"({row['cannot_build']})" if row["cannot_build"] else row["paper"]
+
+
+_ABOUT_PRETRAINED = """
+reported: wrong answers in percent as the authors report them, of the best or
+last epoch where they say so; ours: as this package measured its own weights,
+on the sets that their cards name. The two are not of the same images.
+timm.create_model(NAME, pretrained=True) fetches what is not in the package.
+{} more files are known and not had by name, each with the reason in --csv,
+which has links, hashes, sources and cautions of all."""
+
+
+def _reported(row: dict[str, Any]) -> str | None:
+    if row["reported_err"] is None:
+        return None
+    epoch = {"best epoch": " best", "last epoch": " last"}.get(row["reported_of"], "")
+    return f"{row['reported_err']:.2f}{epoch}"
 
 
 def _our_figure(row: dict[str, Any]) -> str | None:
@@ -156,6 +184,7 @@ def info(options: argparse.Namespace) -> int:
         "features": [{"channels": level["num_chs"], "reduction": level["reduction"]} for level in model.feature_info],
         "pretrained": bool(cfg.get("hf_hub_id") or cfg.get("file") or cfg.get("url")),
         "license": cfg.get("license"),
+        **_as_reported(name),
     }
     if options.json:
         print(json.dumps(facts, indent=1))
@@ -182,11 +211,25 @@ def info(options: argparse.Namespace) -> int:
     return 0
 
 
+def _as_reported(name: str) -> dict[str, Any]:
+    """Of weights of others: whose they are and what their authors report of them."""
+    from nas_zoo.models.public import find_public
+
+    row = find_public(name)
+    if row is None:
+        return {}
+    said = ("reported_err", "reported_top5_err", "reported_of", "reported_source", "cautions")
+    facts = {key: getattr(row, key) or None for key in said}
+    return {"weights_by": row.authors, "weights_from": f"{row.source}, {row.path}", "weights_link": row.link} | facts
+
+
 def _where_weights_are(name: str) -> str:
     """Of a model whose name alone has none: by which tags there are some, or how to make them."""
+    from nas_zoo.models.public import public_of
     from nas_zoo.models.results import package_results
 
     tagged = [f"{row.dataset}: {row.name}" for row in package_results() if row.model == name]
+    tagged += [f"by {row.authors}: {row.name}" for row in public_of(name)]
     return ", ".join(tagged) or f"nas-zoo train --model {name}"
 
 
@@ -239,13 +282,26 @@ def draw(options: argparse.Namespace) -> int:
 def convert(options: argparse.Namespace) -> int:
     from nas_zoo.models.convert import convert_checkpoint
 
-    print(
-        convert_checkpoint(
-            options.checkpoint, options.output, options.genotype, options.layout, options.init_channels,
-            options.num_cells,
-        )
-    )  # fmt: skip
+    given = {key: getattr(options, key) for key in ("genotype", "layout", "init_channels", "num_cells")}
+    if (options.model is None) == (options.genotype is None):
+        raise ValueError("--genotype or --model must be given, and not both")
+    if options.model is not None:
+        given = _settings_of_model(options.model) | {key: value for key, value in given.items() if value is not None}
+    print(convert_checkpoint(options.checkpoint, options.output, **given))
     return 0
+
+
+def _settings_of_model(name: str) -> dict[str, Any]:
+    """What the weights of MODEL or MODEL.TAG are converted with."""
+    from nas_zoo.models.public import find_public
+    from nas_zoo.models.registry import MODELS, settings_of
+
+    if name.split(".")[0] not in MODELS:
+        raise ValueError(f"unknown model {name!r}; `nas-zoo list` shows ours")
+    row = find_public(name)
+    if row is None and "." in name:
+        raise ValueError(f"no weights of others are called {name!r}; `nas-zoo list --pretrained` shows them")
+    return settings_of(name.split(".")[0]) | ({"numbering": row.numbering} if row else {})
 
 
 def export_model(options: argparse.Namespace) -> int:
@@ -291,6 +347,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     sub = command("list", list_, "models registered with timm, or the cells")
     sub.add_argument("--cells", action="store_true", help="published and found cells")
+    sub.add_argument("--pretrained", action="store_true", help="trained weights, ours and those that others publish")
     sub.add_argument("--tier", type=int, choices=(1, 2), help="of cells: 1 a paper's result, 2 other published ones")
     sub.add_argument("--json", action="store_true", help="all columns, as JSON")
     sub.add_argument(
@@ -321,10 +378,11 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("genotype", help="a name of `nas-zoo list --cells`, a file, a search's folder")
     sub.add_argument("output", nargs="*", help=".svg and .png files to write (default: the genotype's name as .svg)")
     sub.add_argument("--title", help="above the cells (default: none)")
-    sub = command("convert", convert, "turn a checkpoint of the DARTS, PC-DARTS or P-DARTS code into a state dict")
+    sub = command("convert", convert, "turn a checkpoint of DARTS' code, or of one like it, into a state dict")
     sub.add_argument("checkpoint", help="a .pt or .pth.tar of theirs; read as tensors only")
     sub.add_argument("output", help="a .safetensors file to write")
-    sub.add_argument("--genotype", required=True, help="its cells: a name of `nas-zoo list --cells`, a file")
+    sub.add_argument("--genotype", help="its cells: a name of `nas-zoo list --cells`, a file")
+    sub.add_argument("--model", help="instead of them: whose weights it is, of `nas-zoo list --pretrained` or `list`")
     sub.add_argument("--layout", help="cifar or imagenet; this and the two below: checked if given, else read from it")
     sub.add_argument(
         "--init-channels",

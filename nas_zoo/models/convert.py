@@ -188,6 +188,7 @@ def convert_checkpoint(
     layout: str | None = None,
     init_channels: int | None = None,
     num_cells: int | None = None,
+    numbering: Numbering | None = None,
 ) -> str:
     """Writes the converted state dict as safetensors; returns a line that says what it is and what was left out.
 
@@ -198,10 +199,11 @@ def convert_checkpoint(
         raise ValueError(f"output {str(output)!r} must end in .safetensors")
     cells = as_genotype(genotype)
     read = read_state_dict(Path(checkpoint))
-    converted = convert_state_dict(read, cells, layout, init_channels, num_cells)
+    converted = convert_state_dict(read, cells, layout, init_channels, num_cells, numbering)
     write_weights(output, converted)
     state, scheme = _in_darts_names(state_dict_of(read), cells)
     found = _described(state, scheme)
+    state = state if numbering is None else _renumbered(state, numbering, found)
     auxiliary = sum(key.startswith("auxiliary_head.") for key in state)
     used = {f"{name}." for name in _names(cells, found).values()}
     idle = sum(not key.startswith("auxiliary_head.") and f"{key.rpartition('.')[0]}." not in used for key in state)

@@ -105,18 +105,16 @@ def public_state_dict(row: PublicWeights, **how: Any) -> dict[str, Tensor]:
     from nas_zoo.models.convert import convert_state_dict
     from nas_zoo.models.key_schemes import find_scheme
     from nas_zoo.models.load import read_state_dict
-    from nas_zoo.models.registry import DATA, MODELS
+    from nas_zoo.models.registry import DATA, MODELS, settings_of
 
     path = fetch_public(row, **how)
-    model = MODELS[row.model]
-    data = DATA[model["data"]]
-    channels, cells = model.get("init_channels", data.init_channels), model.get("num_cells", data.num_cells)
+    data = DATA[MODELS[row.model]["data"]]
     try:
         read = read_state_dict(path)
         scheme = find_scheme(read)
         if scheme is not None and scheme.name != row.keys:
             raise ValueError(f"checkpoint: its names are those of {scheme.whose}, expected are those of {row.keys}")
-        state = convert_state_dict(read, model["cell"], data.layout, channels, cells, row.numbering)
+        state = convert_state_dict(read, **settings_of(row.model), numbering=row.numbering)
         found = (state["classifier.weight"].shape[0], state["stem.0.conv.weight"].shape[1])
         wanted = (data.num_classes, row.input_size[0])
         if found != wanted:

@@ -20,7 +20,17 @@ from nas_zoo.models.results import Result, fetch_weights, package_results
 if TYPE_CHECKING:
     from nas_zoo.models.network import CellNet
 
-__all__ = ["CIFAR10_CLASSES", "DATA", "ENTRYPOINTS", "MODELS", "Data", "configurations", "find_result", "register"]
+__all__ = [
+    "CIFAR10_CLASSES",
+    "DATA",
+    "ENTRYPOINTS",
+    "MODELS",
+    "Data",
+    "configurations",
+    "find_result",
+    "register",
+    "settings_of",
+]
 
 FASHION_MNIST_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -123,8 +133,12 @@ def configurations() -> dict[str, Any]:
 _PLACES = ("file", "hf_hub_id", "url")
 
 
+def settings_of(name: str) -> dict[str, Any]:
+    """Genotype, layout, width and depth of a model: the arguments of its network."""
+    return _settings(**MODELS[name])
+
+
 def _settings(cell: str, data: str, **differing: Any) -> dict[str, Any]:
-    """The arguments of a model's network."""
     layout, init_channels, num_cells = DATA[data][:3]
     # No num_classes here: timm takes it from the cfg, which for a saved model is the one saved.
     return {"genotype": cell, "layout": layout, "init_channels": init_channels, "num_cells": num_cells} | differing
@@ -202,7 +216,7 @@ def _place_of_weights(variant: str, kwargs: dict[str, Any]) -> dict[str, Any]:
         return {"pretrained_cfg_overlay": overlay}
     if (row is None and public is None) or not isinstance(given, str | None):
         return {}
-    own = _settings(**MODELS[variant]) if row is None else vars(row)
+    own = settings_of(variant) if row is None else vars(row)
     asked = {"genotype": as_genotype(kwargs["genotype"]).digest}
     asked |= {key: kwargs[key] for key in ("init_channels", "num_cells")}
     for key, value in asked.items():

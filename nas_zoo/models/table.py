@@ -4,6 +4,7 @@
 without any.
 `pretrained` says whether the model's name alone has weights; where it has not and there is a `tag`, they are of other
 classes than the model's and are had as NAME.TAG.
+Columns that begin with `reported_` hold what the authors of trained weights report of them (``nas_zoo.models.public``).
 Columns that begin with `paper_` hold what a cell's paper reports; nothing in them was measured here. They belong to the
 paper's own training and way of counting, which for multiply-adds often is not ours (see
 `nas_zoo.models.count.CONVENTION`), and renderings of NASNet, AmoebaNet, PNASNet and ENAS stand in a network that is
@@ -17,10 +18,11 @@ from typing import Any
 
 from nas_zoo.genotype import Genotype, genotype_record, list_found, list_records
 from nas_zoo.models.count import work_out
+from nas_zoo.models.public import NO_LICENSE, public_weights
 from nas_zoo.models.registry import DATA, MODELS, find_result
 from nas_zoo.models.results import package_results
 
-__all__ = ["cell_rows", "in_csv", "is_small", "model_rows", "paper_figures"]
+__all__ = ["cell_rows", "in_csv", "is_small", "license_in_short", "model_rows", "paper_figures", "pretrained_rows"]
 
 Row = dict[str, Any]
 
@@ -99,6 +101,48 @@ def model_rows(names: Sequence[str]) -> list[Row]:
 def _search_of(provenance: Mapping[str, Any]) -> str:
     """The search that found cells of this package: "search/results/edas_c8_c10"."""
     return str(provenance["source"]).removeprefix("nas-zoo: ").partition(" ")[0]
+
+
+def pretrained_rows() -> list[Row]:
+    """A row for each file of trained weights that is known: ours first, then those of others; errors are in percent.
+
+    `reported_err` and its neighbours are the authors', of the epoch in `reported_of`; `err` is ours, of `dataset`, and
+    the two never stand in one column. `not_by_name` says why a file is not had by its name.
+    """
+    rows: list[Row] = [
+        {
+            "name": row.name, "err": round(100 - row.top1, 4), "dataset": row.dataset, "license": row.license,
+            "source": "nas-zoo",
+        }
+        for row in package_results()
+    ]  # fmt: skip
+    for other in sorted(public_weights(), key=lambda row: (bool(row.not_by_name), row.model, row.tag)):
+        hashes = {"git blob": other.git_blob, "SHA-256": other.sha256, "MD5": other.md5}
+        rows.append(
+            {
+                "name": other.name or None,
+                **{key: getattr(other, key) for key in ("reported_err", "reported_top5_err")},
+                **{key: getattr(other, key) or None for key in ("reported_of", "reported_source")},
+                "license": other.license,
+                "source": other.source,
+                "path": other.path,
+                "link": other.link,
+                "checked_by": "; ".join(f"{kind} {value}" for kind, value in hashes.items() if value) or None,
+                "keys": other.keys or None,
+                "cautions": other.cautions or None,
+                "not_by_name": other.not_by_name or None,
+            }
+        )
+    columns = dict.fromkeys(key for row in rows for key in row)
+    return [columns | row for row in rows]
+
+
+def license_in_short(license: str) -> str:
+    """A licence in a dozen characters: its SPDX identifier, or "none stated", "no commerce", "unclear"."""
+    if license == NO_LICENSE:
+        return "none stated"
+    first = license.split()[0].rstrip(":")
+    return {"non-commercial": "no commerce"}.get(first, first)
 
 
 def cell_rows(tier: int | None = None) -> list[Row]:

@@ -3,14 +3,21 @@
 import csv
 import dataclasses
 import io
+import json
+import re
 from pathlib import Path
 
 import pytest
+import timm
+import torch
+from safetensors.torch import load_file
 
+from nas_zoo.cli import main
 from nas_zoo.genotype import load_genotype
 from nas_zoo.models import public
 from nas_zoo.models.public import find_public, public_of, public_weights, read_public
 from nas_zoo.models.registry import DATA, MODELS
+from tests.original_darts import original
 
 ROWS = public_weights()
 BY_NAME = [row for row in ROWS if not row.not_by_name]
@@ -114,3 +121,75 @@ def test_a_name_that_stands_twice_is_refused(tmp_path):
 def test_a_row_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         ROWS[0].tag = "mine"  # type: ignore[misc]
+
+
+# ----------------------------------------------------------------------------------------------------- as people see it
+
+
+def test_the_list_of_trained_weights_fits_80_columns_and_keeps_figures_apart(capsys):
+    assert main(["list", "--pretrained"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == ["name", "reported", "ours", "licence", "by"]
+    rows = {line.split()[0]: line for line in lines[1 : lines.index("")]}
+    assert set(rows) >= {row.name for row in BY_NAME} | {"darts_v2_c10_s.jpeg_e4"}
+    at = lines[0].index("ours")
+    assert rows["eenas_r_in1k.eenas"].split()[1:] == ["23.98", "best", "none", "stated", "miaozhang0525"]
+    assert rows["eenas_r_in1k.eenas"][at : at + 5].strip() == ""  # nobody measured it here
+    assert rows["darts_v2_c10_s.jpeg_e4"][at:].split() == ["18.55", "apache-2.0", "nas-zoo"]
+    assert "27 more files are known and not had by name" in "\n".join(lines)
+
+
+def test_the_whole_table_of_trained_weights_has_sources_reasons_and_one_owner_a_figure(capsys):
+    assert main(["list", "--pretrained", "--csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(rows) == len(ROWS) + 6
+    for row in rows:
+        assert not (row["err"] and row["reported_err"])
+        assert bool(row["reported_err"]) == bool(row["reported_source"]) == bool(row["reported_of"])
+        assert row["license"]
+    gone = [row for row in rows if row["not_by_name"].startswith("reported missing")]
+    assert [row["name"] for row in gone] == ["darts_v2_c10", "darts_v2_in1k"]
+    assert main(["list", "--pretrained", "--cells"]) == 2
+
+
+def test_info_tells_whose_weights_they_are_and_what_is_reported_of_them(capsys):
+    assert main(["info", "random_nsas_c_c100.nsas", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["reported_err"], facts["reported_of"], facts["license"]) == (
+        16.88, "last epoch", "no licence stated")  # fmt: skip
+    assert facts["weights_by"] == "miaozhang0525"
+    assert "the README's 16.69 % is the best epoch's" in facts["cautions"]
+    assert main(["info", "random_nsas_c_c100"]) == 0
+    assert "no (by miaozhang0525: random_nsas_c_c100.nsas)" in capsys.readouterr().out
+
+
+def test_a_file_got_by_hand_is_converted_by_the_name_of_its_row(tmp_path, capsys):
+    """ENNAS at its full size, with the edges of 'none' that its repository counts."""
+    theirs = original(load_genotype("ennas"), "cifar", 36, 20)
+    row = find_public("ennas_c10.ennas_e600")
+    state = {}
+    for key, value in theirs.state_dict().items():
+        if match := re.fullmatch(r"cells\.(\d+)\._ops\.(\d+)\.(.+)", key):
+            number = row.numbering[int(match[1]) in (6, 13)][int(match[2])]
+            key = f"cells.{match[1]}._ops.{number}.{match[3]}"
+        state[key] = value
+    torch.save(state, tmp_path / "theirs.pt")
+    out = str(tmp_path / "ours.safetensors")
+    words = ["convert", str(tmp_path / "theirs.pt"), out]
+    assert main([*words, "--model", "ennas_c10.ennas_e600"]) == 0
+    assert "3,083,014 parameters; left out: 14 tensors of the auxiliary head" in capsys.readouterr().out
+    ours = timm.create_model("ennas_c10")
+    ours.load_state_dict(load_file(out))
+    x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(ours.eval()(x), theirs(x), rtol=0, atol=1e-5)
+    for wrong, said in (
+        (["--model", "eenas_c10.eenas"], "does not fit"),
+        (["--model", "eenas_c10.mine"], "no weights of others are called 'eenas_c10.mine'"),
+        (["--model", "eenas_c11"], "unknown model 'eenas_c11'"),
+        ([], "--genotype or --model must be given"),
+        (["--model", "ennas_c10", "--genotype", "ennas"], "and not both"),
+    ):
+        assert main([*words, *wrong]) == 2
+        assert said in capsys.readouterr().err
