@@ -103,7 +103,7 @@ class RunLog:
         for number, line in enumerate(lines, 1):
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):  # the latter where it is nested too deeply
                 raise ValueError(f"log {path}, line {number}: is no JSON") from None
             if not isinstance(record, dict):
                 raise ValueError(f"log {path}, line {number}: is no JSON object")

@@ -5,7 +5,7 @@ Needs log.jsonl alone (events.jsonl and gap.json add to it where they are), so i
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 
 from nas_zoo.genotype import KINDS, OPERATIONS, Genotype
 from nas_zoo.runs.facts import published
+from nas_zoo.runs.files import read_bytes
 from nas_zoo.runs.log import RunLog
 from nas_zoo.text import plain
 
@@ -30,6 +31,36 @@ _METHODS = {
     "darts": "DARTS",
     "pc_darts": "PC-DARTS",
     "random": "random cells",
+}
+#: What the page takes from the first line of a log, from the line of an epoch and from gap.json, and what it must be.
+#: With "?" it may be missing or null.
+_FIRST = {
+    "settings.method": "text", "settings.epochs": "count?", "settings.edges": "text?", "settings.derive": "text?",
+    "data": "object?", "data.name": "text?", "data.images": "count?", "data.classes": "list?", "versions": "object?",
+}  # fmt: skip
+_EPOCH = {
+    "epoch": "count", "held_out": "object", "held_out.n": "count?", "held_out.supernet": "share?",
+    "held_out.found": "share?", "held_out.derived.darts": "share?", "held_out.derived.argmax": "share?",
+    "train.loss": "number?", "train.accuracy": "share?", "alpha_loss": "number?", "seconds": "number?",
+    "peak_memory_gb": "number?", "gap": "object?",
+}  # fmt: skip
+_GAP = {
+    "before.running": "share?", "before.reestimated": "share?", "before": "object", "after": "list", "n": "count?",
+    "epochs": "count?",
+}  # fmt: skip
+_GAP_ROW = {
+    "cells": "text", "edge_weights": "text", "edges.normal": "count", "edges.reduce": "count", "running": "share?",
+    "reestimated": "share?",
+}  # fmt: skip
+#: Larger is nothing that a search measures.
+_MOST = 1e15
+_KINDS_OF_VALUE: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "text": ("a text", lambda v: isinstance(v, str)),
+    "list": ("a list", lambda v: isinstance(v, list)),
+    "object": ("an object", lambda v: isinstance(v, dict)),
+    "count": ("a whole number from 0", lambda v: _is_number(v) and isinstance(v, int) and v >= 0),
+    "number": ("a finite number", lambda v: _is_number(v)),
+    "share": ("a number from 0 to 1", lambda v: _is_number(v) and 0 <= v <= 1),
 }
 
 
@@ -78,7 +109,7 @@ class Run:
 
     @property
     def classes(self) -> int:
-        return len(self.facts.get("data", {}).get("classes", ()))
+        return len(dig(self.facts, "data", "classes") or ())
 
     @property
     def learns(self) -> bool:
@@ -242,13 +273,17 @@ def read_run(folder: Path, label: str | None = None, place: int = 0) -> Run:
     if not path.is_file():
         raise ValueError(f"{folder}: holds no log.jsonl of a search")
     lines = RunLog.read(path)
-    settings = dig(lines[0], "settings") if lines and lines[0].get("kind") == "run" else None
-    if not isinstance(settings, dict):
+    first = lines[0] if lines and lines[0].get("kind") == "run" else {}
+    if not isinstance(first.get("settings"), dict):
         raise ValueError(f"{path}: does not begin with the line that tells a run's settings")
-    if "method" not in settings:
+    if "method" not in first["settings"]:
         raise ValueError(f"{path}: is the log of another program, not of a search (no method in its settings)")
-    # a page is made to be shown: no folders of the machine
-    run = Run(plain(label or folder.resolve().name), published(lines[0]), [], place=place)
+    _check(first, _FIRST, f"{path}, line 1")
+    try:
+        facts = published(first)  # a page is made to be shown: no folders of the machine
+    except RecursionError:
+        raise ValueError(f"{path}, line 1: is nested too deeply") from None
+    run = Run(plain(label or folder.resolve().name), facts, [], place=place)
     for number, line in enumerate(lines, 1):
         if line.get("kind") == "epoch":
             _check_epoch(line, run.epochs[0] if run.epochs else line, f"{path}, line {number}")
@@ -259,44 +294,83 @@ def read_run(folder: Path, label: str | None = None, place: int = 0) -> Run:
     return run
 
 
+def _check(record: Mapping[str, Any], table: Mapping[str, str], place: str) -> None:
+    """ValueError for a value that is not of the kind which the table tells."""
+    for path, kind in table.items():
+        value = dig(record, *path.split("."))
+        words, holds = _KINDS_OF_VALUE[kind.removesuffix("?")]
+        if not (holds(value) or (value is None and kind.endswith("?"))):
+            got = "got none" if value is None else f"got {plain(value) if isinstance(value, str) else _shown(value)}"
+            raise ValueError(f"{place}: {path} must be {words}, {got}")
+
+
+def _is_number(value: Any) -> bool:
+    # compared first: an integer may have thousands of digits
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -_MOST <= value <= _MOST
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
 def _check_epoch(line: Mapping[str, Any], first: Mapping[str, Any], place: str) -> None:
-    if not isinstance(line.get("epoch"), int) or not isinstance(line.get("held_out"), Mapping):
-        raise ValueError(f"{place}: no line of a search's epoch (epoch, held_out)")
+    """ValueError where the page could not be made of the line; `first`: the first epoch's."""
+    _check(line, _EPOCH, place)
+    if line.get("gap") is not None:
+        _check_gap(line["gap"], f"{place}: gap")
     operations = line.get("operations")
     known = ("none", *OPERATIONS)
     if not isinstance(operations, list) or not operations or not all(name in known for name in operations):
-        raise ValueError(f"{place}: operations: {operations!r}; it must be a list of some of {', '.join(known)}")
+        raise ValueError(f"{place}: operations must be a list of some of {', '.join(known)}, got {_shown(operations)}")
+    if operations != first["operations"] or len(set(operations)) < len(operations):
+        raise ValueError(f"{place}: operations must be different ones and the same in every epoch")
+    edges = len(_numbers(first, "alpha", "normal"))
     for name in ("alpha", "beta"):
         if name == "beta" and name not in line:
             continue
         for kind in KINDS:
-            try:
-                values = np.atleast_1d(np.array(dig(line, name, kind), dtype=float))
-            except (TypeError, ValueError):
-                values = np.zeros(0)
-            edges = len(dig(first, "alpha", kind) or values)
             shape = (edges, len(operations)) if name == "alpha" else (edges,)
-            if values.shape != shape or not _nodes_of(edges) or not np.isfinite(values).all():
+            values = _numbers(line, name, kind)
+            if values.shape != shape or not _nodes_of(edges) or not (np.abs(values) <= _MOST).all():
                 each = "edge and operation" if name == "alpha" else "edge"
                 raise ValueError(f"{place}: {name} of the {kind} cell: it must have a number for each {each}")
     for name in ("found", "darts", "argmax"):
         record = line.get("found") if name == "found" else dig(line, "genotype", name)
         if record is not None:
             try:
-                Genotype.from_json(record)
+                cells = Genotype.from_json(record)
             except ValueError as error:
                 raise ValueError(f"{place}: cells {name}: {error}") from None
+            if any(len(cell.nodes) != _nodes_of(edges) for cell in cells):
+                raise ValueError(
+                    f"{place}: cells {name}: they must have as many nodes as alpha has, {_nodes_of(edges)}"
+                )
+
+
+def _numbers(line: Mapping[str, Any], name: str, kind: str) -> np.ndarray:
+    """Alpha or beta of a kind of cell; of size 0 where those are no numbers."""
+    try:
+        return np.atleast_1d(np.array(dig(line, name, kind), dtype=float))
+    except (TypeError, ValueError, OverflowError):
+        return np.zeros(0)
+
+
+def _check_gap(gap: Mapping[str, Any], place: str) -> None:
+    _check(gap, _GAP, place)
+    for number, row in enumerate(gap["after"], 1):
+        _check(row, _GAP_ROW, f"{place}, row {number}")
 
 
 def _read_gap(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        gap = json.loads(path.read_text(encoding="utf-8"))
-        assert {"running", "reestimated"} <= set(gap["before"])
-        assert all({"cells", "edges", "edge_weights", "running", "reestimated"} <= set(row) for row in gap["after"])
-    except (ValueError, KeyError, TypeError, AssertionError):
-        raise ValueError(f"{path}: is not what `nas-zoo gap --save` writes") from None
+        gap: dict[str, Any] = json.loads(read_bytes(path))
+        _check_gap(gap, "gap")
+    except (ValueError, RecursionError) as error:
+        reason = f": {error}" if str(error).startswith("gap") else ""
+        raise ValueError(f"{path}: is not what `nas-zoo gap --save` writes{reason}") from None
     return gap
 
 

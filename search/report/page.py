@@ -445,10 +445,10 @@ def _machine(runs: Sequence[Run]) -> Row:
         ("device", lambda r: f"{r.facts.get('device_name', _NOTHING)} ({r.facts.get('device', _NOTHING)})"),
         ("processes", _processes),
         ("commit", lambda r: _commit(r.facts.get("commit"))),
-        ("versions", lambda r: ", ".join(f"{k} {v}" for k, v in r.facts.get("versions", {}).items())),
+        ("versions", lambda r: ", ".join(f"{k} {v}" for k, v in (r.facts.get("versions") or {}).items())),
         ("data", _data),
-        ("time", lambda r: _NOTHING if not r.epochs else f"{r.last.get('seconds', 0):,.0f} s in {r.done} epochs"),
-        ("peak memory", lambda r: _NOTHING if not r.epochs else f"{r.last.get('peak_memory_gb', 0):.2f} GB"),
+        ("time", lambda r: _of_last(r, "seconds", "{:,.0f} s", f" in {r.done} epochs")),
+        ("peak memory", lambda r: _of_last(r, "peak_memory_gb", "{:.2f} GB")),
         ("stopped and resumed", _events),
         ("command", lambda r: str(r.facts.get("command", _NOTHING))),
     ]  # fmt: skip
@@ -458,6 +458,11 @@ def _machine(runs: Sequence[Run]) -> Row:
         differs = len(set(values)) > 1 and name in ("device", "processes", "commit", "versions", "data")
         rows.append(("differs" if differs else "", [name, *(values[:1] if len(set(values)) == 1 else values)]))
     return {"head": ["machine", "value"] if len(runs) == 1 else ["machine", *(run.label for run in runs)], "rows": rows}
+
+
+def _of_last(run: Run, name: str, form: str, more: str = "") -> str:
+    value = run.last.get(name) if run.epochs else None
+    return _NOTHING if value is None else form.format(value) + more
 
 
 def _processes(run: Run) -> str:
@@ -472,8 +477,8 @@ def _commit(commit: Any) -> str:
 
 
 def _data(run: Run) -> str:
-    data = run.facts.get("data", {})
-    return f"{data.get('name', _NOTHING)}, {data.get('images', 0):,} training images, {run.classes} classes"
+    name, images = dig(run.facts, "data", "name"), dig(run.facts, "data", "images")
+    return f"{name or _NOTHING}, {images or 0:,} training images, {run.classes} classes"
 
 
 def _events(run: Run) -> str:
@@ -591,13 +596,11 @@ def _headline(run: Run) -> Row | None:
 def _subtitle(run: Run) -> str:
     settings = run.settings
     sizes = [
-        f"{settings[key]} {words}"
-        for key, words in (("num_cells", "cells"), ("init_channels", "channels"))
+        words.format(settings[key])
+        for key, words in (("num_cells", "{} cells"), ("init_channels", "{} channels"), ("batch_size", "batch {}"))
         if key in settings
     ]
-    sizes += [f"batch {settings['batch_size']}"] * ("batch_size" in settings) + [
-        f"seed {settings.get('seed', _NOTHING)}"
-    ]
+    sizes.append(f"seed {settings.get('seed', _NOTHING)}")
     return f"Run “{run.label}”: {', '.join([f'{run.done} of {run.planned} epochs', *sizes])}"
 
 
@@ -619,13 +622,13 @@ def page(runs: Sequence[Run]) -> str:
     import nas_zoo
 
     several, first = len(runs) > 1, runs[0]
-    data = list(dict.fromkeys(str(run.facts.get("data", {}).get("name", "")) for run in runs))
+    data = list(dict.fromkeys(dig(run.facts, "data", "name") or "" for run in runs))
     script = (_HERE / "report.js").read_text(encoding="utf-8")
 
     def of_each(part: Callable[[Run], Any]) -> list[Any]:
         return [part(run) if run.epochs else None for run in runs]
 
-    return fill(
+    text = fill(
         "nas_zoo.search.report", "page.html.j2", runs=runs, several=several,
         title=f"{len(runs)} searches side by side" if several else f"{first.method} on {data[0]}",
         subtitle=", ".join(run.method for run in runs) if several else _subtitle(first),
@@ -643,6 +646,7 @@ def page(runs: Sequence[Run]) -> str:
         script_sha256=Markup(base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()),
         version=nas_zoo.__version__,
     )  # fmt: skip
+    return text.encode(errors="backslashreplace").decode()  # JSON can hold half a character
 
 
 def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:

@@ -336,7 +336,7 @@ def test_the_program_writes_the_page_and_says_where(folders, tmp_path, monkeypat
         ("broken", ["NEW"], "line 2: is no JSON"),
         ("shape", ["NEW"], "line 3: alpha of the reduce cell: it must have a number for each edge and operation"),
         ("ragged", ["NEW"], "line 3: alpha of the normal cell"),
-        ("operation", ["NEW"], "line 2: operations: ['\"><b>'"),
+        ("operation", ["NEW"], "line 2: operations must be a list of some of none, max_pool_3x3"),
         ("cells", ["NEW"], "line 2: cells darts: "),
         ("good", ["NEW", "NEW"], "is given twice"),
         ("good", ["NEW", "--output", "log.jsonl"], "the name must end in .html"),
