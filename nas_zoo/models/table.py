@@ -33,7 +33,11 @@ def paper_figures(cell: str, data: str) -> Row:
     Keys: paper_err and paper_top5_err in percent, paper_params_m and paper_madds_m in millions, paper_network in words
     where the figures are of another network than DARTS' around these cells.
     """
-    reported = genotype_record(cell).get("provenance", {}).get("reported", {})
+    return _reported(genotype_record(cell), data)
+
+
+def _reported(record: Row, data: str) -> Row:
+    reported = record.get("provenance", {}).get("reported", {})
     keys = {"paper_err": f"{data}_err", "paper_params_m": f"{data}_params_m"}
     if data == "in1k":
         keys = {
@@ -167,9 +171,9 @@ def cell_rows(tier: int | None = None) -> list[Row]:
                 "builds": built,
                 "edges": genotype.num_edges if genotype else None,
                 "digest": genotype.digest if genotype else None,
-                "paper_c10_err": paper_figures(name, "c10")["paper_err"],
-                "paper_c100_err": paper_figures(name, "c100")["paper_err"],
-                "paper_in1k_err": paper_figures(name, "in1k")["paper_err"],
+                "paper_c10_err": _reported(record, "c10")["paper_err"],
+                "paper_c100_err": _reported(record, "c100")["paper_err"],
+                "paper_in1k_err": _reported(record, "in1k")["paper_err"],
                 "method": provenance.get("method"),
                 "paper": None if name in found else provenance.get("paper", provenance.get("data")),
                 "found_here": _search_of(provenance) if name in found else None,
