@@ -17,6 +17,7 @@ from nas_zoo.genotype import KINDS, OPERATIONS, Genotype
 from nas_zoo.runs.facts import published
 from nas_zoo.runs.files import read_bytes
 from nas_zoo.runs.log import RunLog
+from nas_zoo.search.ranking import changed_edges, kendall_tau
 from nas_zoo.text import plain
 
 __all__ = ["GAP_FILE", "Run", "dig", "read_run", "read_runs"]
@@ -184,6 +185,14 @@ class Run:
     def entropy(self, kind: str) -> list[float | None]:
         """Mean over the edges of the entropy of softmax(alpha), in nats."""
         return [_finite(v) for v in _entropy(self.alpha[kind]).mean(axis=1)]
+
+    def changed_edges(self, kind: str) -> list[float | None]:
+        """On how many edges another operation is the strongest than an epoch before; None for the first."""
+        return [None, *map(changed_edges, self.alpha[kind], self.alpha[kind][1:])]
+
+    def kendall_tau(self, kind: str) -> list[float | None]:
+        """Kendall's tau of the operations' order against the epoch before, mean over the edges; None for the first."""
+        return [None, *map(kendall_tau, self.alpha[kind], self.alpha[kind][1:])]
 
     def edge_entropy(self, kind: str) -> list[float | None]:
         """The same of softmax(beta), mean over the nodes."""

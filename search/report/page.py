@@ -314,7 +314,33 @@ def _entropies(run: Run) -> list[Row]:
         ]  # fmt: skip
         svg = _entropy_lines(f"Entropy of beta of {run.label} in nats", series, most, run.planned)
         shown.append(_figure("Entropy of softmax(beta), nats", svg, "mean over the nodes"))
-    return shown
+    return [*shown, *_ranking(run)]
+
+
+def _ranking(run: Run) -> list[Row]:
+    """How the order of the operations changes from epoch to epoch (EDAS, Figure 5)."""
+    if len(run.epochs) < 2:
+        return []
+    changed = [Line("normal", "s0", run.changed_edges("normal")), Line("reduction", "s1", run.changed_edges("reduce"))]
+    top = max(2, *(v or 0 for line in changed for v in line.values))
+    top += top % 2
+    title = "Edges whose strongest operation has changed"
+    svg = figures.lines(f"{title} since the epoch before, {run.label}", changed, y_range=(0, top),
+                        y_ticks=[0, top / 2, top], end_format="{:.0f}", epochs=run.planned)  # fmt: skip
+    tau = [Line("normal", "s0", run.kendall_tau("normal")), Line("reduction", "s1", run.kendall_tau("reduce"))]
+    low = min(0.0, *(v for line in tau for v in line.values if v is not None))
+    bottom = math.floor(2 * low) / 2
+    order = figures.lines(f"Kendall's tau of the operations' order, {run.label}", tau, y_range=(bottom, 1),
+                          y_ticks=np.arange(bottom, 1.01, 0.5).tolist(), end_format="{:.2f}",
+                          epochs=run.planned)  # fmt: skip
+    return (
+        [
+            _figure(title, svg, f"of {len(run.edges)} in each cell, since the epoch before"),
+            _figure("Kendall's tau of the operations' order", order, "1: the same order as an epoch before"),
+        ]
+        if len(run.epochs) > 1
+        else []
+    )
 
 
 def _entropy_lines(title: str, series: Sequence[Line], most: float, epochs: int) -> str:

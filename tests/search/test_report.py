@@ -479,3 +479,14 @@ def test_without_scripts_the_page_is_whole_and_has_no_dead_buttons(browser, page
     assert page.locator("button:visible").count() == 0
     assert page.locator("section:visible").count() == 9
     context.close()
+
+
+def test_the_page_counts_how_often_the_strongest_operations_change():
+    """EDAS, Figure 5, on every edge; from alpha in the log, so that runs of before it was logged have it too."""
+    (run,) = read_runs([OLD_LOG.parent / "edas_c8_c10"])
+    assert run.changed_edges("normal") == [None, 1, 0, 0, 0, 0, 0, 0, 0, 0]
+    assert run.changed_edges("reduce") == [None, 1, 1, 0, 0, 0, 0, 0, 0, 0]
+    assert run.kendall_tau("normal")[-1] == pytest.approx(0.96, abs=0.01)
+    text = report.page([run])
+    assert "Edges whose strongest operation has changed" in text
+    assert "Kendall&#39;s tau of the operations&#39; order" in text
