@@ -24,6 +24,7 @@ from nas_zoo.export.publish.published import Checkpoint, add_name, open_checkpoi
 from nas_zoo.genotype import Genotype, genotype_record
 from nas_zoo.models import results
 from nas_zoo.models.count import CONVENTION
+from nas_zoo.models.public import find_public
 from nas_zoo.models.registry import DATA, MODELS
 from nas_zoo.models.results import Result
 from nas_zoo.models.table import paper_figures
@@ -97,6 +98,8 @@ def card_text(checkpoint: Checkpoint, *, repo: str | None = None, onnx: bool = F
         averaged=bool(changed.get("ema_decay", RECIPES.get(row.recipe, {}).get("ema_decay", 0.0))),
         convention=CONVENTION,
         papers=_papers(provenance),
+        began_with=checkpoint.began_with,
+        others=find_public(checkpoint.began_with) if checkpoint.began_with else None,
     )  # fmt: skip
     return f"---\n{card_data(checkpoint).to_yaml()}\n---\n\n{text}"
 
@@ -166,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError("give one MODEL, or --all without --to, --repo and --name")
     names = [row.name for row in results.package_results()] if given.all else [given.model]
     for name in names:
-        checkpoint = open_checkpoint(name, called=given.name)
+        checkpoint = open_checkpoint(name, license=given.license, called=given.name)
         print(write_card(checkpoint, given.to or Path("hub_cards") / checkpoint.title, repo=given.repo))
     if not names:
         print("nas-zoo card: no model comes with weights yet", file=sys.stderr)

@@ -477,7 +477,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--check-images", type=whole(1), default=256, help="how many of them, at most (default: 256)")
     parser.add_argument("--no-onnx", action="store_true", help="without ONNX files")
     add_name(parser)
-    parser.add_argument("--license", default="apache-2.0", help="of a run's weights (default: apache-2.0)")
     return parser
 
 

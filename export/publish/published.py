@@ -14,6 +14,7 @@ import timm
 from nas_zoo.genotype import genotype_record
 from nas_zoo.models import results
 from nas_zoo.models.load import load_model, name_of_run
+from nas_zoo.models.public import find_public
 from nas_zoo.models.registry import find_result
 from nas_zoo.models.results import Result
 from nas_zoo.release.adopt import read_run, reference_tensors, result_of_run
@@ -34,6 +35,7 @@ class Checkpoint:
     folder: Path | None  # of the run; None for a published checkpoint
     title: str  # a name for people and folders
     provenance: Mapping[str, Any]  # of its cells, as their record has it: method, paper, source ...
+    began_with: str | None = None  # trained weights, MODEL.TAG, that a run did not make itself
 
     @property
     def name(self) -> str:
@@ -54,25 +56,34 @@ class Checkpoint:
         return {"pixel_values": images, "logits": logits}
 
 
-def open_checkpoint(name: str, *, license: str = "apache-2.0", called: str | None = None) -> Checkpoint:
+def open_checkpoint(name: str, *, license: str | None = None, called: str | None = None) -> Checkpoint:
     """The checkpoint that a user names: MODEL or MODEL.TAG of the package, or the folder of a run that has ended.
 
     Args:
         name: See above.
-        license: Of the weights of a run; a published checkpoint has its own.
+        license: Of the weights of a run; None: that of the weights it began with, else apache-2.0. A published
+            checkpoint has its own.
         called: What a run's network is called: the folder's name if None. A published checkpoint has its own.
 
     Raises:
-        ValueError: There is none of that name, it has no weights, or they are not the published ones.
+        ValueError: There is none of that name, it has no weights, they are not the published ones, or it began with
+            weights of others whose licence does not let anybody publish what comes of them, and no `license` is given.
     """
     folder = Path(name)
     if called is not None and not _NAME.fullmatch(called):
         raise ValueError(f"--name must be letters, digits, '.', '_' and '-', got {called!r}")
     if folder.is_dir():
-        row, run = result_of_run(folder, license=license), read_run(folder)
+        run = read_run(folder)
+        began_with = run.result.get("began_with")
+        row = result_of_run(folder, license=license)
         title = called or name_of_run(folder)
         provenance = _provenance(row.cell) if row.cell else _of_search(run.log[0].get("cells") or {})
-        return Checkpoint(row, folder / row.weights, published_log(run.log), folder, title, provenance)
+        return Checkpoint(row, folder / row.weights, published_log(run.log), folder, title, provenance, began_with)
+    if others := find_public(name):
+        raise ValueError(
+            f"{name} are weights that {others.authors} publishes ({others.source}; {others.license}): they are had "
+            "from there, and only weights of this package and of your own runs are published from here"
+        )
     found = find_result(name)
     if found is None:
         load_model(name)  # says what is wrong with the name
@@ -87,8 +98,9 @@ def open_checkpoint(name: str, *, license: str = "apache-2.0", called: str | Non
 
 
 def add_name(parser: argparse.ArgumentParser) -> None:
-    """The flag --name, `called` of ``open_checkpoint``."""
+    """The flags --name and --license, `called` and `license` of ``open_checkpoint``."""
     parser.add_argument("--name", help="what a run's network is called (default: the name of the run's folder)")
+    parser.add_argument("--license", help="of a run's weights (default: of those it began with, else apache-2.0)")
 
 
 def _provenance(cell: str) -> dict[str, Any]:

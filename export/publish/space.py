@@ -224,7 +224,11 @@ def main(argv: list[str] | None = None) -> int:
     if given.examples and not examples:
         raise ValueError(f"examples: no images in {', '.join(map(str, given.examples))}")
     write_space(
-        open_checkpoint(given.model, called=given.name), given.to, examples=examples, repo=given.repo, say=print
+        open_checkpoint(given.model, license=given.license, called=given.name),
+        given.to,
+        examples=examples,
+        repo=given.repo,
+        say=print,
     )
     print(f"start it with: cd {given.to} && pip install -r requirements.txt && python app.py")
     return 0

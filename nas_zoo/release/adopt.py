@@ -39,6 +39,7 @@ from nas_zoo.models import results
 from nas_zoo.models.count import count
 from nas_zoo.models.load import load_model, read_state_dict
 from nas_zoo.models.network import CellNet
+from nas_zoo.models.public import find_public
 from nas_zoo.models.registry import MODELS
 from nas_zoo.models.results import DTYPES, Result
 from nas_zoo.runs.ending import program
@@ -178,7 +179,7 @@ def result_of_run(
     model: str | None = None,
     also: Sequence[Path | str] = (),
     dataset: Dataset | None = None,
-    license: str = "apache-2.0",
+    license: str | None = None,
 ) -> Result:
     """The row of a run as it lies in its folder: its figures, and its model.safetensors as the weights.
 
@@ -188,10 +189,11 @@ def result_of_run(
         model: Registered name; that of the run if None.
         also: Runs with the same settings and other seeds.
         dataset: What to call the images; by the name of the data if None.
-        license: Of the weights.
+        license: Of the weights; None: of those that the run began with, else apache-2.0.
 
     Raises:
-        ValueError: The run has not ended, is of a model without cells, or the other runs differ by more than the seed.
+        ValueError: The run has not ended, is of a model without cells, the other runs differ by more than the seed, or
+            it began with weights of others who do not say that what comes of them may be published.
     """
     run = read_run(folder)
     runs = [run, *map(read_run, also)]
@@ -259,8 +261,22 @@ def result_of_run(
         sha256=results.file_sha256(run.weights),
         hub_id="",
         hub_revision="",
-        license=license,
+        license=license or _license_of(run),
     )
+
+
+def _license_of(run: Run) -> str:
+    """The licence of a run's weights, where the user gives none; ValueError where it is for others to give."""
+    others = find_public(run.result.get("began_with") or "")
+    if others is None:
+        return "apache-2.0"
+    if not others.may_be_passed_on:
+        raise ValueError(
+            f"run {str(run.folder)!r} began with {others.name}, weights of {others.authors} ({others.source}), of "
+            f"which it is said: {others.license}; if you may publish what comes of them, give its licence with "
+            "--license"
+        )
+    return others.license
 
 
 # ----------------------------------------------------------------------------------------------------------- weights
@@ -306,7 +322,7 @@ def adopt(
     hub: str | None = None,
     replace: bool = False,
     package: Path | None = None,
-    license: str = "apache-2.0",
+    license: str | None = None,
 ) -> tuple[Result, str]:
     """Publishes a run into the package; returns its row and, in a sentence, what the stored type costs.
 
@@ -326,6 +342,8 @@ def adopt(
         raise ValueError(f"dtype={dtype!r}: auto, {' and '.join(DTYPES)} are accepted")
     row = result_of_run(folder, tag=tag, model=model, also=also, dataset=dataset, license=license)
     run = read_run(folder)
+    if began_with := run.result.get("began_with"):
+        raise ValueError(f"run {str(folder)!r} began with {began_with}: only runs from scratch come into the package")
     rows = results.read_results(place / "results.csv")
     if any(other.name == row.name for other in rows) and not replace:
         raise ValueError(f"{row.name} is in the table already; another --tag, or --replace, is accepted")
@@ -495,7 +513,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset-id", default="", help="its id on the Hub")
     parser.add_argument("--hub", metavar="ORG/NAME@COMMIT", help="where the weights lie, instead of in the package")
     parser.add_argument("--replace", action="store_true", help="replace the weights of that model and tag")
-    parser.add_argument("--license", default="apache-2.0", help="of the weights (default: apache-2.0)")
+    parser.add_argument("--license", help="of the weights (default: apache-2.0)")
     return parser
 
 

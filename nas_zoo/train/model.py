@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,15 @@ from nas_zoo.models.registry import DATA, MODELS
 from nas_zoo.runs.files import staged, write_weights
 from nas_zoo.train.recipes import TrainSettings
 
-__all__ = ["chosen_args", "describe_mismatch", "make_model", "origin_of_cells", "read_weights", "save_model"]
+__all__ = [
+    "chosen_args",
+    "describe_mismatch",
+    "make_model",
+    "origin_of_cells",
+    "read_weights",
+    "save_model",
+    "scaled_as_trained",
+]
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -51,7 +60,9 @@ def _has_cells(model: str, genotype: Any) -> bool:
     return as_genotype(genotype).digest == Genotype.from_json(genotype_record(MODELS[model]["cell"])).digest
 
 
-def make_model(settings: TrainSettings, num_classes: int, in_chans: int, model_args: Mapping[str, Any]) -> nn.Module:
+def make_model(
+    settings: TrainSettings, num_classes: int, in_chans: int, model_args: Mapping[str, Any], pretrained: bool = False
+) -> nn.Module:
     """The model through timm, with what of `model_args` is not None (genotype, init_channels, num_cells, pool_bn)."""
     args = {name: value for name, value in model_args.items() if value is not None}
     if settings.drop_path:
@@ -64,7 +75,7 @@ def make_model(settings: TrainSettings, num_classes: int, in_chans: int, model_a
         sizes = {key: model.get(key, getattr(data, key)) for key in ("init_channels", "num_cells")}
         name, args = ("cell_net_cifar" if data.layout == "cifar" else "cell_net_imagenet"), sizes | args
     try:
-        return timm.create_model(name, num_classes=num_classes, in_chans=in_chans, **args)
+        return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **args)
     except RuntimeError as error:
         if "Unknown model" not in str(error):
             raise
@@ -73,6 +84,16 @@ def make_model(settings: TrainSettings, num_classes: int, in_chans: int, model_a
         if "unexpected keyword" not in str(error):
             raise
         raise ValueError(f"model={settings.model!r} cannot be made with {', '.join(args)}: {error}") from None
+
+
+def scaled_as_trained(settings: TrainSettings, source: ImageSource) -> ImageSource:
+    """The images with mean and deviation of those that the model's weights have seen, where it begins with weights."""
+    if not settings.pretrained:
+        return source
+    cfg = timm.get_pretrained_cfg(settings.model)
+    if cfg is None or len(cfg.mean) != source.in_chans:
+        return source
+    return dataclasses.replace(source, mean=tuple(cfg.mean), std=tuple(cfg.std))
 
 
 def chosen_args(settings: TrainSettings, num_classes: int, in_chans: int) -> dict[str, Any]:

@@ -91,6 +91,30 @@ RECIPES: dict[str, dict[str, Any]] = {
         "crop_area_min": 0.35,
         "ema_decay": 0.999,
     },
+    # Ours, for networks that are trained already (--pretrained), as people fine-tune with timm: a fifth of the rate
+    # from scratch, since a high one undoes what the network knows, a short warm-up for the new classifier, which
+    # begins at random beside trained features, and a moving average. --layer-decay 0.75 holds the first layers back
+    # further, --frozen-stem holds the stem altogether.
+    "finetune": {
+        "epochs": 10,
+        "batch_size": 64,
+        "optimizer": "sgd",
+        "lr": 0.02,
+        "min_lr": 0.0,
+        "schedule": "cosine",
+        "schedule_per": "iteration",
+        "warmup_epochs": 1,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "decay_all": False,
+        "grad_clip": 5.0,
+        "label_smoothing": 0.1,
+        "drop_path": 0.0,
+        "aux_weight": 0.0,
+        "cutout": 0,
+        "crop_area_min": 0.35,
+        "ema_decay": 0.999,
+    },
 }
 
 
@@ -98,12 +122,17 @@ RECIPES: dict[str, dict[str, Any]] = {
 class TrainSettings:
     """Settings of training; those of the recipe stand between these defaults and what you give."""
 
-    recipe: Literal["cifar", "imagenet", "quick"] = setting("cifar", "named settings: of the papers, or for minutes")
+    recipe: Literal["cifar", "imagenet", "quick", "finetune"] = setting(
+        "cifar", "named settings: of the papers, for minutes, or for networks that are trained already"
+    )
     model: str = setting("edas_c10", "timm model, ours or any other; `nas-zoo list` shows ours")
     genotype: str | None = setting(None, "cells: name, file or search folder; none: the model's own")
     init_channels: int | None = setting(None, "C, channels of a node in the first cells; none: the model's own")
     num_cells: int | None = setting(None, "cells in all; none: the model's own")
     init_weights: Path | None = setting(None, "start from a .safetensors file, such as a search's derived.safetensors")
+    pretrained: bool = setting(False, "begin with the trained weights of that model (`nas-zoo list --pretrained`)")
+    frozen_stem: bool = setting(False, "keep the weights of the stem as they are; its statistics follow the images")
+    layer_decay: float = setting(1.0, "of the learning rate, from each layer to the one before it, as in timm; 1: none")
     data: str = setting("digits", "data set: digits, cifar10, cifar100, a folder, tar or zip of class folders")
     test_data: str | None = setting(None, "folder, tar or zip of the test images; none: as the data set has them")
     data_root: Path | None = setting(None, "folder of cifar10 / cifar100; none: the user's cache, downloaded if absent")
@@ -153,12 +182,16 @@ class TrainSettings:
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "from 0 to below 1")
         require(0 < self.lr < math.inf, "lr", self.lr, "a finite number greater than 0")
         require(self.min_lr <= self.lr, "min_lr", self.min_lr, f"at most lr ({self.lr})")
-        for name in ("crop_pct", "crop_area_min"):
+        for name in ("crop_pct", "crop_area_min", "layer_decay"):
             require(0 < getattr(self, name) <= 1, name, getattr(self, name), "greater than 0 and at most 1")
         for name, least, unit in (("image_size", 8, " pixels"), ("train_limit", 2, " images"),
                                   ("init_channels", 2, ""), ("num_cells", 1, "")):  # fmt: skip
             value = getattr(self, name)
             require(value is None or value >= least, name, value, f"at least {least}{unit}")
+        if self.pretrained and self.init_weights is not None:
+            raise ValueError("pretrained and init_weights are two sets of first weights: give one of them")
+        if self.layer_decay < 1.0 and self.aux_weight:
+            raise ValueError(f"aux_weight must be 0 with layer_decay={self.layer_decay}, got {self.aux_weight}")
         budget = self.time_budget
         require(budget is None or budget > 0, "time_budget", budget, "more than 0 seconds")
         known = [str(name) for name in list_optimizers()]

@@ -4,6 +4,7 @@
     accelerate launch -m nas_zoo.train --model edas_c10 --data cifar10 --out runs/edas_c10
     accelerate launch -m nas_zoo.train --recipe imagenet --model edas_in1k --data imagenet/ --workers 16
     python -m nas_zoo.train --recipe quick --init-weights runs/search/derived.safetensors --data digits
+    nas-zoo train --model p_darts_in1k.darmo --pretrained --recipe finetune --data photos --image-size 224
     python -m nas_zoo.train --resume --out runs/edas_c10
     ACCELERATE_USE_CPU=true torchrun --standalone --nproc-per-node 2 -m nas_zoo.train --recipe quick --data digits
 
@@ -37,7 +38,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from timm.layers import DropPath
 from timm.optim import create_optimizer_v2
-from timm.utils import ModelEmaV3
+from timm.utils import ModelEmaV3, freeze
 from torch import Tensor, nn
 
 from nas_zoo.data.augment import default_augment, epoch_order, random_draws
@@ -66,7 +67,7 @@ from nas_zoo.runs.stop import Reason
 from nas_zoo.text import plain
 from nas_zoo.train.auxiliary import AuxiliaryHead, TensorDropPath, Trained
 from nas_zoo.train.evaluation import evaluate
-from nas_zoo.train.model import chosen_args, make_model, origin_of_cells, read_weights, save_model
+from nas_zoo.train.model import chosen_args, make_model, origin_of_cells, read_weights, save_model, scaled_as_trained
 from nas_zoo.train.recipes import TrainSettings, settings_of
 
 __all__ = ["Training", "main", "parse", "train"]
@@ -103,7 +104,7 @@ class Training:
             "skips": Skips(settings.skip_unreadable, offered=True),
         }
         parts = open_parts(settings.data, **opened)
-        self.source = limited(parts["train"], settings.train_limit, settings.seed)
+        self.source = scaled_as_trained(settings, limited(parts["train"], settings.train_limit, settings.seed))
         self.test_source, val_source = parts["test"], parts.get("val")
         if val_source is not None and settings.val_fraction:
             raise ValueError(
@@ -138,7 +139,8 @@ class Training:
             model_args = chosen_args(settings, self.num_classes, in_chans)
         self.model_args = dict(model_args)
         torch.manual_seed(settings.seed)
-        self.model: Any = make_model(settings, self.num_classes, in_chans, self.model_args)
+        own_weights = begins and settings.pretrained
+        self.model: Any = make_model(settings, self.num_classes, in_chans, self.model_args, pretrained=own_weights)
         if begins and settings.init_weights is not None:
             self.model.load_state_dict(read_weights(settings.init_weights)[0])
         channels_last = settings.channels_last and not (device.type == "cpu" and strided_pointwise(self.model))
@@ -157,6 +159,10 @@ class Training:
         self.test_batches = batches(self.test_source, None, at_once)
         self.steps = self.train_batches.steps_per_epoch
 
+        if settings.frozen_stem:
+            if not isinstance(self.model, CellNet):
+                raise ValueError(f"frozen_stem goes with our cell networks, {settings.model} is none")
+            freeze(self.model, "stem", include_bn_running_stats=False)
         auxiliary = None
         if settings.aux_weight:
             if not isinstance(self.model, CellNet):
@@ -175,15 +181,16 @@ class Training:
             trained = convert_global_batch_norm(trained)
         self.trained = trained.to(memory_format=memory_format).to(device).train()
         self.model = self.trained.model
-        self.parameters = list(self.trained.parameters())
+        self.parameters = [parameter for parameter in self.trained.parameters() if parameter.requires_grad]
         self.network: Any = torch.compile(self.trained) if settings.compile else self.trained
         self.optimizer = create_optimizer_v2(
-            self.trained,
+            self.model if settings.layer_decay < 1.0 else self.trained,  # layers are counted by names of the model
             opt=settings.optimizer,
             lr=settings.lr,
             weight_decay=settings.weight_decay,
             momentum=settings.momentum,
             filter_bias_and_bn=not settings.decay_all,
+            layer_decay=settings.layer_decay if settings.layer_decay < 1.0 else None,
         )
         # Its decay begins at 0 and rises as 1 - (1 + step)^(-2/3). It reaches over a twentieth of the run at most: a
         # short one would else end with an average of its beginnings.
@@ -299,7 +306,7 @@ class Training:
         genotype = getattr(self.model, "genotype", None)
         first, *others = found
         return {
-            "model": self.settings.model,
+            "model": self.settings.model.partition(".")[0],  # a tag names weights that these no longer are
             "genotype": genotype.digest if isinstance(genotype, Genotype) else None,
             "parameters": self.num_parameters,
             "data": self.source.name,
@@ -309,6 +316,7 @@ class Training:
             **found[first],
             "others": {name: found[name] for name in others},
             "recipe": self.settings.recipe,
+            "began_with": self.settings.model if self.settings.pretrained else None,
             "epochs": self.settings.epochs,
             "seed": self.settings.seed,
         }

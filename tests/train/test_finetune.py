@@ -1,0 +1,109 @@
+"""Fine-tuning: a run that begins with trained weights, holds back what it is told to, and goes on as any run."""
+
+import json
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+import nas_zoo  # noqa: F401  # registers
+from nas_zoo.export.publish.card import card_text
+from nas_zoo.export.publish.card import main as main_card
+from nas_zoo.export.publish.published import open_checkpoint
+from nas_zoo.release.adopt import adopt
+from nas_zoo.runs.distributed import start_accelerator
+from nas_zoo.train.recipes import RECIPES
+from nas_zoo.train.run import Training, main, parse
+from tests.weights import write_images
+
+MODEL = "darts_v2_c10_s"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("photos"), per_class=8)
+
+
+def words(photos, out, *more: str) -> list[str]:
+    return ["--recipe", "finetune", "--model", MODEL, "--pretrained", "--data", str(photos), "--epochs", "1",
+            "--batch-size", "40", "--eval-every", "0", "--workers", "0", "--out", str(out), *more]  # fmt: skip
+
+
+def test_a_run_begins_with_the_weights_and_with_their_scaling_of_images(photos, tmp_path):
+    settings, _ = parse(words(photos, tmp_path, "--frozen-stem", "--layer-decay", "0.75"))
+    training = Training(settings, start_accelerator())
+    before = timm.create_model(MODEL, pretrained=True)
+    for name, value in training.model.state_dict().items():
+        assert torch.equal(value, before.state_dict()[name]), name
+    cfg = before.pretrained_cfg
+    assert (training.source.mean, training.source.std) == (tuple(cfg["mean"]), tuple(cfg["std"]))
+    # a layer's rate is three quarters of the next one's; the stem is in no group, being frozen
+    scales = {}
+    names = {id(parameter): name for name, parameter in training.model.named_parameters()}
+    for group in training.optimizer.param_groups:
+        for parameter in group["params"]:
+            scales[names[id(parameter)]] = group["lr_scale"]
+    assert not any(name.startswith("stem") for name in scales)
+    assert scales["classifier.weight"] == 1.0
+    first, second = (scales[f"cells.{i}.preprocess1.conv.weight"] for i in (0, 1))
+    assert first / second == pytest.approx(0.75)
+    assert settings.lr == RECIPES["finetune"]["lr"] < RECIPES["quick"]["lr"]
+
+
+def test_a_frozen_stem_stays_and_the_rest_learns_and_another_head_is_new(photos, tmp_path):
+    few = tmp_path / "few"
+    for split in ("train", "test"):
+        for name in ("cat", "dog", "ship"):
+            (few / split).mkdir(parents=True, exist_ok=True)
+            (few / split / name).symlink_to(photos / split / name)
+    assert main(words(few, tmp_path / "run", "--frozen-stem", "--batch-size", "12")) == 0
+    after, before = load_file(tmp_path / "run" / "model.safetensors"), timm.create_model(MODEL, pretrained=True)
+    own = before.state_dict()
+    assert torch.equal(after["stem.0.conv.weight"], own["stem.0.conv.weight"])
+    assert torch.equal(after["stem.0.bn.weight"], own["stem.0.bn.weight"])
+    changed = after["cells.3.preprocess1.conv.weight"] - own["cells.3.preprocess1.conv.weight"]
+    assert 0 < changed.abs().max() < 0.1
+    assert after["classifier.weight"].shape[0] == 3
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["model"], result["began_with"]) == (MODEL, MODEL)
+    text = card_text(open_checkpoint(str(tmp_path / "run")))
+    assert "C = 16, fine-tuned on " in text
+    assert "from the trained weights `darts_v2_c10_s` for 1 epoch" in text
+    with pytest.raises(ValueError, match="began with darts_v2_c10_s: only runs from scratch come into the package"):
+        adopt(tmp_path / "run", tag="mine")
+
+    # as if it had begun with weights of others: their licence decides, or the user's word
+    for name, licence in (("xnas_c10.small", "apache-2.0"), ("relativenas_c10.emi", None)):
+        (tmp_path / "run" / "result.json").write_text(json.dumps(result | {"began_with": name}))
+        if licence:
+            checkpoint = open_checkpoint(str(tmp_path / "run"))
+            assert checkpoint.row.license == licence
+            assert (
+                f"`{name}`, which NivNayman publishes (NivNayman/XNAS@cbe838d; licence: apache-2.0), for 1 epoch"
+                in (card_text(checkpoint))
+            )
+        else:
+            told = "began with relativenas_c10.emi, weights of EMI-Group .*no licence stated; if you may publish"
+            with pytest.raises(ValueError, match=told):
+                open_checkpoint(str(tmp_path / "run"))
+            assert main_card([str(tmp_path / "run"), "--to", str(tmp_path / "card")]) == 2
+            words_of_mine = [str(tmp_path / "run"), "--to", str(tmp_path / "card"), "--license", "cc-by-4.0"]
+            assert main_card(words_of_mine) == 0
+            card = (tmp_path / "card" / "README.md").read_text()
+            assert "license: cc-by-4.0" in card
+            assert "which EMI-Group publishes (EMI-Group/RelativeNAS@454610f; licence: no licence stated)" in card
+    with pytest.raises(ValueError, match=r"are weights that EMI-Group publishes .*had from there"):
+        open_checkpoint("relativenas_c10.emi")
+    saved = timm.create_model(f"local-dir:{tmp_path / 'run'}", pretrained=True)
+    assert tuple(saved.pretrained_cfg["mean"]) == tuple(before.pretrained_cfg["mean"])
+
+
+def test_what_does_not_go_together_is_told(photos, tmp_path):
+    for more, said in (
+        (["--init-weights", "other.safetensors"], "pretrained and init_weights are two sets of first weights"),
+        (["--layer-decay", "0.5", "--aux-weight", "0.4"], "aux_weight must be 0 with layer_decay=0.5, got 0.4"),
+        (["--layer-decay", "0"], "layer_decay"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            parse(words(photos, tmp_path, *more))
