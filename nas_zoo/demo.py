@@ -62,13 +62,13 @@ def run_demo(out: Path, seed: int = 0, overwrite: bool = False) -> dict[str, Any
     write_json(out / MARK, {})  # an interrupted demo is one that --overwrite may replace, too
     print("Importing PyTorch, timm and ONNX Runtime takes some seconds ...", flush=True)
 
-    import numpy as np
     import torch
 
     from nas_zoo import load_genotype
     from nas_zoo.data.named import open_source
     from nas_zoo.export.cells.draw import draw_genotype
-    from nas_zoo.export.graph.check import check_onnx
+    from nas_zoo.export.graph.check import check_onnx, summary
+    from nas_zoo.export.graph.real_images import RealImages
     from nas_zoo.export.graph.to_onnx import export_onnx
     from nas_zoo.export.runtime.classifier import OnnxClassifier
     from nas_zoo.models.load import load_model
@@ -93,9 +93,9 @@ def run_demo(out: Path, seed: int = 0, overwrite: bool = False) -> dict[str, Any
     path = export_onnx(model, out / "model.onnx")
     source = open_source("digits", "test")
     classifier = OnnxClassifier(path, provider="auto")
-    pixels = np.stack([classifier.preprocess(source.image(i)) for i in range(len(source))])
-    report = check_onnx(path, model, images=pixels)
-    print(report)
+    held_out = RealImages("held-out digits", [source.image(i) for i in range(len(source))], source.labels)
+    report = check_onnx(path, model, held_out)
+    print(summary(report))
     seconds["export and check"] = time.monotonic() - begin
 
     begin = time.monotonic()
@@ -123,7 +123,7 @@ def run_demo(out: Path, seed: int = 0, overwrite: bool = False) -> dict[str, Any
         "test_n": result["n"],
         "parameters": result["parameters"],
         "onnx_bytes": path.stat().st_size,
-        "largest_difference": report.largest_difference,
+        "largest_difference": report["largest_difference"],
         "provider": classifier.provider,
         "seconds": {name: round(value, 1) for name, value in seconds.items()}
         | {"all": round(time.monotonic() - start, 1)},
@@ -140,7 +140,7 @@ def run_demo(out: Path, seed: int = 0, overwrite: bool = False) -> dict[str, Any
         ("retrained network", percent(result["top1"]),
          f"{result['n']} test images, {result['parameters']:,} parameters"),
         (f"ONNX file on {classifier.provider}", percent(table["onnx_accuracy"]),
-         f"{path.stat().st_size / 1e6:.2f} MB, differs by {report.largest_difference:.1e} at most"),
+         f"{path.stat().st_size / 1e6:.2f} MB, differs by {report['largest_difference']:.1e} at most"),
         ("seconds", f"{table['seconds']['all']:.0f}",
          ", ".join(f"{name} {value:.0f}" for name, value in seconds.items())),
     ]  # fmt: skip

@@ -131,7 +131,7 @@ def _onnx() -> list[Finding]:
     model = timm.create_model("cell_net_cifar", init_channels=4, num_cells=1)
     with tempfile.TemporaryDirectory() as folder:
         path = export_onnx(model, Path(folder) / "small.onnx")
-        difference = check_onnx(path, model, batches=(1, 3)).largest_difference
+        difference = check_onnx(path, model, batches=(1, 3))["largest_difference"]
         findings.append(Finding("onnx export", "ok", f"a small network agrees with PyTorch to {difference:.1e}"))
         problems = provider_problems("cuda")
         both = any("both" in problem for problem in problems)

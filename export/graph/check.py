@@ -1,18 +1,26 @@
-"""Compares an ONNX file with the model it was made from: names, shapes, values at several batch sizes.
+"""Compares an ONNX file of any form with the model it was made from: what it says of itself, shapes, values, classes.
 
     nas-zoo check digits.onnx runs/digits
+    nas-zoo check model_int8.onnx runs/photos --images photos/test
     python export/graph/check.py edas_c10.onnx edas_c10 --weights model.safetensors
+
+PyTorch computes in float32 on the CPU from images that OnnxClassifier has prepared; a file with its preprocessing
+inside gets the images themselves. How much a file may differ depends on its form (TOLERANCES). Without real images
+values are compared on noise, and classes are not: a network has no opinion on noise.
 
 Every way in which a file can be wrong has an error of its own, a ValueError that names the file.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +30,7 @@ import torch
 from onnx.external_data_helper import uses_external_data
 from torch import nn
 
+from nas_zoo.export.graph.real_images import RealImages, real_images
 from nas_zoo.export.graph.to_onnx import (
     BATCH_AXIS,
     INPUT_NAME,
@@ -30,13 +39,20 @@ from nas_zoo.export.graph.to_onnx import (
     ModelSettings,
     named_model,
     plain_copy,
+    weights_sha256,
 )
+from nas_zoo.export.graph.variants import IMAGES_NAME, PROBABILITIES_NAME, metadata_of
+from nas_zoo.export.runtime.classifier import OnnxClassifier, softmax
+from nas_zoo.genotype import Genotype
 from nas_zoo.runs.ending import Finding, program
+from nas_zoo.runs.facts import run_facts
+from nas_zoo.runs.files import write_json
 from nas_zoo.runs.settings import Parser, add_flags, given_flags, require, require_least, setting, settings_from
 
 __all__ = [
-    "CheckError", "CheckReport", "FixedBatch", "NotFinite", "NotOnnx", "NotSelfContained", "ValuesDiffer",
-    "WrongNames", "WrongShape", "check_names", "check_onnx", "opset_of", "read_checked", "shape_of",
+    "TOLERANCES", "AccuracyLost", "CheckError", "Disagrees", "FixedBatch", "NotFinite", "NotOnnx", "NotSelfContained",
+    "OtherModel", "Tolerance", "ValuesDiffer", "WrongNames", "WrongShape", "check_model", "check_names", "check_onnx",
+    "opset_of", "read_checked", "shape_of", "summary",
 ]  # fmt: skip
 
 # What ONNX Runtime 1.25 to 1.31 reads; a newer file is refused by it, or worse, read by some of its versions only.
@@ -75,112 +91,189 @@ class ValuesDiffer(CheckError):
     """The logits are not the model's."""
 
 
+class OtherModel(CheckError):
+    """By what it says of itself the file is of another model: cells, sizes, classes or weights."""
+
+
+class Disagrees(CheckError):
+    """Too many images get another class."""
+
+
+class AccuracyLost(CheckError):
+    """Too many labelled images are classified wrongly that PyTorch classifies rightly."""
+
+
 @dataclass(frozen=True)
-class CheckReport:
-    """What was compared, and how large the differences were (absolute, in logits)."""
+class Tolerance:
+    """How far a file may be from its model."""
 
-    file: str  # its name, without the folder
-    bytes: int
-    opset: int
-    ir_version: int
-    num_nodes: int
-    input_name: str
-    input_shape: tuple[int | str, ...]
-    output_name: str
-    output_shape: tuple[int | str, ...]
-    batches: tuple[int, ...]
-    max_abs_diff: tuple[float, ...]  # one a batch size
-    top1_agreement: float  # part of the images, of all batches together
-    tolerance: float  # of the largest difference
-    largest_logit: float  # the model's, absolute: a network with logits near 0 says little
+    difference: float  # of a logit, times the model's largest where that is above 1; of a probability as it is
+    agreement: float  # least part of the real images that get the same class
+    accuracy_loss: float  # most that the part of rightly classified images may fall by
 
-    @property
-    def largest_difference(self) -> float:
-        return max(self.max_abs_diff)
 
-    def __str__(self) -> str:
-        def shown(name: str, shape: tuple[int | str, ...]) -> str:
-            return f"{name} ({', '.join(map(str, shape))})"
-
-        rows = [
-            ("file", f"{self.file}, {self.bytes / 1e6:.2f} MB, {self.num_nodes} nodes"),
-            ("version", f"opset {self.opset}, IR {self.ir_version}"),
-            ("input", shown(self.input_name, self.input_shape)),
-            ("output", shown(self.output_name, self.output_shape)),
-            *((f"batch of {n}", f"{d:.2e}") for n, d in zip(self.batches, self.max_abs_diff, strict=True)),
-            ("largest logit", f"{self.largest_logit:.2e}"),
-            ("same top-1", f"{self.top1_agreement:.2%}"),
-            ("largest difference", f"{self.largest_difference:.2e} (at most {self.tolerance:.2e} is accepted)"),
-        ]
-        width = max(len(name) for name, _ in rows)
-        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+#: by the kind of the file; with its preprocessing inside, one of 255 steps of a pixel is between two ways of resizing
+TOLERANCES = {
+    "float32": Tolerance(1e-4, 0.99, 0.01),
+    "float16": Tolerance(2e-2, 0.98, 0.01),
+    "int8": Tolerance(float("inf"), 0.9, 0.02),
+    "float32 preprocessing": Tolerance(0.05, 0.97, 0.01),
+    "float16 preprocessing": Tolerance(0.06, 0.97, 0.01),
+    "int8 preprocessing": Tolerance(float("inf"), 0.9, 0.02),
+}
 
 
 def check_onnx(
     path: str | os.PathLike[str],
     model: nn.Module,
-    images: np.ndarray | torch.Tensor | None = None,
+    images: RealImages | None = None,
+    *,
     batches: Sequence[int] = (1, 3, 8),
-    atol: float = 1e-4,
-) -> CheckReport:
-    """Runs file and model on the same images (ONNX Runtime on the CPU, one thread a core) and compares.
+    atol: float | None = None,
+    tolerance: Tolerance | None = None,
+    provider: str = "cpu",
+    failed: Callable[[dict[str, Any], CheckError], None] | None = None,
+) -> dict[str, Any]:
+    """The figures of a comparison of file and model, as JSON has them.
 
     Args:
-        path: The ONNX file.
-        model: The model it was made from; it is copied, its mode and device stay.
-        images: Scaled images (N, C, H, W) float32, used in turn; noise of mean 0 and deviation 1 if None.
-        batches: Batch sizes to run.
-        atol: Largest accepted difference of a logit, times the model's largest logit where that is above 1.
+        path: A file of ``nas-zoo export``, of any kind.
+        model: What it was made from; left as it is.
+        images: Real ones; noise if None, on which values are compared and classes are not ("top1_agreement" is None).
+        batches: Batch sizes whose values are compared, of the first images in turn.
+        atol: Largest difference of a logit, times the model's largest logit where that is above 1; as the tolerance
+            has it if None.
+        tolerance: Of TOLERANCES if None.
+        provider: Of OnnxClassifier.
+        failed: Is given the figures and the error before the error is raised.
 
     Raises:
         CheckError: A subclass of ValueError for each kind of difference, see above.
     """
-    if not batches or min(batches) < 1 or not atol >= 0:
-        raise ValueError(
-            f"batches={tuple(batches)}, atol={atol}: batch sizes from 1 and a tolerance from 0 are accepted"
-        )
+    if not batches or min(batches) < 1:
+        raise ValueError(f"batches must be sizes of at least 1, got {tuple(batches)}")
+    if atol is not None and not atol >= 0:
+        raise ValueError(f"atol must be at least 0, got {atol}")
+    if images is not None and not len(images):
+        raise ValueError(f"{images.name}: no images")
     file = Path(path)
     proto = read_checked(file)
-    name = file.name
-    check_names(proto, name)
+    name, texts = file.name, metadata_of(proto)
+    inside = "preprocessing" in texts
+    check_names(proto, name, *((IMAGES_NAME, PROBABILITIES_NAME) if inside else (INPUT_NAME, OUTPUT_NAME)))
     input_shape, output_shape = (shape_of(value) for value in (proto.graph.input[0], proto.graph.output[0]))
-    _check_shapes(input_shape, output_shape, model, name)
-    pool = _images(images, input_shape, max(batches))
-    largest_logit, differences, agreeing = 0.0, [], 0
-    twin, session = plain_copy(model), _session(file, name)
-    for batch in batches:
-        x = pool[np.arange(batch) % len(pool)]
-        got, expected = _run(session, x, name), _reference(twin, x)
-        if got.shape != expected.shape:
-            raise WrongShape(f"{name}: logits {got.shape} at batch {batch}, the model gives {expected.shape}")
-        if not np.isfinite(got).all():
-            raise NotFinite(f"{name}: {np.count_nonzero(~np.isfinite(got))} of {got.size} logits are not finite")
-        largest_logit = max(largest_logit, float(np.abs(expected).max()))
-        differences.append(float(np.abs(got - expected).max()))
-        agreeing += int((got.argmax(1) == expected.argmax(1)).sum())
-    report = CheckReport(
-        file=name,
-        bytes=file.stat().st_size,
-        opset=opset_of(proto),
-        ir_version=proto.ir_version,
-        num_nodes=len(proto.graph.node),
-        input_name=INPUT_NAME,
-        input_shape=input_shape,
-        output_name=OUTPUT_NAME,
-        output_shape=output_shape,
-        batches=tuple(batches),
-        max_abs_diff=tuple(differences),
-        top1_agreement=agreeing / sum(batches),
-        tolerance=atol * max(1.0, largest_logit),
-        largest_logit=largest_logit,
-    )
-    if report.largest_difference > report.tolerance:
-        raise ValuesDiffer(
-            f"{name}: logits differ by up to {report.largest_difference:.2e}, more than {report.tolerance:.2e}; "
-            f"same top-1 for {report.top1_agreement:.2%} of {sum(batches)} images; "
-            "are these the weights that the file was made from?"
+    _check_shapes(input_shape, output_shape, model, name, texts.get("preprocessing"))
+    check_model(texts, model, name)
+    # Without TF32, so that what is found is the file's and not a GPU's way of rounding.
+    try:
+        classifier = OnnxClassifier(
+            file, provider=provider, threads=torch.get_num_threads(), batch_size=max(batches), tf32=False
         )
-    return report
+    except ValueError as error:
+        # ONNX Runtime follows the sizes through the graph, whatever is declared of its output.
+        raise (FixedBatch if "a row for each image" in str(error) else NotOnnx)(f"{name}: {error}") from error
+    kind = classifier.dtype + (" preprocessing" if inside else "")
+    allowed = tolerance or TOLERANCES.get(kind)
+    if allowed is None:
+        raise ValueError(f"{name}: dtype {classifier.dtype!r} in its metadata must be float32, float16 or int8")
+    if images is None and "weights_sha256" not in texts and not np.isfinite(allowed.difference):
+        raise ValueError(
+            f"{name}: says nothing of its weights, and {kind} cannot be judged on noise; give real images (--images)"
+        )
+    if atol is not None:
+        allowed = replace(allowed, difference=atol)
+    used = images or _noise(texts, input_shape)
+    scaled = np.stack([classifier.preprocess(image) for image in used.images])
+    expected = _logits(plain_copy(model), scaled)
+    values = softmax(expected).astype(np.float32) if inside else expected
+
+    rows = np.arange(len(scaled))
+    given = [classifier.prepare(image) for image in used.images] if inside else list(scaled)
+    if inside:
+        # Of one batch all have the same size: the commonest.
+        common = Counter(image.shape for image in given).most_common(1)[0][0]
+        rows = np.array([i for i, image in enumerate(given) if image.shape == common])
+    differences = []
+    for batch in batches:
+        chosen = rows[np.arange(batch) % len(rows)]
+        try:
+            got = classifier.run(np.stack([given[i] for i in chosen])).float().cpu().numpy()
+        except Exception as error:
+            # The file was checked and loaded: what is left to fail is a size inside the graph.
+            raise FixedBatch(f"{name}: fails at a batch of {batch}: {' '.join(str(error).split())}") from error
+        if got.shape != (batch, values.shape[1]):
+            raise WrongShape(f"{name}: gives {got.shape} at batch {batch}, the model {(batch, values.shape[1])}")
+        if not np.isfinite(got).all():
+            raise NotFinite(f"{name}: {np.count_nonzero(~np.isfinite(got))} of {got.size} values are not finite")
+        differences.append(float(np.abs(got - values[chosen]).max()))
+
+    largest = float(np.abs(expected).max())
+    if not inside:
+        allowed = replace(allowed, difference=allowed.difference * max(1.0, largest))
+    agreement, top1 = None, None
+    if images is not None:
+        found = np.array([prediction.indices[0] for prediction in classifier.predict(used.images, top_k=1)])
+        own = expected.argmax(1)
+        agreement = float((found == own).mean())
+        if used.labels is not None:
+            right = {"pytorch": own == used.labels, "onnx": found == used.labels}
+            top1 = {key: float(value.mean()) for key, value in right.items()}
+    figures: dict[str, Any] = {
+        "file": name,
+        "kind": kind,
+        "bytes": file.stat().st_size,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "weights_sha256": texts.get("weights_sha256"),
+        "random_weights": texts.get("random_weights"),
+        "opset": opset_of(proto),
+        "ir_version": proto.ir_version,
+        "num_nodes": len(proto.graph.node),
+        "input": [proto.graph.input[0].name, *input_shape],
+        "output": [proto.graph.output[0].name, *output_shape],
+        "images": used.name,
+        "n": len(scaled),
+        "batches": list(batches),
+        "max_abs_diff": differences,
+        "largest_difference": max(differences),
+        "largest_logit": largest,
+        "top1_agreement": agreement,
+        "top1": top1,
+        "accepted": {key: value if np.isfinite(value) else None for key, value in asdict(allowed).items()},
+        "provider": classifier.provider,
+        "calibration": json.loads(classifier.metadata.get("calibration", "null")),
+    }
+    facts = run_facts("cpu" if classifier.provider == "cpu" else "cuda")
+    figures |= {key: facts[key] for key in ("device_name", "versions")}
+    failure = _failure(figures, allowed)
+    if failure is not None:
+        if failed is not None:
+            failed(figures, failure)
+        raise failure
+    return figures
+
+
+def check_model(texts: Mapping[str, str], model: nn.Module, name: str, *, weights: bool = True) -> None:
+    """OtherModel where the metadata of a file say that it was made from another model.
+
+    Args:
+        texts: The file's metadata; what they leave out is not compared.
+        model: Of any kind; cells and sizes are compared where it has them.
+        name: Of the file.
+        weights: False compares the network alone.
+    """
+    genotype = getattr(model, "genotype", None)
+    own: dict[str, Any] = {key: getattr(model, key, None) for key in ("layout", "init_channels", "num_cells")}
+    said: dict[str, Any] = {key: texts.get(key) for key in own}
+    if isinstance(genotype, Genotype) and "genotype" in texts:
+        own["cells"], said["cells"] = genotype.digest, Genotype.from_json(texts["genotype"]).digest
+    if isinstance(json.loads(texts.get("labels", "null")), list):
+        own["num_classes"] = getattr(model, "num_classes", None)
+        said["num_classes"] = len(json.loads(texts["labels"]))
+    if weights:
+        own["weights (SHA-256)"], said["weights (SHA-256)"] = weights_sha256(model), texts.get("weights_sha256")
+    for key, value in own.items():
+        if value is not None and said[key] is not None and str(said[key]) != str(value):
+            raise OtherModel(f"{name}: was made from another model: its {key} is {said[key]}, the model's is {value}")
 
 
 def read_checked(file: Path) -> onnx.ModelProto:
@@ -196,7 +289,7 @@ def _read(file: Path) -> onnx.ModelProto:
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise NotOnnx(f"{str(file)!r}: {error.strerror or error}; an ONNX file is accepted") from error
+        raise NotOnnx(f"{str(file)!r}: {error.strerror or error}; the name of an ONNX file is needed") from error
     try:
         proto = onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's DecodeError, whose class depends on the implementation
@@ -214,8 +307,8 @@ def opset_of(proto: onnx.ModelProto) -> int:
 def _check_versions(proto: onnx.ModelProto, name: str) -> None:
     if opset_of(proto) > MAX_OPSET or proto.ir_version > MAX_IR_VERSION:
         raise NotOnnx(
-            f"{name}: opset {opset_of(proto)}, IR {proto.ir_version}; up to opset {MAX_OPSET} and IR {MAX_IR_VERSION} "
-            "are accepted, which ONNX Runtime reads"
+            f"{name}: opset {opset_of(proto)}, IR {proto.ir_version}; ONNX Runtime reads up to opset {MAX_OPSET} and "
+            f"IR {MAX_IR_VERSION}"
         )
 
 
@@ -234,7 +327,7 @@ def _check_self_contained(proto: onnx.ModelProto, name: str) -> None:
     if outside:
         places = {entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"}
         raise NotSelfContained(
-            f"{name}: {len(outside)} tensors lie in {', '.join(sorted(places))}; one file with all weights is accepted"
+            f"{name}: {len(outside)} tensors lie in {', '.join(sorted(places))}; the file must hold all its weights"
         )
 
 
@@ -254,7 +347,9 @@ def check_names(proto: onnx.ModelProto, name: str, input_: str = INPUT_NAME, out
         ("output", [value.name for value in proto.graph.output], output),
     ):
         if found != [accepted]:
-            raise WrongNames(f"{name}: {what} {', '.join(map(repr, found)) or 'missing'}; one {accepted!r} is accepted")
+            raise WrongNames(
+                f"{name}: {what} {', '.join(map(repr, found)) or 'missing'}; it must have one, called {accepted!r}"
+            )
 
 
 def shape_of(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
@@ -264,59 +359,76 @@ def shape_of(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
 
 
 def _check_shapes(
-    input_shape: tuple[int | str, ...], output_shape: tuple[int | str, ...], model: nn.Module, name: str
+    input_shape: tuple[int | str, ...],
+    output_shape: tuple[int | str, ...],
+    model: nn.Module,
+    name: str,
+    preprocessing: str | None,
 ) -> None:
     channels, classes = getattr(model, "in_chans", None), getattr(model, "num_classes", None)
-    for what, shape, names in (("input", input_shape, "NCHW"), ("output", output_shape, ("N", "num_classes"))):
-        if len(shape) != len(names):
-            raise WrongShape(
-                f"{name}: {what} {shape} has {len(shape)} axes; {len(names)} ({', '.join(names)}) are accepted"
-            )
+    for what, shape, axes in (("input", input_shape, tuple(preprocessing or "NCHW")),
+                              ("output", output_shape, ("N", "num_classes"))):  # fmt: skip
+        if len(shape) != len(axes):
+            raise WrongShape(f"{name}: {what} {shape} must have {len(axes)} axes ({', '.join(axes)}), has {len(shape)}")
         if isinstance(shape[0], int):
             raise FixedBatch(
-                f"{name}: {what} {shape} is for a batch of {shape[0]}; a free axis {BATCH_AXIS!r} is accepted"
+                f"{name}: {what} {shape} is for a batch of {shape[0]}; it must have a free axis {BATCH_AXIS!r}"
             )
-    if channels is not None and input_shape[1] != channels:
-        raise WrongShape(f"{name}: images of {input_shape[1]} channel(s), the model takes {channels}")
+    found = input_shape[(preprocessing or "NCHW").index("C")]
+    if channels is not None and found != channels:
+        raise WrongShape(f"{name}: images of {found} channel(s), the model takes {channels}")
     if classes is not None and isinstance(output_shape[1], int) and output_shape[1] != classes:
         raise WrongShape(f"{name}: {output_shape[1]} logits an image, the model gives {classes}")
-    if not all(isinstance(side, int) for side in input_shape[1:]):
-        raise WrongShape(f"{name}: images {input_shape[1:]}; fixed channels, height and width are accepted")
+    if preprocessing is None and not all(isinstance(side, int) for side in input_shape[1:]):
+        raise WrongShape(f"{name}: images {input_shape[1:]} must have fixed channels, height and width")
 
 
-def _images(images: np.ndarray | torch.Tensor | None, input_shape: tuple[int | str, ...], count: int) -> np.ndarray:
-    shape = tuple(int(side) for side in input_shape[1:])
-    if images is None:
-        return np.random.default_rng(0).standard_normal((count, *shape), dtype=np.float32)
-    array = images.detach().cpu().numpy() if isinstance(images, torch.Tensor) else np.asarray(images)
-    if array.ndim != 4 or not len(array) or array.shape[1:] != shape or not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(f"images {array.dtype} {array.shape}: scaled float images (N, {', '.join(map(str, shape))})")
-    return array.astype(np.float32)
+def _failure(figures: dict[str, Any], allowed: Tolerance) -> CheckError | None:
+    name, top1 = figures["file"], figures["top1"]
+    of = f"of {figures['n']} images ({figures['images']})"
+    part = figures["top1_agreement"]
+    agreement = "classes were not compared, on noise" if part is None else f"same class for {part:.2%} {of}"
+    if figures["largest_difference"] > allowed.difference:
+        what = "probabilities" if "preprocessing" in figures["kind"] else "logits"
+        return ValuesDiffer(
+            f"{name}: {what} differ by up to {figures['largest_difference']:.2e}, more than {allowed.difference:.2e}; "
+            f"{agreement}"
+        )
+    if part is not None and part < allowed.agreement:
+        return Disagrees(f"{name}: {agreement}, less than {allowed.agreement:.2%}")
+    if top1 is not None and top1["pytorch"] - top1["onnx"] > allowed.accuracy_loss:
+        return AccuracyLost(
+            f"{name}: {top1['onnx']:.2%} right {of}, PyTorch {top1['pytorch']:.2%}; that is "
+            f"more than {allowed.accuracy_loss:.2%} lost"
+        )
+    return None
 
 
-def _session(file: Path, name: str) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised; the log would repeat it on stderr
-    try:
-        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no common class of their own
-        raise NotOnnx(f"{name}: ONNX Runtime does not load it: {error}") from error
-
-
-def _run(session: Any, x: np.ndarray, name: str) -> np.ndarray:
-    try:
-        logits: np.ndarray = session.run([OUTPUT_NAME], {INPUT_NAME: x})[0]
-    except Exception as error:
-        # The file was checked and loaded: what is left to fail is a size inside the graph.
-        raise FixedBatch(f"{name}: fails at a batch of {len(x)}: {error}") from error
-    return logits
+def summary(figures: Mapping[str, Any]) -> str:
+    """The figures in one line."""
+    top1, agreement, limit = figures["top1"], figures["top1_agreement"], figures["accepted"]["difference"]
+    right = "" if top1 is None else f", right {top1['onnx']:.2%} (PyTorch {top1['pytorch']:.2%})"
+    classes = "classes not compared" if agreement is None else f"same class {agreement:.2%}{right}"
+    random = f"; RANDOM WEIGHTS: {figures['random_weights']}" if figures["random_weights"] else ""
+    return (
+        f"{figures['file']}: {figures['bytes'] / 1e6:.2f} MB, differs by {figures['largest_difference']:.1e} at most "
+        f"({'' if limit is None else f'of {limit:.1e} allowed, '}batches {', '.join(map(str, figures['batches']))}), "
+        f"{classes}; {figures['n']} images of {figures['images']}{random}"
+    )
 
 
-def _reference(model: nn.Module, x: np.ndarray) -> np.ndarray:
+def _noise(texts: Mapping[str, str], input_shape: tuple[int | str, ...], count: int = 16) -> RealImages:
+    """Images of random pixels, for a check of values where there are none."""
+    size: Any = json.loads(texts["input_size"]) if "input_size" in texts else input_shape[1:]
+    channels, height, width = (int(side) for side in size)
+    pixels = np.random.default_rng(0).integers(0, 256, (count, height, width, channels), np.uint8)
+    return RealImages("noise", list(pixels), None)
+
+
+def _logits(model: nn.Module, scaled: np.ndarray, batch: int = 32) -> np.ndarray:
     with torch.no_grad():
-        logits: np.ndarray = model(torch.from_numpy(x)).numpy()
+        parts = [model(torch.from_numpy(scaled[i : i + batch])).numpy() for i in range(0, len(scaled), batch)]
+    logits: np.ndarray = np.concatenate(parts)
     if not np.isfinite(logits).all():
         raise NotFinite("the PyTorch model's own logits are not finite; nothing to compare with")
     return logits
@@ -327,46 +439,16 @@ class CheckSettings(ModelSettings):
     """The model to compare with"""
 
     batches: tuple[int, ...] = setting((1, 3, 8), "batch sizes to run")
-    atol: float = setting(1e-4, "largest accepted difference of a logit of a float32 file")
-    images: Path | None = setting(None, "folder of real images to check on; class folders give labels")
-    data: str | None = setting(None, "data set to check on instead: digits, cifar10, cifar100, folder or tar")
+    atol: float | None = setting(None, "largest difference of a logit that may be; none: by the file's form")
+    images: Path | None = setting(None, "folder or archive of real images to check on; class folders give labels")
+    data: str | None = setting(None, "data set to check on instead: digits, cifar10, cifar100, folder or archive")
     check_images: int = setting(256, "how many images to check on, at most")
-    json: Path | None = setting(None, "file to write the figures to (of a check on real images or of another form)")
+    json: Path | None = setting(None, "file to write the figures to")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_least(self, batches=1, check_images=1)
-        require(0 <= self.atol < math.inf, "atol", self.atol, "a finite number of at least 0")
-
-
-def _is_other_form(file: Path) -> bool:
-    """Whether the file is one of those that ``nas-zoo export --to`` writes beside the float32 one."""
-    texts = {entry.key: entry.value for entry in _read(file).metadata_props}
-    return "preprocessing" in texts or texts.get("dtype", "float32") != "float32"
-
-
-def _check_on_images(file: Path, model: nn.Module, settings: CheckSettings) -> None:
-    from nas_zoo.export.graph.real_images import real_images
-    from nas_zoo.export.graph.verify import summary, verify
-    from nas_zoo.export.runtime.classifier import OnnxClassifier
-    from nas_zoo.runs.files import write_json
-
-    if settings.images is not None and settings.data is not None:
-        raise ValueError("--images, --data: one of them is accepted")
-    place = settings.data if settings.images is None else str(settings.images)
-    images = None
-    if place is not None:
-        read_checked(file)
-        classifier = OnnxClassifier(file)
-        size = classifier.input_size or (3, None, None)
-        images = real_images(
-            place, classes=classifier.labels, num_classes=classifier.num_classes, in_chans=size[0],
-            limit=settings.check_images,
-        )  # fmt: skip
-    figures = verify(file, model, images, batches=settings.batches)
-    print(summary(figures))
-    if settings.json is not None:
-        write_json(settings.json, figures)
+        require(self.atol is None or 0 <= self.atol < math.inf, "atol", self.atol, "a finite number of at least 0")
 
 
 @program("nas-zoo check")
@@ -377,18 +459,24 @@ def main(argv: Iterable[str] | None = None) -> int:
     parser.add_argument("model", help=MODEL_HELP)
     add_flags(parser, CheckSettings)
     namespace = parser.parse_args(None if argv is None else list(argv))
-    settings = settings_from(CheckSettings, given := given_flags(namespace))
+    settings = settings_from(CheckSettings, given_flags(namespace))
+    if settings.images is not None and settings.data is not None:
+        raise ValueError("--images and --data: give one of them, not both")
     model = named_model(namespace.model, settings)
-    plain = settings.images is None and settings.data is None and settings.json is None
-    if "atol" in given and (not plain or _is_other_form(namespace.file)):
-        raise ValueError(
-            "--atol: for a float32 file without --images, --data and --json; with them, and for float16 and int8, "
-            "what is accepted follows from the size of the logits (the figures say how much that is)"
-        )
-    if plain and not _is_other_form(namespace.file):
-        print(check_onnx(namespace.file, model, batches=settings.batches, atol=settings.atol))
-    else:
-        _check_on_images(namespace.file, model, settings)
+    place = settings.data if settings.images is None else str(settings.images)
+    images = None
+    if place is not None:
+        read_checked(namespace.file)
+        classifier = OnnxClassifier(namespace.file)
+        size = classifier.input_size or (3, None, None)
+        images = real_images(
+            place, classes=classifier.labels, num_classes=classifier.num_classes, in_chans=size[0],
+            limit=settings.check_images,
+        )  # fmt: skip
+    figures = check_onnx(namespace.file, model, images, batches=settings.batches, atol=settings.atol)
+    print(summary(figures))
+    if settings.json is not None:
+        write_json(settings.json, figures)
     return 0
 
 

@@ -17,11 +17,11 @@ import numpy as np
 import onnx
 from torch import nn
 
+from nas_zoo.export.graph.check import TOLERANCES, check_onnx, summary
 from nas_zoo.export.graph.quantize import int8_variant
 from nas_zoo.export.graph.real_images import RealImages
 from nas_zoo.export.graph.to_onnx import export_onnx
 from nas_zoo.export.graph.variants import LAYOUTS, float16_variant, to_bytes, with_preprocessing
-from nas_zoo.export.graph.verify import TOLERANCES, summary, verify
 from nas_zoo.export.runtime.classifier import OnnxClassifier
 from nas_zoo.runs.files import staged, write_bytes, write_json
 
@@ -64,7 +64,7 @@ def deliver(
         folder: Is made where it does not exist; other files in it stay.
         images: To check on; those of the calibration if None, else noise.
         calibration: Real images for int8.
-        agreement: Least part of the images that must get PyTorch's class, instead of verify's TOLERANCES.
+        agreement: Least part of the images that must get PyTorch's class, instead of that of check's TOLERANCES.
         check: False writes files that nothing has looked at.
         base: The model's float32 file where there is one already; it is checked like one made here.
         say: Is told what is done.
@@ -76,7 +76,7 @@ def deliver(
     """
     forms, say = forms or Forms(), say or (lambda _: None)
     if forms.layout is not None and forms.layout not in LAYOUTS:
-        raise ValueError(f"layout {forms.layout!r}: accepted: {', '.join(LAYOUTS)}")
+        raise ValueError(f"layout must be {' or '.join(LAYOUTS)}, got {forms.layout!r}")
     if forms.int8 and (calibration is None or not len(calibration)):
         raise ValueError("int8: needs real images to calibrate on (--calibration FOLDER)")
     if images is None and calibration is not None:
@@ -96,7 +96,7 @@ def deliver(
             if not check:
                 say(f"made {name}, unchecked")
                 return
-            figures = verify(path, model, images, batches=batches, tolerance=_tolerance(proto, agreement))
+            figures = check_onnx(path, model, images, batches=batches, tolerance=_tolerance(proto, agreement))
             say(summary(figures))
             write_json(path.with_suffix(".check.json"), figures)
 

@@ -54,13 +54,13 @@ def int8_variant(
         keep_float: Names of nodes, or beginnings of them, that stay float32.
 
     Raises:
-        ValueError: Anything above that is not accepted, or images that do not fit the file.
+        ValueError: A target or a method of another name, or images that do not fit the file.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-    for what, value, accepted in (("target", target, TARGETS), ("method", method, METHODS)):
-        if value not in accepted:
-            raise ValueError(f"{what} {value!r}: accepted: {', '.join(accepted)}")
+    for what, value, known in (("target", target, TARGETS), ("method", method, METHODS)):
+        if value not in known:
+            raise ValueError(f"{what} must be one of {', '.join(known)}, got {value!r}")
     shape = [dim.dim_value for dim in proto.graph.input[0].type.tensor_type.shape.dim][1:]
     if pixel_values.dtype != np.float32 or pixel_values.ndim != 4 or list(pixel_values.shape[1:]) != shape:
         raise ValueError(

@@ -93,9 +93,9 @@ def export_onnx(
     """
     target = Path(path)
     if target.is_dir() or not target.parent.is_dir():
-        raise ValueError(f"path {str(target)!r}: the name of a file in an existing folder is accepted")
+        raise ValueError(f"path {str(target)!r} must be the name of a file in an existing folder")
     if isinstance(opset, bool) or opset not in OPSETS:
-        raise ValueError(f"opset={opset!r}: {OPSETS.start} to {OPSETS.stop - 1} are accepted")
+        raise ValueError(f"opset must be {OPSETS.start} to {OPSETS.stop - 1}, got {opset!r}")
     model = _unwrapped(model)
     metadata, size = _metadata(model, labels, mean, std, input_size, crop_pct, interpolation)
     for key, value in (extra_metadata or {}).items():
@@ -180,13 +180,13 @@ def _check_forward(model: nn.Module, example: torch.Tensor, labels: list[str] | 
         raise ValueError(f"input_size={shape}: the model does not take images of this size: {error}") from error
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[0] != example.shape[0]:
         shown = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ValueError(f"the model gives {shown}; logits (N, num_classes) are accepted")
+        raise ValueError(f"the model must give logits (N, num_classes), it gives {shown}")
     if getattr(model, "num_classes", 1) == 0:
         raise ValueError(
             "the model has no classifier (num_classes=0), so it gives no logits; reset_classifier(n) first"
         )
     if labels is not None and len(labels) != logits.shape[1]:
-        raise ValueError(f"labels: {len(labels)} names for {logits.shape[1]} classes; one a class is accepted")
+        raise ValueError(f"labels: {len(labels)} names for {logits.shape[1]} classes; there must be one for each class")
 
 
 def _to_bytes(model: nn.Module, example: torch.Tensor, opset: int, metadata: Mapping[str, str]) -> bytes:
@@ -244,13 +244,13 @@ def _metadata(
         name: _channel_values(name, given, cfg.get(name), size[0]) for name, given in (("mean", mean), ("std", std))
     }
     if min(scale["std"]) <= 0:
-        raise ValueError(f"std={scale['std']}: numbers above 0 are accepted")
+        raise ValueError(f"std must be greater than 0, got {scale['std']}")
     crop = float(crop_pct if crop_pct is not None else cfg.get("crop_pct") or _CROP_PCT)
     if not 0 < crop <= 1:
-        raise ValueError(f"crop_pct={crop}: above 0 and at most 1 is accepted")
+        raise ValueError(f"crop_pct must be greater than 0 and at most 1, got {crop}")
     resampling = interpolation if interpolation is not None else cfg.get("interpolation") or _INTERPOLATION
     if resampling not in INTERPOLATIONS:
-        raise ValueError(f"interpolation={resampling!r}: accepted: {', '.join(INTERPOLATIONS)}")
+        raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {resampling!r}")
     values: dict[str, Any] = {
         "input_size": list(size),
         "mean": scale["mean"],
@@ -277,6 +277,8 @@ def _metadata(
         values["model"] = ".".join(str(cfg[key]) for key in ("architecture", "tag") if cfg.get(key))
     if cfg.get("license"):
         values["license"] = cfg["license"]
+    if random := getattr(model, "random_weights", None):  # "all", "classifier" or "stem"
+        values["random_weights"] = random
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
     return texts, size
 
@@ -290,7 +292,7 @@ def _size(model: nn.Module, cfg: Mapping[str, Any], given: int | Sequence[int] |
     if isinstance(value, int):
         value = (channels, value, value)
     if len(value) != 3 or not all(isinstance(part, int) and not isinstance(part, bool) and part > 0 for part in value):
-        raise ValueError(f"input_size={given!r}: (C, H, W) or the side in pixels is accepted")
+        raise ValueError(f"input_size must be (C, H, W) or the side in pixels, got {given!r}")
     if given is None:  # timm leaves the cfg at 3 channels for a model made with in_chans=1
         value = (channels, *value[1:])
     if value[0] != channels:
@@ -304,7 +306,7 @@ def _channel_values(name: str, given: Sequence[float] | None, known: Any, channe
         raise ValueError(f"{name}: {have}, its images have {channels} channel(s); give {name}=")
     values = [float(value) for value in (known if given is None else given)]
     if len(values) != channels or not all(math.isfinite(value) for value in values):
-        raise ValueError(f"{name}={values}: {channels} finite number(s) are accepted, one a channel")
+        raise ValueError(f"{name} must be {channels} finite number(s), one for each channel, got {values}")
     return values
 
 
@@ -314,7 +316,7 @@ def _labels(model: nn.Module, cfg: Mapping[str, Any], given: Sequence[str] | Non
         # The names of a cfg are those of the data its weights come from, not of a classifier with other classes.
         return list(known) if known and len(known) == getattr(model, "num_classes", len(known)) else None
     if isinstance(given, str) or not all(isinstance(name, str) for name in given):
-        raise ValueError(f"labels={given!r}: a list of names is accepted")
+        raise ValueError(f"labels must be a list of names, got {given!r}")
     return list(given)
 
 
@@ -367,6 +369,7 @@ class ExportSettings(ModelSettings):
     crop_pct: float | None = setting(None, "part of the shorter side that the centre crop keeps")
     opset: int = setting(20, "ONNX opset, 18 to 23")
     check: bool = setting(True, "compare the file with the model afterwards")
+    random_weights: bool = setting(False, "export what was not trained too, and say so in the file's metadata")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -391,11 +394,11 @@ def images_of(model: nn.Module, **given: Any) -> tuple[dict[str, str], dict[str,
     }
 
 
-def named_model(model: str, settings: ModelSettings) -> nn.Module:
+def named_model(model: str, settings: ModelSettings, *, random_weights: bool = False) -> nn.Module:
     """The model that a user names, with its weights (see ``nas_zoo.models.load``)."""
     names = ("genotype", "init_channels", "num_cells", "num_classes", "in_chans")
     kwargs = {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
-    return load_model(model, settings.weights, **kwargs)
+    return load_model(model, settings.weights, random_weights=random_weights, **kwargs)
 
 
 @program("nas-zoo export")
@@ -420,7 +423,7 @@ def _how(settings: ExportSettings) -> dict[str, Any]:
 
 
 def _write_one(name: str, settings: ExportSettings) -> None:
-    from nas_zoo.export.graph.check import check_onnx
+    from nas_zoo.export.graph.check import check_onnx, summary
 
     given = {
         "dtype": settings.dtype != "float32",
@@ -430,12 +433,12 @@ def _write_one(name: str, settings: ExportSettings) -> None:
         "data": settings.data,
     }
     if asked := [f"--{key.replace('_', '-')}" for key, value in given.items() if value]:
-        raise ValueError(f"{', '.join(asked)}: accepted with --to FOLDER or --to-triton REPOSITORY")
-    model = named_model(name, settings)
+        raise ValueError(f"{', '.join(asked)} can be given with --to FOLDER or --to-triton REPOSITORY only")
+    model = named_model(name, settings, random_weights=settings.random_weights)
     path = export_onnx(model, settings.output or Path("model.onnx"), **_how(settings))
     print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
     if settings.check:
-        print(check_onnx(path, model))
+        print(summary(check_onnx(path, model)))
 
 
 def _write_folder(name: str, settings: ExportSettings) -> None:
@@ -444,13 +447,13 @@ def _write_folder(name: str, settings: ExportSettings) -> None:
     from nas_zoo.export.runtime.triton import check_free, write_repository
 
     if settings.output is not None:
-        raise ValueError("--output: accepted without --to and --to-triton")
+        raise ValueError("--output can be given without --to and --to-triton only")
     if settings.images is not None and settings.data is not None:
-        raise ValueError("--images, --data: one of them is accepted")
+        raise ValueError("--images and --data: give one of them, not both")
     if settings.images is not None and not settings.images.exists():
         raise ValueError(f"images {str(settings.images)!r}: no such folder or tar")
     if settings.calibration is not None and not settings.int8:
-        raise ValueError("--calibration: accepted with --int8")
+        raise ValueError("--calibration can be given with --int8 only")
     forms = Forms(
         float16=settings.dtype == "float16",
         int8=settings.int8,
@@ -461,7 +464,7 @@ def _write_folder(name: str, settings: ExportSettings) -> None:
     )
     if forms.int8 and settings.calibration is None:
         raise ValueError("--int8: needs --calibration, real images to calibrate on (a folder, or a data set)")
-    model = named_model(name, settings)
+    model = named_model(name, settings, random_weights=settings.random_weights)
     how = _how(settings)
     metadata, of_model = images_of(model, **{key: value for key, value in how.items() if key in _OF_IMAGES})
     folder = Path(name.removeprefix("local-dir:"))

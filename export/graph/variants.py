@@ -4,7 +4,7 @@
     images = with_preprocessing(half, layout="NHWC")
 
 Each gives a new graph with the metadata of the old one, the same bytes each time; what it costs in accuracy is
-measured by nas_zoo.export.graph.verify.
+measured by nas_zoo.export.graph.check.
 """
 
 from __future__ import annotations
@@ -84,13 +84,13 @@ def with_preprocessing(proto: onnx.ModelProto, layout: str = "NHWC") -> onnx.Mod
         ValueError: Another layout, a resampling that ONNX does not have, or a file without mean, std and input size.
     """
     if layout not in LAYOUTS:
-        raise ValueError(f"layout {layout!r}: accepted: {', '.join(LAYOUTS)}")
+        raise ValueError(f"layout must be {' or '.join(LAYOUTS)}, got {layout!r}")
     texts = metadata_of(proto)
     needed = ("input_size", "mean", "std", "crop_pct", "interpolation")
     if missing := [key for key in needed if key not in texts]:
         raise ValueError(f"preprocessing: the file has no {', '.join(missing)} in its metadata")
     if texts["interpolation"] not in _RESIZE:
-        raise ValueError(f"preprocessing: interpolation {texts['interpolation']!r}: accepted: {', '.join(_RESIZE)}")
+        raise ValueError(f"preprocessing: interpolation must be {' or '.join(_RESIZE)}, got {texts['interpolation']!r}")
     channels, height, width = json.loads(texts["input_size"])
     crop_pct = float(json.loads(texts["crop_pct"]))
     mean, std = (np.asarray(json.loads(texts[key]), np.float64).reshape(1, -1, 1, 1) for key in ("mean", "std"))

@@ -20,7 +20,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from nas_zoo.export.cells.draw import draw_genotype
-from nas_zoo.export.publish.published import Checkpoint, add_name, open_checkpoint
+from nas_zoo.export.publish.published import Checkpoint, add_choices, open_checkpoint
 from nas_zoo.genotype import Genotype, genotype_record
 from nas_zoo.models import results
 from nas_zoo.models.count import CONVENTION
@@ -53,6 +53,7 @@ def card_data(checkpoint: Checkpoint) -> ModelCardData:
         "dataset_name": row.dataset,
         "dataset_split": "test",
     }
+    measured = checkpoint.measured
     figures = [EvalResult(**common, metric_type="accuracy", metric_name="top-1 (%)", metric_value=row.top1)]
     if row.top5 is not None:
         figures.append(EvalResult(**common, metric_type="accuracy", metric_name="top-5 (%)", metric_value=row.top5))
@@ -62,9 +63,9 @@ def card_data(checkpoint: Checkpoint) -> ModelCardData:
         pipeline_tag="image-classification",
         license=row.license,
         datasets=[row.dataset_id] if row.dataset_id else None,
-        metrics=["accuracy"],
+        metrics=["accuracy"] if measured else None,
         tags=["image-classification", "timm", "nas-zoo", "neural-architecture-search", "darts", "onnx"],
-        eval_results=figures,
+        eval_results=figures if measured else None,
         ignore_metadata_errors=False,
     )
 
@@ -85,7 +86,7 @@ def card_text(checkpoint: Checkpoint, *, repo: str | None = None, onnx: bool = F
     share = row.top1 / 100
     changed = row.changed_settings
     text = fill(
-        "nas_zoo.hub_cards", "template.md", row=row, changed=changed, onnx=onnx,
+        "nas_zoo.hub_cards", "template.md", row=row, measured=checkpoint.measured, changed=changed, onnx=onnx,
         provenance=dict.fromkeys(("method", "paper", "source", "notes", "conflicts")) | dict(provenance),
         title=repo.split("/")[1] if repo else checkpoint.title,
         picture=PICTURE,
@@ -154,7 +155,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("model", nargs="?", help="MODEL or MODEL.TAG with weights, or the folder of a run")
     parser.add_argument("--all", action="store_true", help="all models with weights")
     parser.add_argument("--to", type=Path, help="folder of the card (default: hub_cards/MODEL)")
-    add_name(parser)
+    add_choices(parser)
     parser.add_argument(
         "--repo", metavar="ORG/NAME", help="where it is published: the card's code then loads from there"
     )
@@ -169,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError("give one MODEL, or --all without --to, --repo and --name")
     names = [row.name for row in results.package_results()] if given.all else [given.model]
     for name in names:
-        checkpoint = open_checkpoint(name, license=given.license, called=given.name)
+        checkpoint = open_checkpoint(name, license=given.license, called=given.name, figures=not given.without_figures)
         print(write_card(checkpoint, given.to or Path("hub_cards") / checkpoint.title, repo=given.repo))
     if not names:
         print("nas-zoo card: no model comes with weights yet", file=sys.stderr)

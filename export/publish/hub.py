@@ -35,7 +35,7 @@ from nas_zoo.export.graph.deliver import Forms, deliver
 from nas_zoo.export.graph.real_images import real_images
 from nas_zoo.export.graph.to_onnx import images_of
 from nas_zoo.export.publish.card import write_card
-from nas_zoo.export.publish.published import Checkpoint, add_name, open_checkpoint
+from nas_zoo.export.publish.published import Checkpoint, add_choices, open_checkpoint
 from nas_zoo.models.config import write_config
 from nas_zoo.models.results import HUB_FILE, file_sha256, network_errors
 from nas_zoo.runs.ending import program
@@ -91,7 +91,8 @@ def stage(
         _write_config(checkpoint, model, aside / "config.json")
         write_json(aside / "genotype.json", {"name": row.cell or None, **json.loads(model.genotype.to_json())})
         write_weights(aside / "reference.safetensors", checkpoint.reference(), {"model": checkpoint.name})
-        write_text(aside / "training_log.jsonl", checkpoint.log)
+        if checkpoint.measured:
+            write_text(aside / "training_log.jsonl", checkpoint.log)
         if onnx:
             _, of_model = images_of(model)
             real = {"limit": check_images, **of_model}
@@ -476,7 +477,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--check-images", type=whole(1), default=256, help="how many of them, at most (default: 256)")
     parser.add_argument("--no-onnx", action="store_true", help="without ONNX files")
-    add_name(parser)
+    add_choices(parser)
     return parser
 
 
@@ -494,7 +495,9 @@ def main(argv: list[str] | None = None) -> int:
         disable_progress_bars()
     try:
         _check_names(given.repo, given.revision)
-        checkpoint = open_checkpoint(given.model, license=given.license, called=given.name)
+        checkpoint = open_checkpoint(
+            given.model, license=given.license, called=given.name, figures=not given.without_figures
+        )
         for flag in ("float16", "with_preprocessing", "calibration", "images"):
             if given.no_onnx and getattr(given, flag):
                 raise ValueError(f"--{flag.replace('_', '-')} makes no sense with --no-onnx")

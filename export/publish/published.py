@@ -20,7 +20,7 @@ from nas_zoo.models.results import Result
 from nas_zoo.release.adopt import read_run, reference_tensors, result_of_run
 from nas_zoo.runs.facts import published_log
 
-__all__ = ["Checkpoint", "add_name", "open_checkpoint"]
+__all__ = ["Checkpoint", "add_choices", "open_checkpoint"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # what the Hub, Triton and a folder take
 
@@ -35,6 +35,7 @@ class Checkpoint:
     folder: Path | None  # of the run; None for a published checkpoint
     title: str  # a name for people and folders
     provenance: Mapping[str, Any]  # of its cells, as their record has it: method, paper, source ...
+    measured: bool  # whether the row's figures are of exactly these weights; where not, they are shown nowhere
     began_with: str | None = None  # trained weights, MODEL.TAG, that a run did not make itself
 
     @property
@@ -56,7 +57,9 @@ class Checkpoint:
         return {"pixel_values": images, "logits": logits}
 
 
-def open_checkpoint(name: str, *, license: str | None = None, called: str | None = None) -> Checkpoint:
+def open_checkpoint(
+    name: str, *, license: str | None = None, called: str | None = None, figures: bool = True
+) -> Checkpoint:
     """The checkpoint that a user names: MODEL or MODEL.TAG of the package, or the folder of a run that has ended.
 
     Args:
@@ -64,9 +67,10 @@ def open_checkpoint(name: str, *, license: str | None = None, called: str | None
         license: Of the weights of a run; None: that of the weights it began with, else apache-2.0. A published
             checkpoint has its own.
         called: What a run's network is called: the folder's name if None. A published checkpoint has its own.
+        figures: False for one without any measured figure; then its weights need not be those that were measured.
 
     Raises:
-        ValueError: There is none of that name, it has no weights, they are not the published ones, or it began with
+        ValueError: There is none of that name, it has no weights, its figures were measured on others, or it began with
             weights of others whose licence does not let anybody publish what comes of them, and no `license` is given.
     """
     folder = Path(name)
@@ -75,10 +79,12 @@ def open_checkpoint(name: str, *, license: str | None = None, called: str | None
     if folder.is_dir():
         run = read_run(folder)
         began_with = run.result.get("began_with")
-        row = result_of_run(folder, license=license)
+        row = result_of_run(folder, license=license, figures=figures)
         title = called or name_of_run(folder)
         provenance = _provenance(row.cell) if row.cell else _of_search(run.log[0].get("cells") or {})
-        return Checkpoint(row, folder / row.weights, published_log(run.log), folder, title, provenance, began_with)
+        measured = figures and run.measured is True  # of an older run nobody knows
+        told = published_log(run.log) if measured else ""  # it tells of the weights that were measured
+        return Checkpoint(row, folder / row.weights, told, folder, title, provenance, measured, began_with)
     if others := find_public(name):
         raise ValueError(
             f"{name} are weights that {others.authors} publishes ({others.source}; {others.license}): they are had "
@@ -90,15 +96,20 @@ def open_checkpoint(name: str, *, license: str | None = None, called: str | None
         raise ValueError(f"model {name!r} must be a published checkpoint or the folder of a run")
     if called is not None:
         raise ValueError(f"--name {called}: {name} has its own name; only the network of a run is given one")
-    log = results.PACKAGE / "weights" / f"{found.name}.log.jsonl"
-    text = log.read_text("utf-8") if log.is_file() else ""
+    path = results.PACKAGE / "weights" / f"{found.name}.log.jsonl"
+    log = path.read_text("utf-8") if figures and path.is_file() else ""
     # the model's name, with the tag where that is not the model's default
     title = found.model if find_result(found.model) == found else found.name
-    return Checkpoint(found, results.fetch_weights(found), text, None, title, _provenance(found.cell))
+    return Checkpoint(found, results.fetch_weights(found), log, None, title, _provenance(found.cell), figures)
 
 
-def add_name(parser: argparse.ArgumentParser) -> None:
-    """The flags --name and --license, `called` and `license` of ``open_checkpoint``."""
+def add_choices(parser: argparse.ArgumentParser) -> None:
+    """The flags --name, --license and --without-figures, as ``open_checkpoint`` has them."""
+    parser.add_argument(
+        "--without-figures",
+        action="store_true",
+        help="say nothing that was measured; for weights that are not those of result.json",
+    )
     parser.add_argument("--name", help="what a run's network is called (default: the name of the run's folder)")
     parser.add_argument("--license", help="of a run's weights (default: of those it began with, else apache-2.0)")
 

@@ -26,7 +26,7 @@ from nas_zoo.data import pictures
 from nas_zoo.export.cells.draw import draw_genotype
 from nas_zoo.export.graph.deliver import Forms, deliver
 from nas_zoo.export.graph.real_images import RealImages
-from nas_zoo.export.publish.published import Checkpoint, add_name, open_checkpoint
+from nas_zoo.export.publish.published import Checkpoint, add_choices, open_checkpoint
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import staged, write_text
 from nas_zoo.runs.settings import Parser
@@ -157,10 +157,11 @@ def write_space(
 
 def _words(checkpoint: Checkpoint) -> str:
     row = checkpoint.row
+    figure = f": {row.top1:.2f} % top-1 on its {counted(row.test_images, 'test image')}" if checkpoint.measured else ""
     return (
         f"# {checkpoint.title}\n\n"
         f"A network of {counted(row.num_cells, 'cell')} and {counted(row.params, 'parameter')}, trained on "
-        f"{markdown(row.dataset)}: {row.top1:.2f} % top-1 on its {counted(row.test_images, 'test image')}. It knows "
+        f"{markdown(row.dataset)}{figure}. It knows "
         f"{counted(row.num_classes, 'class', 'classes')} and answers every image with one of them."
     )
 
@@ -206,7 +207,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--examples", type=Path, nargs="+", default=[], metavar="IMAGE",
                         help="images to offer: files, or one folder of at most eight")  # fmt: skip
     parser.add_argument("--repo", metavar="ORG/NAME", help="where the model is published, for a link")
-    add_name(parser)
+    add_choices(parser)
     return parser
 
 
@@ -223,13 +224,10 @@ def main(argv: list[str] | None = None) -> int:
     ]
     if given.examples and not examples:
         raise ValueError(f"examples: no images in {', '.join(map(str, given.examples))}")
-    write_space(
-        open_checkpoint(given.model, license=given.license, called=given.name),
-        given.to,
-        examples=examples,
-        repo=given.repo,
-        say=print,
+    checkpoint = open_checkpoint(
+        given.model, license=given.license, called=given.name, figures=not given.without_figures
     )
+    write_space(checkpoint, given.to, examples=examples, repo=given.repo, say=print)
     print(f"start it with: cd {given.to} && pip install -r requirements.txt && python app.py")
     return 0
 

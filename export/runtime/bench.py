@@ -28,7 +28,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from nas_zoo.export.graph.check import check_model, read_checked
 from nas_zoo.export.graph.to_onnx import ModelSettings, export_onnx
+from nas_zoo.export.graph.variants import metadata_of
 from nas_zoo.export.runtime.classifier import OnnxClassifier
 from nas_zoo.models.load import load_model
 from nas_zoo.models.table import in_csv
@@ -154,6 +156,8 @@ def bench_model(
     size = tuple(input_size or model.pretrained_cfg["input_size"])  # type: ignore[index]
     require(min(size) >= 1, "input_size", size, "numbers of at least 1")
     say = progress or (lambda _: None)
+    for given in onnx_files:  # its times stand under the model's name, and do not depend on weights
+        check_model(metadata_of(read_checked(Path(given))), model, Path(given).name, weights=False)
     rows: list[dict[str, Any]] = []
     with _threads(threads) as used, tempfile.TemporaryDirectory() as folder:
         facts = _facts(place, used)
@@ -452,7 +456,7 @@ def _model(name: str, settings: BenchSettings) -> nn.Module:
         except (RuntimeError, TypeError) as error:
             raise ValueError(f"model {name!r}: {str(error).splitlines()[0]}") from error
         return made.eval()
-    return load_model(name, settings.weights, **kwargs)
+    return load_model(name, settings.weights, random_weights=True, **kwargs)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -22,19 +22,23 @@ def name_of_run(folder: Path | str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", Path(folder).resolve().name).strip("._-") or "network"
 
 
-def load_model(model: str, weights: Path | str | None = None, **kwargs: Any) -> nn.Module:
+def load_model(
+    model: str, weights: Path | str | None = None, *, random_weights: bool = False, **kwargs: Any
+) -> nn.Module:
     """The model in evaluation mode.
 
     Args:
         model: A folder with config.json and model.safetensors (as training leaves it), ``hf-hub:ORG/NAME``,
             ``local-dir:FOLDER`` or the name of a registered model, with or without a tag.
         weights: File of a state dict (safetensors, or torch's without code); needed where the model has none.
+        random_weights: Take random ones (of seed 0) where the model has none, for all of it or for a classifier or stem
+            of another size; ``model.random_weights`` then says for which.
         kwargs: Of ``timm.create_model``, such as genotype, init_channels, num_cells, num_classes, in_chans.
 
     Raises:
         ValueError: Unknown model, no weights, or weights that do not fit; one line that says which.
     """
-    folder = Path(model.removeprefix("local-dir:"))
+    folder, pretrained = Path(model.removeprefix("local-dir:")), weights is None
     if model.startswith("local-dir:") or folder.is_dir():
         if not folder.is_dir():
             raise ValueError(f"model {model!r}: no such folder")
@@ -48,7 +52,9 @@ def load_model(model: str, weights: Path | str | None = None, **kwargs: Any) -> 
             if "/" in model or "\\" in model or model.endswith((".safetensors", ".pt", ".onnx")):
                 raise ValueError(f"model {model!r}: no such folder, and no name of a model (see `nas-zoo list`)")
             cfg = timm.get_pretrained_cfg(model) if known else None
-            if weights is None and cfg is not None and not cfg.has_weights:
+            if weights is None and random_weights and cfg is not None and not cfg.has_weights:
+                pretrained = False
+            elif weights is None and cfg is not None and not cfg.has_weights:
                 tagged = [one for one in timm.list_models(f"{model}*", pretrained=True) if one.split(".")[0] == model]
                 these = f"; it has weights as {', '.join(tagged)}" if tagged else ""
                 raise ValueError(
@@ -56,7 +62,9 @@ def load_model(model: str, weights: Path | str | None = None, **kwargs: Any) -> 
                     f"run's folder, or give a weights file{these}"
                 )
     try:
-        made: nn.Module = timm.create_model(name, pretrained=weights is None, **kwargs)
+        if random_weights:
+            torch.manual_seed(0)
+        made: nn.Module = timm.create_model(name, pretrained=pretrained, **kwargs)
     except (RuntimeError, FileNotFoundError, TypeError, KeyError) as error:
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         near = _near_names(model) if "Unknown model" in text else ""
@@ -67,7 +75,24 @@ def load_model(model: str, weights: Path | str | None = None, **kwargs: Any) -> 
         except RuntimeError as error:
             lines = [line.strip() for line in str(error).splitlines()]
             raise ValueError(f"weights {str(weights)!r} do not fit {model!r}: {' '.join(lines[:2])}") from error
+    elif part := _untrained(made) if pretrained else "all":
+        if not random_weights:
+            sizes = "classes" if part == "classifier" else "channels of an image"
+            raise ValueError(
+                f"model {model!r}: its weights were trained for another number of {sizes}, so its {part} would be left "
+                "untrained; --random-weights exports it all the same"
+            )
+        made.random_weights = part  # type: ignore[assignment]
     return made.eval()
+
+
+def _untrained(model: nn.Module) -> str:
+    """The part that timm has made anew because the weights are for another size: classifier, stem or none ("")."""
+    cfg: Any = getattr(model, "pretrained_cfg", None) or {}
+    classes, size = cfg.get("num_classes"), cfg.get("input_size")
+    if getattr(model, "num_classes", 0) and classes and model.num_classes != classes:
+        return "classifier"
+    return "stem" if size and getattr(model, "in_chans", size[0]) != size[0] else ""
 
 
 def _near_names(name: str) -> str:

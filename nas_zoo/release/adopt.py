@@ -119,6 +119,12 @@ class Run:
     def weights(self) -> Path:
         return self.folder / "model.safetensors"
 
+    @property
+    def measured(self) -> bool | None:
+        """Whether the figures of result.json are those of these weights, by their hash; None for an older run."""
+        known = self.result.get("weights_sha256")
+        return None if known is None else known == results.file_sha256(self.weights)
+
     def comparable(self) -> dict[str, Any]:
         """What runs that differ by their seed alone have in common."""
         free = {"seed", "out", "data", "test_data", "data_root", "workers", "time_budget", "test_curve"}
@@ -180,6 +186,7 @@ def result_of_run(
     also: Sequence[Path | str] = (),
     dataset: Dataset | None = None,
     license: str | None = None,
+    figures: bool = True,
 ) -> Result:
     """The row of a run as it lies in its folder: its figures, and its model.safetensors as the weights.
 
@@ -190,13 +197,21 @@ def result_of_run(
         also: Runs with the same settings and other seeds.
         dataset: What to call the images; by the name of the data if None.
         license: Of the weights; None: of those that the run began with, else apache-2.0.
+        figures: False where the row's figures are not going to be shown, so that they need not be of these weights.
 
     Raises:
-        ValueError: The run has not ended, is of a model without cells, the other runs differ by more than the seed, or
-            it began with weights of others who do not say that what comes of them may be published.
+        ValueError: The run has not ended, its figures were measured on other weights than lie there, it is of a model
+            without cells, the other runs differ by more than the seed, or it began with weights of others who do not
+            say that what comes of them may be published.
     """
     run = read_run(folder)
     runs = [run, *map(read_run, also)]
+    if figures and (other := next((one for one in runs if one.measured is False), None)):
+        raise ValueError(
+            f"run {str(other.folder)!r}: its figures were not measured on this model.safetensors, whose SHA-256 is "
+            f"{results.file_sha256(other.weights)[:16]}...; result.json says "
+            f"{str(other.result['weights_sha256'])[:16]}..."
+        )
     network: Any = load_model(str(folder))
     if not isinstance(network, CellNet):
         raise ValueError(f"run {str(folder)!r}: {run.config['architecture']} is not a cell network; only those are")
@@ -205,11 +220,11 @@ def result_of_run(
             if other.comparable().get(key) != value:
                 raise ValueError(
                     f"run {str(other.folder)!r}: {key}={other.comparable().get(key)!r}, the published run has "
-                    f"{value!r}; runs that differ by the seed alone are accepted"
+                    f"{value!r}; the runs must differ by their seed alone"
                 )
     seeds = tuple(int(one.settings["seed"]) for one in runs)
     if len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds {', '.join(map(str, seeds))}: runs of different seeds are accepted")
+        raise ValueError(f"seeds {', '.join(map(str, seeds))}: the runs must have different seeds")
     result, settings, cfg = run.result, run.settings, run.config["pretrained_cfg"]
     about = dataset or _dataset(settings["data"])
     top1s = tuple(round(100 * one.result["top1"], 4) for one in runs)
@@ -339,14 +354,14 @@ def adopt(
     """
     place = package or results.PACKAGE
     if dtype not in ("auto", *DTYPES):
-        raise ValueError(f"dtype={dtype!r}: auto, {' and '.join(DTYPES)} are accepted")
+        raise ValueError(f"dtype must be auto, {' or '.join(DTYPES)}, got {dtype!r}")
     row = result_of_run(folder, tag=tag, model=model, also=also, dataset=dataset, license=license)
     run = read_run(folder)
     if began_with := run.result.get("began_with"):
         raise ValueError(f"run {str(folder)!r} began with {began_with}: only runs from scratch come into the package")
     rows = results.read_results(place / "results.csv")
     if any(other.name == row.name for other in rows) and not replace:
-        raise ValueError(f"{row.name} is in the table already; another --tag, or --replace, is accepted")
+        raise ValueError(f"{row.name} is in the table already; give another --tag, or --replace")
     tensors = read_state_dict(run.weights)
     _check_fits(row, tensors)
 
@@ -389,7 +404,7 @@ def adopt(
             f"{half} reaches {100 * figures['top1']:.2f} %, float32 {100 * again['top1']:.2f} % ({len(source)} images)"
         )
         if lost > TOLERANCE:
-            raise ValueError(f"{words}: costs {lost:.2f} points, more than {TOLERANCE}; --dtype float32 is accepted")
+            raise ValueError(f"{words}: costs {lost:.2f} points, more than {TOLERANCE}; --dtype float32 costs nothing")
     except ValueError as error:
         if dtype != "auto" or hub is not None:
             raise ValueError(f"dtype={half!r}: {error}") from None
@@ -442,7 +457,9 @@ def _published_there(row: Result, tensors: Mapping[str, Tensor], hub: str) -> tu
     there = read_state_dict(path)
     kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in there.values() if tensor.is_floating_point()}
     if len(kinds) != 1 or not kinds <= set(DTYPES):
-        raise ValueError(f"hub={hub!r}: weights of {' and '.join(sorted(kinds))}; {' or '.join(DTYPES)} is accepted")
+        raise ValueError(
+            f"hub={hub!r}: its weights must be {' or '.join(DTYPES)}, they are {' and '.join(sorted(kinds))}"
+        )
     kind = kinds.pop()
     own = with_dtype(tensors, kind)
     if own.keys() != there.keys() or not all(torch.equal(own[key], there[key]) for key in own):
@@ -482,7 +499,7 @@ def _write(
 
 
 def compare_with_reference(model: nn.Module, path: Path | str) -> tuple[float, float]:
-    """Largest difference of a logit from the reference tensors, and what is accepted: 1e-4 of the largest logit.
+    """Largest difference of a logit from the reference tensors, and how much it may be: 1e-4 of the largest logit.
 
     Kernels differ between processors by less than that. ValueError where the file is no such file.
     """
@@ -522,7 +539,7 @@ def main(argv: list[str] | None = None) -> int:
     """The program: 0 when the run is published, 2 for a mistake of the user's, after which nothing has changed."""
     given = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
     if given.dataset is None and (given.dataset_note or given.dataset_id):
-        raise ValueError("--dataset-note and --dataset-id: accepted with --dataset")
+        raise ValueError("--dataset-note and --dataset-id can be given with --dataset only")
     row, words = adopt(
         given.run,
         tag=given.tag,

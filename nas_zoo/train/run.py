@@ -49,6 +49,7 @@ from nas_zoo.data.sources import Skips
 from nas_zoo.genotype import Genotype
 from nas_zoo.models.depthwise import strided_pointwise
 from nas_zoo.models.network import CellNet
+from nas_zoo.models.results import file_sha256
 from nas_zoo.runs.distributed import (
     autocast_for,
     average_buffers,
@@ -375,6 +376,8 @@ def train(
             save_model(model, settings.out, prepared, image_size=program.image_size, crop_pct=settings.crop_pct)
             # what it was made with when it began; a resumed run's later commits are in events.jsonl
             more = begun_with(settings.out) | {"seconds": round(loop.seconds, 3), "settings": to_dict(settings)}
+            # the figures are of this file and of no other
+            more |= {"weights_sha256": file_sha256(settings.out / "model.safetensors")}
             write_json(settings.out / "result.json", result | more)
             others = ", ".join(f"{name} weights {_percent(found['top1'])}" for name, found in result["others"].items())
             print(

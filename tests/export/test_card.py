@@ -3,14 +3,17 @@
 import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from nas_zoo.cli import main as nas_zoo
 from nas_zoo.export.publish.card import card_data, card_text, main, write_card
@@ -230,6 +233,36 @@ def test_a_network_of_ones_own_cells_bears_its_own_name_and_cites_their_search(t
         assert "edas_c10" not in page
     assert nas_zoo(["export", run, "--to-triton", str(tmp_path / "triton"), "--no-check"]) == 0
     assert [path.name for path in (tmp_path / "triton").iterdir()] == ["my_cats"]
+
+
+def test_a_card_of_weights_that_nobody_measured_has_no_figure_and_says_so(run, tmp_path):
+    """Neither of other weights, when they are asked for, nor of an older run, which does not say what it measured."""
+    from nas_zoo.export.publish.hub import stage
+
+    other, older = tmp_path / "other", tmp_path / "older"
+    shutil.copytree(run, other)
+    shutil.copytree(run, older)
+    weights = load_file(other / "model.safetensors")
+    save_file(weights | {"classifier.bias": torch.zeros(10)}, other / "model.safetensors", {"format": "pt"})
+    result = json.loads((older / "result.json").read_text())
+    del result["weights_sha256"]
+    (older / "result.json").write_text(json.dumps(result))
+    top1 = f"{100 * result['top1']:.2f}"
+    assert f"| {top1} % |" in card_text(open_checkpoint(str(run)))
+    for checkpoint in (open_checkpoint(str(other), figures=False), open_checkpoint(str(older))):
+        stage(checkpoint, tmp_path / f"staged_{checkpoint.name}", repo="owner/name", onnx=False)
+        write_space(checkpoint, tmp_path / f"space_{checkpoint.name}")
+        card = (tmp_path / f"staged_{checkpoint.name}" / "README.md").read_text()
+        assert "No accuracy was measured on exactly these weights, so none is given." in card
+        assert "Measured" not in card
+        assert ModelCard(card).data.eval_results is None
+        for folder in ("staged", "space"):
+            for path in (tmp_path / f"{folder}_{checkpoint.name}").glob("*"):
+                if path.suffix in (".md", ".json", ".jsonl", ".py"):
+                    text = path.read_text()
+                    assert f"{top1} %" not in text, path
+                    assert "top-1 on its" not in text, path
+                    assert '"top1"' not in text, path
 
 
 def test_names_from_outside_stay_text_in_a_card(run):

@@ -20,18 +20,22 @@ from torch import nn
 import nas_zoo
 from nas_zoo.export.graph.check import (
     CheckError,
-    CheckReport,
     FixedBatch,
     NotFinite,
     NotOnnx,
     NotSelfContained,
+    OtherModel,
     ValuesDiffer,
     WrongNames,
     WrongShape,
     check_onnx,
+    summary,
 )
 from nas_zoo.export.graph.check import main as check_main
+from nas_zoo.export.graph.real_images import RealImages
 from nas_zoo.export.graph.to_onnx import export_onnx, weights_sha256
+from nas_zoo.export.graph.to_onnx import main as export_main
+from nas_zoo.export.graph.variants import metadata_of, set_metadata
 from nas_zoo.genotype import Genotype
 
 ROOT = Path(__file__).parents[2]
@@ -87,14 +91,15 @@ def weight_of(proto: onnx.ModelProto, name: str) -> onnx.TensorProto:
 
 
 def test_the_file_computes_what_the_model_computes_at_three_batch_sizes(exported: Path, model: Any) -> None:
-    report = check_onnx(exported, model, atol=2e-6)
-    assert report.batches == (1, 3, 8)
-    assert len(report.max_abs_diff) == 3
-    assert 0 <= report.largest_difference < 2e-6
-    assert report.top1_agreement == 1.0
-    assert report.input_shape == ("batch_size", 3, SIDE, SIDE)
-    assert report.output_shape == ("batch_size", 6)
-    assert (report.opset, report.ir_version, report.bytes) == (20, 10, exported.stat().st_size)
+    figures = check_onnx(exported, model, atol=2e-6)
+    assert figures["batches"] == [1, 3, 8]
+    assert len(figures["max_abs_diff"]) == 3
+    assert 0 <= figures["largest_difference"] < 2e-6
+    assert figures["input"] == ["pixel_values", "batch_size", 3, SIDE, SIDE]
+    assert figures["output"] == ["logits", "batch_size", 6]
+    assert (figures["opset"], figures["ir_version"], figures["bytes"]) == (20, 10, exported.stat().st_size)
+    assert (figures["images"], figures["top1_agreement"], figures["top1"]) == ("noise", None, None)
+    assert "classes not compared; 16 images of noise" in summary(figures)
 
 
 def test_the_logits_depend_on_the_image_so_that_the_comparison_means_something(model: Any) -> None:
@@ -105,12 +110,14 @@ def test_the_logits_depend_on_the_image_so_that_the_comparison_means_something(m
 
 
 def test_check_takes_images_of_any_number(exported: Path, model: Any) -> None:
-    images = torch.randn(5, 3, SIDE, SIDE)
-    assert check_onnx(exported, model, images, batches=(2, 7)).batches == (2, 7)
-    with pytest.raises(ValueError, match=r"images float32 \(5, 3, 9, 9\)"):
-        check_onnx(exported, model, images[:, :, :9, :9])
-    with pytest.raises(ValueError, match="batch sizes from 1"):
-        check_onnx(exported, model, batches=())
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 40, 30, 3), np.uint8)
+    figures = check_onnx(exported, model, RealImages("five", list(pixels), None), batches=(2, 7))
+    assert (figures["batches"], figures["n"], figures["top1_agreement"], figures["top1"]) == ([2, 7], 5, 1.0, None)
+    for sizes in ((), (0, 1)):
+        with pytest.raises(ValueError, match="batches must be sizes of at least 1"):
+            check_onnx(exported, model, batches=sizes)
+    with pytest.raises(ValueError, match="atol must be at least 0, got nan"):
+        check_onnx(exported, model, atol=float("nan"))
 
 
 def test_the_model_is_left_as_it_was(exported: Path, model: Any) -> None:
@@ -133,7 +140,7 @@ def test_a_second_export_in_another_process_has_the_same_bytes(exported: Path, m
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert "largest difference" in done.stdout
+    assert "differs by" in done.stdout
     assert (tmp_path / "again.onnx").read_bytes() == exported.read_bytes()
 
 
@@ -141,7 +148,7 @@ def test_nothing_is_printed_while_exporting(tmp_path: Path, capfd: pytest.Captur
     tiny = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
     export_onnx(tiny, tmp_path / "tiny.onnx", input_size=(3, 2, 2), mean=[0.5] * 3, std=[0.5] * 3)
     assert capfd.readouterr() == ("", "")
-    assert check_onnx(tmp_path / "tiny.onnx", tiny).largest_difference < 1e-6
+    assert check_onnx(tmp_path / "tiny.onnx", tiny)["largest_difference"] < 1e-6
 
 
 def test_the_file_stands_alone_and_tells_nothing_of_this_machine(exported: Path) -> None:
@@ -210,23 +217,23 @@ def test_weights_sha256_tells_weights_apart_and_not_their_layout(model: Any) -> 
 )
 def test_other_layouts_sizes_and_opsets(name: str, kwargs: dict, size: int, opset: int, tmp_path: Path) -> None:
     model = lively(timm.create_model(name, **kwargs))
-    report = check_onnx(export_onnx(model, tmp_path / "x.onnx", input_size=size, opset=opset), model, atol=1e-5)
-    assert (report.opset, report.ir_version) == (opset, 10)
+    figures = check_onnx(export_onnx(model, tmp_path / "x.onnx", input_size=size, opset=opset), model, atol=1e-5)
+    assert (figures["opset"], figures["ir_version"]) == (opset, 10)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"opset": 17}, "opset=17: 18 to 23"),
+        ({"opset": 17}, "opset must be 18 to 23, got 17"),
         ({"labels": ["a"]}, "labels: 1 names for 6 classes"),
         ({"labels": "abcdef"}, "a list of names"),
-        ({"mean": [0.5]}, r"mean=\[0.5\]: 3 finite"),
-        ({"std": [0.5, 0.0, 0.5]}, "above 0"),
+        ({"mean": [0.5]}, r"mean must be 3 finite number\(s\), one for each channel, got \[0.5\]"),
+        ({"std": [0.5, 0.0, 0.5]}, "std must be greater than 0"),
         ({"std": [0.5, float("nan"), 0.5]}, "finite"),
         ({"input_size": (1, 8, 8)}, r"takes images of 3 channel"),
         ({"input_size": (8, 8)}, r"\(C, H, W\)"),
-        ({"crop_pct": 0.0}, "crop_pct=0.0"),
-        ({"interpolation": "random"}, "interpolation='random'"),
+        ({"crop_pct": 0.0}, "crop_pct must be greater than 0 and at most 1, got 0.0"),
+        ({"interpolation": "random"}, "interpolation must be one of .* got 'random'"),
         ({"extra_metadata": {"mean": "1"}}, "extra_metadata"),
     ],
 )
@@ -261,7 +268,7 @@ def test_other_names_are_wrong_names(exported: Path, model: Any, tmp_path: Path)
         for node in proto.graph.node:
             node.output[:] = ["scores" if name == "logits" else name for name in node.output]
 
-    with pytest.raises(WrongNames, match=r"altered.onnx: output 'scores'; one 'logits'"):
+    with pytest.raises(WrongNames, match=r"altered.onnx: output 'scores'; it must have one, called 'logits'"):
         check_onnx(altered(exported, tmp_path, rename), model)
 
 
@@ -284,7 +291,7 @@ def test_a_fixed_batch_is_found_inside_the_graph(exported: Path, model: Any, tmp
         shape.CopyFrom(numpy_helper.from_array(values, shape.name))
         del proto.graph.value_info[:]
 
-    with pytest.raises(FixedBatch, match="fails at a batch of 3"):
+    with pytest.raises(FixedBatch, match="must give a row for each image"):
         check_onnx(altered(exported, tmp_path, fix), model)
 
 
@@ -302,12 +309,16 @@ def test_nan_among_the_logits_is_not_finite(exported: Path, model: Any, tmp_path
         bias = weight_of(proto, "classifier.bias")
         bias.CopyFrom(numpy_helper.from_array(np.array([0, np.nan, 0, 0, 0, 0], np.float32), bias.name))
 
-    with pytest.raises(NotFinite, match="1 of 6 logits"):
+    with pytest.raises(NotFinite, match="1 of 6 values"):
         check_onnx(altered(exported, tmp_path, spoil), model)
     broken = copy.deepcopy(model)
     nn.init.constant_(broken.classifier.weight, float("inf"))
+
+    def forget(proto: onnx.ModelProto) -> None:
+        set_metadata(proto, {key: value for key, value in metadata_of(proto).items() if key != "weights_sha256"})
+
     with pytest.raises(NotFinite, match="PyTorch model's own"):
-        check_onnx(exported, broken)
+        check_onnx(altered(exported, tmp_path, forget), broken)
 
 
 def test_a_changed_weight_is_found_by_its_values(exported: Path, model: Any, tmp_path: Path) -> None:
@@ -318,9 +329,8 @@ def test_a_changed_weight_is_found_by_its_values(exported: Path, model: Any, tmp
 
     with pytest.raises(ValuesDiffer, match=r"differ by up to 1.00e-02, more than 1.00e-04"):
         check_onnx(altered(exported, tmp_path, nudge), model)
-    report = check_onnx(altered(exported, tmp_path, nudge), model, atol=0.1)
-    assert report.largest_difference == pytest.approx(0.01, rel=1e-3)
-    assert isinstance(report, CheckReport)
+    figures = check_onnx(altered(exported, tmp_path, nudge), model, atol=0.1)
+    assert figures["largest_difference"] == pytest.approx(0.01, rel=1e-3)
 
 
 def test_weights_in_a_second_file_are_not_self_contained(exported: Path, model: Any, tmp_path: Path) -> None:
@@ -339,7 +349,7 @@ def test_what_is_no_onnx_file_is_told_so(exported: Path, model: Any, tmp_path: P
         with pytest.raises(NotOnnx, match=r"x\.onnx: not an ONNX file"):
             check_onnx(path, model)
     for missing in (tmp_path / "none.onnx", tmp_path):
-        with pytest.raises(NotOnnx, match="an ONNX file is accepted"):
+        with pytest.raises(NotOnnx, match="the name of an ONNX file is needed"):
             check_onnx(missing, model)
 
 
@@ -357,7 +367,7 @@ def test_an_invalid_graph_and_a_too_new_one_are_refused(exported: Path, model: A
 
 
 def test_every_check_error_is_a_value_error() -> None:
-    kinds = (FixedBatch, NotFinite, NotOnnx, NotSelfContained, ValuesDiffer, WrongNames, WrongShape)
+    kinds = (FixedBatch, NotFinite, NotOnnx, NotSelfContained, OtherModel, ValuesDiffer, WrongNames, WrongShape)
     assert all(issubclass(kind, CheckError) and issubclass(kind, ValueError) for kind in kinds)
 
 
@@ -371,8 +381,7 @@ def test_check_onnx_as_a_program(exported: Path, model: Any, tmp_path: Path) -> 
     command = [sys.executable, str(ROOT / "export" / "graph" / "check.py"), str(exported), "cell_net_cifar", *flags]
     done = subprocess.run([*command, f"--weights={weights}"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.search(r"batch of 3 +\d\.\d\de-0\d", done.stdout)
-    assert re.search(r"largest difference +\d\.\d\de-0\d \(at most 1\.00e-04 is accepted\)", done.stdout)
+    assert re.search(r"differs by \d\.\de-0\d at most \(of 1\.0e-04 allowed, batches 1, 3, 8\)", done.stdout)
 
 
 def test_the_check_program_tells_wrong_files_from_wrong_arguments(
@@ -385,13 +394,54 @@ def test_the_check_program_tells_wrong_files_from_wrong_arguments(
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(state | {"classifier.bias": state["classifier.bias"] + 1}, weights)
     assert check_main([str(exported), *flags, f"--weights={weights}"]) == 1
-    assert "ValuesDiffer: small.onnx: logits differ by up to 1.00e+00" in capsys.readouterr().err
+    assert "OtherModel: small.onnx: was made from another model: its weights (SHA-256) is" in capsys.readouterr().err
     weights.write_bytes(b"broken")
     assert check_main([str(exported), *flags, f"--weights={weights}"]) == 2
     assert "not readable" in capsys.readouterr().err
     save_file({"classifier.bias": state["classifier.bias"]}, weights)
     assert check_main([str(exported), *flags, f"--weights={weights}"]) == 2
     assert "do not fit 'cell_net_cifar'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"genotype": "darts_v2"}, "cells is"),
+        ({"init_channels": 8}, "init_channels is 4, the model's is 8"),
+        ({"num_cells": 4}, "num_cells is 3, the model's is 4"),
+        ({}, r"weights \(SHA-256\) is"),
+    ],
+)
+def test_a_file_that_says_it_is_of_another_model_is_refused(exported: Path, changed: dict, told: str) -> None:
+    other = timm.create_model("cell_net_cifar", **ARGS | changed).eval()
+    with pytest.raises(OtherModel, match=rf"small\.onnx: was made from another model: its {told}"):
+        check_onnx(exported, other)
+
+
+def test_what_was_not_trained_is_exported_by_its_name_alone(
+    model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The attack: a classifier of five random classes went out as a checked file."""
+    run, out = tmp_path / "run", tmp_path / "x.onnx"
+    twin = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+    timm.models.save_for_hf(twin, str(run), safe_serialization=True, model_args=ARGS)
+    words = [str(run), f"--output={out}", "--input-size=8", "--no-check"]
+    for flags, part, sizes in (
+        (["--num-classes=5"], "classifier", "classes"),
+        (["--in-chans=1", "--mean=0.5", "--std=0.5"], "stem", "channels of an image"),
+    ):
+        assert export_main([*words, *flags]) == 2
+        err = capsys.readouterr().err
+        assert f"trained for another number of {sizes}, so its {part} would be left untrained; --random-weights" in err
+        assert not out.exists()
+        assert check_main([str(out), str(run), *flags[:1]]) == 2
+        assert part in capsys.readouterr().err
+    assert export_main([*words, "--num-classes=5", "--random-weights"]) == 0
+    assert metadata_of(onnx.load(out))["random_weights"] == "classifier"
+    sizes = [f"--{key.replace('_', '-')}={value}" for key, value in ARGS.items()]
+    assert export_main(["cell_net_cifar", f"--output={out}", "--input-size=8", *sizes, "--random-weights"]) == 0
+    assert "RANDOM WEIGHTS: all" in capsys.readouterr().out
+    assert metadata_of(onnx.load(out))["random_weights"] == "all"
 
 
 def test_a_run_folder_can_be_exported(model: Any, tmp_path: Path) -> None:

@@ -16,6 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
+from nas_zoo.export.publish.card import main as card_main
+from nas_zoo.export.publish.hub import main as publish_main
+from nas_zoo.export.publish.space import main as space_main
 from nas_zoo.genotype import Genotype, genotype_record
 from nas_zoo.models import registry, results
 from nas_zoo.models.registry import MODELS
@@ -347,7 +350,7 @@ def test_weights_of_other_classes_are_had_by_their_tag_alone(published, runs, tm
 
 
 def spoiled(run: Path, folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> Path:
-    """A copy of the run with other weights."""
+    """A copy of the run as if it had ended with other weights."""
     folder.mkdir()
     for path in run.iterdir():
         if path.suffix in (".json", ".jsonl"):
@@ -357,6 +360,9 @@ def spoiled(run: Path, folder: Path, change: Callable[[dict[str, torch.Tensor]],
     tensors = load_file(run / "model.safetensors")
     change(tensors)
     save_file(tensors, folder / "model.safetensors", metadata)
+    result = json.loads((folder / "result.json").read_text())
+    result["weights_sha256"] = results.file_sha256(folder / "model.safetensors")
+    (folder / "result.json").write_text(json.dumps(result))
     return folder
 
 
@@ -431,6 +437,31 @@ def test_a_run_that_does_not_fit_is_refused_and_nothing_is_written(runs, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_a_figure_does_not_stand_beside_weights_that_it_was_not_measured_on(runs, tmp_path, capsys, value):
+    """The attack: a zeroed or NaN classifier in a run's folder was published with the accuracy of the one before."""
+    folder = tmp_path / "run"
+    shutil.copytree(runs[1], folder)
+    weights = load_file(folder / "model.safetensors")
+    assert json.loads((folder / "result.json").read_text())["weights_sha256"] == results.file_sha256(
+        folder / "model.safetensors"
+    )
+    save_file(weights | {"classifier.weight": torch.full_like(weights["classifier.weight"], value)},
+              folder / "model.safetensors", {"format": "pt"})  # fmt: skip
+    told = "its figures were not measured on this model.safetensors, whose SHA-256 is "
+    for main, words in (
+        (card_main, [str(folder), "--to", str(tmp_path / "out")]),
+        (space_main, [str(folder), "--to", str(tmp_path / "out")]),
+        (publish_main, [str(folder), "--repo", "owner/name", "--dry-run", "--to", str(tmp_path / "out")]),
+        (adopt_main, [str(folder), "--tag", "x"]),
+    ):
+        assert main(words) == 2
+        assert told in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match=told):  # nor as one of several seeds
+        result_of_run(runs[2], also=[folder])
+
+
 def test_wherever_publishing_fails_the_package_is_as_it_was(runs, tmp_path, monkeypatch):
     run, row = read_run(runs[1]), result_of_run(runs[1], tag="blobs_e4")
     package, stored = tmp_path / "package", load_file(runs[1] / "model.safetensors")
@@ -497,7 +528,7 @@ def copy_run(run, to, **settings):
 
 def test_seeds_have_to_be_of_the_same_settings(runs, tmp_path):
     _, first, _ = runs
-    with pytest.raises(ValueError, match="runs of different seeds"):
+    with pytest.raises(ValueError, match="the runs must have different seeds"):
         result_of_run(first, also=[first])
     with pytest.raises(ValueError, match=r"lr=0\.2.*0\.05.*seed alone"):
         result_of_run(first, also=[copy_run(first, tmp_path / "other", seed=5, lr=0.2)])
