@@ -306,6 +306,7 @@ class Training:
         found = self.evaluated(self.averaged(), self.test_batches)
         genotype = getattr(self.model, "genotype", None)
         first, *others = found
+        began_with = {"began_with": self.settings.model} if self.settings.pretrained else {}
         return {
             "model": self.settings.model.partition(".")[0],  # a tag names weights that these no longer are
             "genotype": genotype.digest if isinstance(genotype, Genotype) else None,
@@ -317,7 +318,7 @@ class Training:
             **found[first],
             "others": {name: found[name] for name in others},
             "recipe": self.settings.recipe,
-            "began_with": self.settings.model if self.settings.pretrained else None,
+            **began_with,
             "epochs": self.settings.epochs,
             "seed": self.settings.seed,
         }
