@@ -19,7 +19,6 @@ stopped, and several processes draw, shuffle and augment as one process with the
 """
 
 import argparse
-import dataclasses
 import json
 import sys
 import time
@@ -36,9 +35,8 @@ from torch import Tensor, nn
 
 from nas_zoo.data.augment import default_augment
 from nas_zoo.data.batches import Batches
-from nas_zoo.data.fingerprint import INDEX_NAME, FileIndex, fingerprint, is_same_data
-from nas_zoo.data.named import limited, open_source, search_split
-from nas_zoo.data.sources import ImageSource, Skips
+from nas_zoo.data.fingerprint import check_same_data, fingerprints
+from nas_zoo.data.named import open_for_run, search_split
 from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.runs.distributed import (
     autocast_for,
@@ -48,15 +46,14 @@ from nas_zoo.runs.distributed import (
     start_accelerator,
 )
 from nas_zoo.runs.ending import program, stopped
-from nas_zoo.runs.facts import begun_with
-from nas_zoo.runs.files import write_json, write_weights
 from nas_zoo.runs.lock import only_run_in
 from nas_zoo.runs.log import RunLog, run_to_resume
 from nas_zoo.runs.loop import Loop, figures
 from nas_zoo.runs.schedule import cosine
-from nas_zoo.runs.settings import Parser, add_flags, given_flags, read_config, resumed_settings, settings_from, to_dict
+from nas_zoo.runs.settings import Parser, add_flags, given_flags, read_config, resumed_settings, settings_from
 from nas_zoo.runs.stop import Reason
-from nas_zoo.search.discretize import DERIVATIONS, derived_network, gap_table, measure_gap
+from nas_zoo.search.discretize import DERIVATIONS, gap_table, measure_gap
+from nas_zoo.search.found import collapsed, genotypes_by, save_derived, write_cells
 from nas_zoo.search.method import METHODS, SearchSettings, Step, find_method, logits_of, mean_entropy
 from nas_zoo.search.problem import Iteration
 from nas_zoo.search.ranking import ranking_changes
@@ -66,8 +63,6 @@ Batch = tuple[Tensor, Tensor]
 CHECKPOINT_KIND = "search"
 CONFIGS = Path(__file__).parent / "configs"
 COLLAPSE_WARNING = "warning: half of the normal cell or more is skip connections (collapse)"
-#: What a resumed run may change: where things lie and how long it may take, never what is computed.
-CHANGEABLE = ("data", "test_data", "data_root", "out", "time_budget", "workers", "skip_unreadable")
 
 
 class Search:
@@ -78,20 +73,11 @@ class Search:
     def __init__(self, settings: SearchSettings, accelerator: Accelerator) -> None:
         self.settings, self.accelerator = settings, accelerator
         self.autocast = autocast_for(accelerator.device, settings.precision)
-        self.skips = Skips(settings.skip_unreadable, offered=True)
-        opened: dict[str, Any] = {"root": settings.data_root, "test_data": settings.test_data, "skips": self.skips}
-        source = limited(open_source(settings.data, "train", **opened), settings.train_limit, settings.seed)
-        self.source = source
-        with accelerator.main_process_first():  # which leaves an index of the files to the others
-            index = FileIndex(settings.out / INDEX_NAME, writes=accelerator.is_main_process)
-            self.data = fingerprint(source, index)
+        self.source = source = open_for_run(settings, ("train",))["train"]
+        (self.data,) = fingerprints([source], settings.out, accelerator)
         size = settings.image_size or source.image_size
         for_weights, for_alpha = search_split(source, settings.seed)
-        augment = default_augment(source, size)
-        changes: dict[str, Any] = {"crop_padding": round(settings.crop_padding * size / 32), "cutout": settings.cutout}
-        if settings.flip is not None:
-            changes["flip"] = settings.flip
-        augment = dataclasses.replace(augment, **changes)
+        augment = default_augment(source, size, settings.cutout, crop_padding=settings.crop_padding, flip=settings.flip)
 
         memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
         batches = partial(
@@ -176,7 +162,7 @@ class Search:
     def end_epoch(self, epoch: int, sums: Mapping[str, float]) -> dict[str, Any]:
         """Accuracies of the supernet and of the cells it stands for, alpha, and the cells, in genotype.json too."""
         settings = self.settings
-        genotypes = self.genotypes((None, *DERIVATIONS))
+        genotypes = genotypes_by(self.method, (None, *DERIVATIONS))
         last = epoch + 1 == settings.epochs
         batches = self.final_eval_batches if last else self.eval_batches
         gap = self.gap(epoch, genotypes, batches, None if last else ("found",))
@@ -208,19 +194,13 @@ class Search:
             "found": json.loads(found.to_json()) if found else None,
             "histogram": found.histogram() if found else None,
             "collapsed": collapsed(found) if found else None,
-            **({"unreadable": len(self.skips.found)} if self.skips.found else {}),
+            **({"unreadable": len(self.source.skips.found)} if self.source.skips.found else {}),
         }
         self.last_logits = logits
         if self.accelerator.is_main_process:
             if line["collapsed"]:
                 print(COLLAPSE_WARNING, file=sys.stderr)
-            for rule, cells in genotypes.items():
-                path = settings.out / ("genotype.json" if rule == "found" else f"genotype_{rule}.json")
-                if cells is None:
-                    path.unlink(missing_ok=True)  # an earlier epoch's
-                else:
-                    come_from = {"provenance": provenance(settings, line, self.source)}
-                    write_json(path, json.loads(cells.to_json()) | come_from)
+            write_cells(genotypes, settings, line, self.source)
         return line
 
     def report(self, line: Mapping[str, Any]) -> str:
@@ -252,25 +232,12 @@ class Search:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Takes up what ``state`` gave; ValueError where the data are others."""
-        if not is_same_data([state["data"]], [self.source], [self.data]):
-            raise ValueError(
-                f"data={self.settings.data!r} holds other images or labels than the data the checkpoint was made with"
-            )
+        check_same_data([state["data"]], [self.source], [self.data])
         self.supernet.load_state_dict(state["supernet"])
         self.method.load_state_dict(state["method"])
         self.last_logits = state.get("last_logits")  # runs begun before the ranking was logged hold none
         self.weight_optimizer.load_state_dict(state["weight_optimizer"])
         self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
-
-    def genotypes(self, rules: Iterable[str | None]) -> dict[str, Genotype | None]:
-        """The cells by each rule, None being the method's own, under the name "found"; None where there is no such."""
-        found: dict[str, Genotype | None] = {}
-        for rule in rules:
-            try:
-                found[rule or "found"] = self.method.genotype(rule)
-            except ValueError:  # 'none' on every edge of a cell: no network to measure
-                found[rule or "found"] = None
-        return found
 
     def gap(
         self,
@@ -293,34 +260,6 @@ class Search:
         )
 
 
-def save_derived(run: Search, out: Path) -> None:
-    """The derived networks with the search's own weights: by the method's rule, and by the others where they differ."""
-    own, others = run.method.genotype(), run.genotypes(DERIVATIONS)
-    found = {"derived": own} | {f"derived_{rule}": cells for rule, cells in others.items() if cells not in (None, own)}
-    for name, genotype in found.items():
-        network = derived_network(run.supernet, genotype)
-        write_weights(out / f"{name}.safetensors", network.state_dict(), {"genotype": genotype.to_json()})
-
-
-def collapsed(genotype: Genotype) -> bool:
-    """True where half of the normal cell's edges or more are skip connections: the known failure of DARTS."""
-    counts = genotype.histogram()["normal"]
-    return 2 * counts.get("skip_connect", 0) >= sum(counts.values())
-
-
-def provenance(settings: SearchSettings, line: Mapping[str, Any], source: ImageSource) -> dict[str, Any]:
-    """Where the cells of an epoch come from, as genotype.json tells it."""
-    return {
-        "method": settings.method,
-        "data": source.name,
-        "epochs": line["epoch"],
-        "settings": {k: v for k, v in to_dict(settings).items() if k not in ("data", *CHANGEABLE)},
-        "held_out_accuracy": line["held_out"],
-        "by": "nas-zoo",
-        "facts": begun_with(settings.out),
-    }
-
-
 def search(
     settings: SearchSettings, resume: Mapping[str, Any] | None = None, started: float | None = None
 ) -> Reason | None:
@@ -332,19 +271,19 @@ def search(
         started: time.monotonic() at which the time budget began.
     """
     accelerator = start_accelerator()
-    program = Search(settings, accelerator)
-    data = {"name": program.source.name, "images": len(program.source), "classes": list(program.source.classes)}
+    run = Search(settings, accelerator)
+    data = {"name": run.source.name, "images": len(run.source), "classes": list(run.source.classes)}
     with only_run_in(settings.out, accelerator):
-        loop = Loop(program, settings, accelerator, CHECKPOINT_KIND, resume, CHANGEABLE, data=data)
+        loop = Loop(run, settings, accelerator, CHECKPOINT_KIND, resume, data=data)
         if resume is None and accelerator.is_main_process:
-            place = f"{program.source.name} {program.source.part}".strip()
-            use = f"images: {len(program.source)} of {place}, half of them for the weights and half for alpha; "
+            place = f"{run.source.name} {run.source.part}".strip()
+            use = f"images: {len(run.source)} of {place}, half of them for the weights and half for alpha; "
             print(f"{use}a val or test part is not looked at", flush=True)
         if (reason := loop.run(started)) is not None:
             return reason
         if accelerator.is_main_process:
             if settings.partial_channels == 1:  # else the supernet has weights for a part of the channels only
-                save_derived(program, settings.out)
+                save_derived(run.supernet, run.method, settings.out)
             last = RunLog.read(settings.out)[-1]
             print(gap_table(last["gap"], last["held_out"]["n"]))
             print(f"search finished in {loop.seconds:.0f} s: {settings.out / 'genotype.json'}")
@@ -399,7 +338,7 @@ def parse(argv: list[str]) -> tuple[SearchSettings, dict[str, Any] | None]:
     flags = given_flags(make_parser(settings_class).parse_args(argv))
     if saved is None:
         return settings_from(settings_class, flags, config), None
-    return resumed_settings(settings_class, saved, flags, config, changeable=CHANGEABLE), state
+    return resumed_settings(settings_class, saved, flags, config), state
 
 
 @program("nas-zoo search")

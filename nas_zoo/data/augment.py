@@ -65,18 +65,29 @@ class Augment:
             raise ValueError(f"crop_area must be two fractions 0 < low <= high <= 1, got {self.crop_area}")
 
 
-def default_augment(source: ImageSource, image_size: int | None = None, cutout: int = 0) -> Augment:
+def default_augment(
+    source: ImageSource,
+    image_size: int | None = None,
+    cutout: int = 0,
+    *,
+    crop_padding: int | None = None,
+    crop_area_min: float = 0.08,
+    flip: bool | None = None,
+) -> Augment:
     """The usual augmentation for a source: padding of an eighth of the side (4 for 32), or random resized crops.
 
-    Mirror images only where the source allows them (`flip_ok`: not for digits); resized crops from 96 pixels on.
+    crop_padding: in pixels of an image of 32, scaled to the image size. flip: None for mirror images only where the
+    source allows them (`flip_ok`: not for digits). Resized crops from 96 pixels on.
     """
     size = image_size or source.image_size
     photograph = size >= PHOTOGRAPH_PIXELS
+    padding = 0 if photograph else round(size / 8)
     return Augment(
-        crop_padding=0 if photograph else round(size / 8),
-        flip=source.flip_ok,
+        crop_padding=padding if crop_padding is None else round(crop_padding * size / 32),
+        flip=source.flip_ok if flip is None else flip,
         cutout=cutout,
         random_resized_crop=photograph,
+        crop_area=(crop_area_min, 1.0),
     )
 
 

@@ -15,14 +15,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from accelerate import Accelerator
 from tqdm import tqdm
 
 from nas_zoo.data.sources import ImageFiles, ImageSource
 from nas_zoo.runs.files import write_text
 
-__all__ = ["INDEX_NAME", "FileIndex", "fingerprint", "is_same_data"]
+__all__ = ["FileIndex", "check_same_data", "fingerprint", "fingerprints", "is_same_data"]
 
-INDEX_NAME = "data_index.jsonl"  # in the folder of a run
+_INDEX_NAME = "data_index.jsonl"  # in the folder of a run
 
 _OLD_DIGITS = 16  # of a fingerprint as runs before November 2026 have it
 
@@ -94,6 +95,21 @@ def fingerprint(source: ImageSource, index: FileIndex | None = None) -> str:
         for text in (index or FileIndex(None)).digests(source.files):
             digest.update(bytes.fromhex(text))
     return digest.hexdigest()
+
+
+def fingerprints(sources: Sequence[ImageSource], folder: Path, accelerator: Accelerator) -> list[str]:
+    """``fingerprint`` of each; the first process leaves an index of the files in the run's folder to the others."""
+    with accelerator.main_process_first():
+        index = FileIndex(folder / _INDEX_NAME, writes=accelerator.is_main_process)
+        return [fingerprint(source, index) for source in sources]
+
+
+def check_same_data(saved: Sequence[str], sources: Sequence[ImageSource], now: Sequence[str]) -> None:
+    """ValueError where a checkpoint's fingerprints are not those of the sources: see ``is_same_data``."""
+    if not is_same_data(saved, sources, now):
+        raise ValueError(
+            f"data={sources[0].name!r} holds other images or labels than the data the checkpoint was made with"
+        )
 
 
 def is_same_data(saved: Sequence[str], sources: Sequence[ImageSource], now: Sequence[str]) -> bool:

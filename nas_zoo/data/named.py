@@ -26,7 +26,17 @@ from nas_zoo.data.listing import KINDS, TEST_FOLDERS, list_images, nfc, parts_of
 from nas_zoo.data.pictures import EXTENSIONS
 from nas_zoo.data.sources import DEVICE_LIMIT_GB, ImageFiles, ImageSource, Skips, UnreadableImage, decode_readable
 
-__all__ = ["NAMES", "SPLITS", "cache_folder", "hold_out", "limited", "open_parts", "open_source", "search_split"]
+__all__ = [
+    "NAMES",
+    "SPLITS",
+    "cache_folder",
+    "hold_out",
+    "limited",
+    "open_for_run",
+    "open_parts",
+    "open_source",
+    "search_split",
+]
 
 logger = logging.getLogger("nas_zoo")
 
@@ -57,6 +67,14 @@ def open_source(data: str | os.PathLike[str], split: str = "train", **options: A
     if split not in found:
         raise ValueError(f"{os.fspath(data)!r} has no val part: a folder val/ or valid/ beside train/ and test/")
     return found[split]
+
+
+def open_for_run(settings: Any, splits: Sequence[str], **options: Any) -> dict[str, ImageSource]:
+    """``open_parts`` by a program's settings: data, data_root, test_data, skip_unreadable, train_limit and seed."""
+    skips = Skips(settings.skip_unreadable, offered=True)
+    where: dict[str, Any] = {"root": settings.data_root, "test_data": settings.test_data}
+    parts = open_parts(settings.data, splits, skips=skips, **where, **options)
+    return parts | {"train": limited(parts["train"], settings.train_limit, settings.seed)}
 
 
 def open_parts(

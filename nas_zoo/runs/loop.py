@@ -1,6 +1,6 @@
 """The one loop: epochs of a long program, from wherever its run stands to the end or to a request to stop.
 
-    loop = Loop(program, settings, accelerator, kind="train", resume=checkpoint, changeable=("out",), data={...})
+    loop = Loop(program, settings, accelerator, kind="train", resume=checkpoint, data={...})
     reason = loop.run(started)      # None: all epochs are done
 
 What the program is asked for stands in ``Program``; all else that a run needs is here: log, checkpoints (after each
@@ -27,7 +27,7 @@ from nas_zoo.runs.checkpoint import check_finite, save_checkpoint
 from nas_zoo.runs.distributed import longest_since, total_over_processes
 from nas_zoo.runs.facts import peak_memory_gb, run_facts
 from nas_zoo.runs.log import RunLog
-from nas_zoo.runs.settings import describe, to_dict
+from nas_zoo.runs.settings import CHANGEABLE, describe, to_dict
 from nas_zoo.runs.stop import Reason, StopRequest
 
 __all__ = ["Loop", "Program", "figures"]
@@ -81,7 +81,6 @@ class Loop:
         accelerator: Accelerator,
         kind: str,
         resume: Mapping[str, Any] | None,
-        changeable: Iterable[str],
         **first_line: Any,
     ) -> None:
         """Begins the log, or takes up checkpoint and log.
@@ -92,7 +91,6 @@ class Loop:
             accelerator: Of ``start_accelerator``; the first process alone writes.
             kind: Of checkpoint.
             resume: Contents of the checkpoint to go on from; None: the run begins.
-            changeable: Settings in which that may differ from the log.
             first_line: What else the first line of the log tells.
         """
         self.program, self.settings, self.accelerator, self.kind = program, settings, accelerator, kind
@@ -113,7 +111,7 @@ class Loop:
                 self.epoch, self.step, self._seconds_before = resume["epoch"], resume["step"], resume["seconds"]
                 if accelerator.is_main_process:  # the others have added theirs to it
                     self._sums += resume["sums"]
-                self.log.take_up(resume["log_lines"], resume["settings"], changeable=changeable)
+                self.log.take_up(resume["log_lines"], resume["settings"], changeable=CHANGEABLE)
             except (KeyError, TypeError, AttributeError, RuntimeError) as error:
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]
                 raise ValueError(f"the checkpoint does not hold what {kind} writes into one ({reason})") from None

@@ -33,6 +33,7 @@ from typing import Any, Literal, NoReturn, TypeVar, Union
 from nas_zoo.text import plain
 
 __all__ = [
+    "CHANGEABLE",
     "Parser",
     "add_flags",
     "describe",
@@ -48,6 +49,9 @@ __all__ = [
 ]
 
 S = TypeVar("S")
+
+#: What a resumed run may change: where things lie and how long it may take, never what is computed.
+CHANGEABLE = ("data", "test_data", "data_root", "out", "time_budget", "workers", "skip_unreadable")
 
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
@@ -422,7 +426,7 @@ def resumed_settings(
     flags: Mapping[str, Any],
     config: Path | str | None = None,
     *,
-    changeable: Sequence[str],
+    changeable: Sequence[str] = CHANGEABLE,
     forgotten: Sequence[str] = ("time_budget",),
 ) -> S:
     """The settings of a stopped run (`saved`, as to_dict gave them), for its continuation.

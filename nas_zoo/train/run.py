@@ -43,9 +43,8 @@ from torch import Tensor, nn
 
 from nas_zoo.data.augment import default_augment, epoch_order, random_draws
 from nas_zoo.data.batches import Batches
-from nas_zoo.data.fingerprint import INDEX_NAME, FileIndex, fingerprint, is_same_data
-from nas_zoo.data.named import limited, open_parts
-from nas_zoo.data.sources import Skips
+from nas_zoo.data.fingerprint import check_same_data, fingerprints
+from nas_zoo.data.named import SPLITS, open_for_run
 from nas_zoo.genotype import Genotype
 from nas_zoo.models.depthwise import strided_pointwise
 from nas_zoo.models.network import CellNet
@@ -74,8 +73,6 @@ from nas_zoo.train.recipes import TrainSettings, settings_of
 __all__ = ["Training", "main", "parse", "train"]
 
 CHECKPOINT_KIND = "train"
-#: What a resumed run may change: where things lie and how long it may take, never what is computed.
-CHANGEABLE = ("data", "test_data", "data_root", "out", "time_budget", "workers", "skip_unreadable")
 _MASKS = 16  # the stream of random numbers that seeds rank 0's masks; those below are the batches' own
 
 
@@ -97,15 +94,8 @@ class Training:
         self.autocast = autocast_for(accelerator.device, settings.precision)
         device, world = accelerator.device, accelerator.num_processes
 
-        opened: dict[str, Any] = {
-            "root": settings.data_root,
-            "test_data": settings.test_data,
-            "image_size": settings.image_size,
-            "crop_pct": settings.crop_pct,
-            "skips": Skips(settings.skip_unreadable, offered=True),
-        }
-        parts = open_parts(settings.data, **opened)
-        self.source = scaled_as_trained(settings, limited(parts["train"], settings.train_limit, settings.seed))
+        parts = open_for_run(settings, SPLITS, image_size=settings.image_size, crop_pct=settings.crop_pct)
+        self.source = scaled_as_trained(settings, parts["train"])
         self.test_source, val_source = parts["test"], parts.get("val")
         if val_source is not None and settings.val_fraction:
             raise ValueError(
@@ -113,9 +103,7 @@ class Training:
                 f"got {settings.val_fraction}"
             )
         self.sources = [self.source, self.test_source, *([] if val_source is None else [val_source])]
-        with accelerator.main_process_first():  # which leaves an index of the files to the others
-            index = FileIndex(settings.out / INDEX_NAME, writes=accelerator.is_main_process)
-            self.data = [fingerprint(source, index) for source in self.sources]
+        self.data = fingerprints(self.sources, settings.out, accelerator)
         if self.source.classes != self.test_source.classes:
             raise ValueError(f"data={settings.data!r}: training and test images have different classes")
         self.image_size = size = settings.image_size or self.source.image_size
@@ -127,13 +115,10 @@ class Training:
         order = epoch_order(settings.seed, -3, np.arange(count))
         self.num_classes, in_chans = len(self.source.classes), self.source.in_chans
 
-        augment = dataclasses.replace(
-            default_augment(self.source, size, cutout=round(settings.cutout * size / 32)),
-            crop_padding=round(settings.crop_padding * size / 32),
-            crop_area=(settings.crop_area_min, 1.0),
-        )
-        if settings.flip is not None:
-            augment = dataclasses.replace(augment, flip=settings.flip)
+        augment = default_augment(
+            self.source, size, round(settings.cutout * size / 32), crop_padding=settings.crop_padding,
+            crop_area_min=settings.crop_area_min, flip=settings.flip,
+        )  # fmt: skip
 
         begins = model_args is None
         if model_args is None:
@@ -279,10 +264,7 @@ class Training:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Takes up what ``state`` gave; ValueError where the data are others."""
-        if not is_same_data(state["data"], self.sources, self.data):
-            raise ValueError(
-                f"data={self.settings.data!r} holds other images or labels than the data the checkpoint was made with"
-            )
+        check_same_data(state["data"], self.sources, self.data)
         self.trained.load_state_dict(state["trained"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema is not None:
@@ -353,28 +335,28 @@ def train(
         torch.backends.cudnn.benchmark = True  # one image size all along
     if resume is not None and not isinstance(resume.get("model_args"), dict):
         raise ValueError("the checkpoint does not hold what its model was made with")
-    program = Training(settings, accelerator, None if resume is None else resume["model_args"])
-    source, test = program.source, program.test_source
-    num_val = 0 if program.val_batches is None else program.val_batches.num_samples
-    data = {"name": source.name, "train": program.train_batches.num_samples, "test": len(test), "val": num_val,
+    run = Training(settings, accelerator, None if resume is None else resume["model_args"])
+    source, test = run.source, run.test_source
+    num_val = 0 if run.val_batches is None else run.val_batches.num_samples
+    data = {"name": source.name, "train": run.train_batches.num_samples, "test": len(test), "val": num_val,
             "classes": list(source.classes)}  # fmt: skip
-    facts = {"result_weights": "last" if program.ema is None else "ema", "cells": origin_of_cells(settings)}
+    facts = {"result_weights": "last" if run.ema is None else "ema", "cells": origin_of_cells(settings)}
     with only_run_in(settings.out, accelerator):
-        loop = Loop(program, settings, accelerator, CHECKPOINT_KIND, resume, CHANGEABLE, data=data,
-                    parameters=program.num_parameters, **facts)  # fmt: skip
+        loop = Loop(run, settings, accelerator, CHECKPOINT_KIND, resume, data=data,
+                    parameters=run.num_parameters, **facts)  # fmt: skip
         if resume is None and accelerator.is_main_process:
-            watch = "none" if program.val_batches is None else f"{num_val} {program.val_batches.source.part}".strip()
+            watch = "none" if run.val_batches is None else f"{num_val} {run.val_batches.source.part}".strip()
             use = f"images: {data['train']} {source.part} to train on, {watch} to watch the run, "
-            use += f"{len(test)} {test.part} for the final figure; {program.num_parameters:,} parameters"
+            use += f"{len(test)} {test.part} for the final figure; {run.num_parameters:,} parameters"
             print(use.replace("  ", " "), flush=True)
         if (reason := loop.run(started)) is not None:
             return reason
-        result = program.result()
+        result = run.result()
         loop.log.append({"kind": "result", **result})
         if accelerator.is_main_process:
             prepared = dataclasses.replace(test, mean=source.mean, std=source.std)
-            model = next(iter(program.averaged().values()))
-            save_model(model, settings.out, prepared, image_size=program.image_size, crop_pct=settings.crop_pct)
+            model = next(iter(run.averaged().values()))
+            save_model(model, settings.out, prepared, image_size=run.image_size, crop_pct=settings.crop_pct)
             # what it was made with when it began; a resumed run's later commits are in events.jsonl
             more = begun_with(settings.out) | {"seconds": round(loop.seconds, 3), "settings": to_dict(settings)}
             # the figures are of this file and of no other
@@ -409,7 +391,7 @@ def parse(argv: list[str]) -> tuple[TrainSettings, dict[str, Any] | None]:
     settings = settings_of(flags, config)
     saved, state = run_to_resume(settings.out, namespace.resume, CHECKPOINT_KIND)
     if saved is not None:
-        settings = resumed_settings(TrainSettings, saved, flags, config, changeable=CHANGEABLE)
+        settings = resumed_settings(TrainSettings, saved, flags, config)
     return settings, state
 
 
