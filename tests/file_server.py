@@ -35,6 +35,10 @@ class Fault:
     seconds: float = 0.0
 
 
+#: 404 is for what the server does not have.
+NO_FAULT = Fault("", status=404)
+
+
 class FileServer:
     def __init__(self, files: dict[str, bytes]) -> None:
         self.files = dict(files)
@@ -69,19 +73,18 @@ class FileServer:
 
             def do_GET(self) -> None:
                 served.requests.append((self.path, dict(self.headers)))
-                fault = served.faults.pop(0) if served.faults else served.always
-                kind = fault.kind if fault else ""
+                fault = served.faults.pop(0) if served.faults else served.always or NO_FAULT
                 name = self.path.partition("?")[0].strip("/")
-                if kind == "redirect":
+                if fault.kind == "redirect":
                     self.send_response(302)
                     self.send_header("Location", fault.to)
                     self.end_headers()
-                elif kind == "page":
+                elif fault.kind == "page":
                     self.answer(200, fault.body, {"Content-Type": "text/html; charset=utf-8"})
-                elif kind == "status" or name not in served.files:
-                    self.answer(fault.status if fault else 404, b"<html>no</html>", {"Content-Type": "text/html"})
+                elif fault.kind == "status" or name not in served.files:
+                    self.answer(fault.status, b"<html>no</html>", {"Content-Type": "text/html"})
                 else:
-                    self.give(served.files[name], fault, kind)
+                    self.give(served.files[name], fault)
 
             def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
                 self.send_response(status)
@@ -90,26 +93,26 @@ class FileServer:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def give(self, data: bytes, fault: Fault | None, kind: str) -> None:
+            def give(self, data: bytes, fault: Fault) -> None:
                 etag = f'"{hashlib.sha256(data).hexdigest()}"'
                 asked = self.headers.get("Range", "")
                 same = self.headers.get("If-Range", etag) == etag
-                start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and same and kind != "no_range" else 0
+                start = (
+                    int(asked.removeprefix("bytes=").rstrip("-")) if asked and same and fault.kind != "no_range" else 0
+                )
                 if start and start >= len(data):
                     self.answer(416, b"", {"Content-Range": f"bytes */{len(data)}"})
                     return
                 self.send_response(206 if start else 200)
                 if start:
                     self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-                if kind != "no_length":
-                    self.send_header(
-                        "Content-Length", str(fault.at if fault and kind == "claims" else len(data) - start)
-                    )
+                if fault.kind != "no_length":
+                    self.send_header("Content-Length", str(fault.at if fault.kind == "claims" else len(data) - start))
                 self.send_header("ETag", etag)
                 self.send_header("Content-Type", "application/octet-stream")
                 self.end_headers()
-                part = data[start : fault.at if fault and kind in ("cut", "stall") else len(data)]
-                if kind == "slow":
+                part = data[start : fault.at if fault.kind in ("cut", "stall") else len(data)]
+                if fault.kind == "slow":
                     for i in range(0, len(part), 1 << 14):
                         self.wfile.write(part[i : i + (1 << 14)])
                         self.wfile.flush()
@@ -117,7 +120,7 @@ class FileServer:
                 else:
                     self.wfile.write(part)
                     self.wfile.flush()
-                    if kind == "stall":
+                    if fault.kind == "stall":
                         time.sleep(fault.seconds)
                 self.close_connection = True
 

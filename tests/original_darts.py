@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nas_zoo.genotype import Cell as Edges
 from nas_zoo.genotype import Genotype
+from tests.present import present
 
 
 class OpSequence(nn.Module):
@@ -149,8 +150,8 @@ def original(genotype: Genotype, layout: str, channels: int, num_cells: int, num
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             for value in (module.weight, module.running_var):
-                nn.init.uniform_(value, 0.5, 1.5)
+                nn.init.uniform_(present(value), 0.5, 1.5)
             for value in (module.bias, module.running_mean):
-                nn.init.uniform_(value, -0.3, 0.3)
-            module.num_batches_tracked.fill_(7)
+                nn.init.uniform_(present(value), -0.3, 0.3)
+            present(module.num_batches_tracked).fill_(7)
     return network.eval()

@@ -49,7 +49,7 @@ if __name__ == "__main__":
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2
     torch.save(states, folder / f"rank{accelerator.process_index}.pt")
-    Accelerator.end_training = lambda self: None  # type: ignore[method-assign]  # it would part the processes
+    Accelerator.end_training = lambda self: None  # it would part the processes
     settings = {**COMMON, "train_limit": 128, "out": folder / "run"}
     search(EdasSettings(**settings))  # type: ignore[arg-type]
 

@@ -201,7 +201,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(argv, words, capsys, tmp_path, mo
 def test_a_number_that_cannot_be_is_one_sentence_in_every_command(argv, told, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     try:
-        code = main(argv)
+        code: str | int | None = main(argv)
     except SystemExit as ended:
         code = ended.code
     assert code == 2

@@ -99,7 +99,7 @@ def converted() -> list[Any]:
 def test_coremltools_converts_the_model(name: str) -> None:
     """Of three cells, one normal and two reduction ones: every operation and every join of its cells."""
     coremltools = needed("coremltools")
-    model = timm.create_model(name, init_channels=4, num_cells=3).eval()
+    model: Any = timm.create_model(name, init_channels=4, num_cells=3).eval()
     size = model.pretrained_cfg["input_size"]
     program = torch.export.export(model, (torch.zeros(1, *size),)).run_decompositions({})
     converted = coremltools.convert(program, convert_to="mlprogram", skip_model_load=True)

@@ -10,6 +10,9 @@ Written for the tests from reading, of each, the modules of the network as it is
 Nothing here knows of nas_zoo's converter; what a module is called follows from where it stands, as in those programs.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -92,7 +95,7 @@ class FairCell(nn.Module):
             for name, source in node:
                 if str(number) not in self._ops:
                     self._ops[str(number)] = nn.ModuleDict()
-                edges = self._ops[str(number)]
+                edges: Any = self._ops[str(number)]
                 if str(source) not in edges:
                     edges[str(source)] = nn.ModuleList()
                 edges[str(source)].append(self.operation(name, c, stride_of(reduction, source)))
@@ -107,7 +110,8 @@ class FairCell(nn.Module):
 
     def forward(self, s0: Tensor, s1: Tensor) -> Tensor:
         states = {"0": self.preprocess0(s0), "1": self.preprocess1(s1)}
-        for number, edges in self._ops.items():
+        nodes: Any = self._ops
+        for number, edges in nodes.items():
             states[number] = sum(sum(op(states[source]) for op in ops) for source, ops in edges.items())
         return torch.cat(list(states.values())[2:], 1)
 
@@ -154,7 +158,8 @@ class NniCell(nn.Module):
 
     def forward(self, s0: Tensor, s1: Tensor) -> Tensor:
         states = [self.preprocessor.pre0(s0), self.preprocessor.pre1(s1)]
-        for node, ops in zip(self.cell.nodes, self.ops, strict=True):
+        operations: Any = self.ops
+        for node, ops in zip(self.cell.nodes, operations, strict=True):
             states.append(sum(op(states[source]) for op, (_, source) in zip(ops, node, strict=True)))
         return torch.cat([states[i] for i in self.cell.concat], 1)
 
@@ -202,7 +207,8 @@ class DagCell(nn.Module):
 
     def forward(self, s0: Tensor, s1: Tensor) -> Tensor:
         states = [self.preproc0(s0), self.preproc1(s1)]
-        for node, ops in zip(self.cell.nodes, self.dag, strict=True):
+        operations: Any = self.dag
+        for node, ops in zip(self.cell.nodes, operations, strict=True):
             states.append(sum(op(states[source]) for op, (_, source) in zip(ops, node, strict=True)))
         return torch.cat([states[i] for i in self.cell.concat], 1)
 
@@ -217,13 +223,13 @@ class TheirNetwork(nn.Module):
         super().__init__()
         self.whose = whose
         imagenet = layout == "imagenet"
-        stem0, stem1 = self.two_stems(c) if imagenet else (self.one_stem(3 * c), None)
+        stems: tuple[nn.Module, ...] = self.two_stems(c) if imagenet else (self.one_stem(3 * c),)
         if whose == "cdarts":
-            self.feature_extractor = nn.ModuleList([one for one in (stem0, stem1) if one is not None])
+            self.feature_extractor = nn.ModuleList(stems)
         elif imagenet:
-            self.stem0, self.stem1 = stem0, stem1
+            self.stem0, self.stem1 = stems
         else:
-            self.stem = stem0
+            (self.stem,) = stems
         in0 = in1 = c if imagenet else 3 * c
         cells, before = [], imagenet
         for index in range(num_cells):
@@ -246,14 +252,16 @@ class TheirNetwork(nn.Module):
         )
         return first, nn.Sequential(nn.ReLU(), strided(c, c), nn.BatchNorm2d(c))
 
-    def cell(self, cell: Cell, in0: int, in1: int, c: int, reduction: bool, before: bool) -> nn.Module:
+    def cell(
+        self, cell: Cell, in0: int, in1: int, c: int, reduction: bool, before: bool
+    ) -> FairCell | NniCell | DagCell:
         if self.whose == "fairdarts":
             return FairCell(cell, in0, in1, c, reduction, before)
         if self.whose.startswith("nni"):
             return NniCell(cell, in0, in1, c, reduction, before, drop_path=self.whose == "nni_drop_path")
         return DagCell(cell, in0, in1, c, reduction, before, pool_bn=self.whose == "pt_darts")
 
-    def in_stages(self, cells: list[nn.Module]) -> None:
+    def in_stages(self, cells: Sequence[nn.Module]) -> None:
         """NNI's stages begin with a reduction cell, CDARTS' end with one; the others have one row of cells."""
         self.row = [cells]  # not a module: only the order
         n = len(cells)

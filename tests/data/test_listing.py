@@ -201,7 +201,7 @@ def test_a_pipe_where_an_archive_is_meant_is_told(tmp_path: Path) -> None:
 
 def test_class_names_are_equal_in_every_unicode_form(tmp_path: Path) -> None:
     words = ("caf\u00e9", "na\u00efve")
-    files = {}
+    files: dict[str, bytes] = {}
     for split, form in (("train", "NFD"), ("val", "NFC")):
         for word in words:
             files |= {f"{split}/{unicodedata.normalize(form, word)}/{i}.png": encoded(i) for i in range(3)}  # type: ignore[arg-type]

@@ -8,10 +8,11 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -34,7 +35,7 @@ def run(tmp_path_factory):
     return train_tiny(write_images(folder / "images"), folder / "run")
 
 
-def with_row(run: Path, **changes: object) -> Checkpoint:
+def with_row(run: Path, **changes: Any) -> Checkpoint:
     checkpoint = open_checkpoint(str(run))
     return dataclasses.replace(checkpoint, row=dataclasses.replace(checkpoint.row, **changes))
 
@@ -56,6 +57,7 @@ def check_figures(text: str, row: Result) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         card = ModelCard(text)
+    assert isinstance(card.data, ModelCardData)
     results = card.data.eval_results
     assert results is not None
     assert [result.metric_value for result in results] == [v for v in (row.top1, row.top5) if v is not None]
@@ -152,6 +154,7 @@ def test_figures_on_a_changed_data_set_do_not_stand_among_those_of_the_set(run):
 
 def test_the_yaml_says_what_the_hub_sorts_by(run):
     data = ModelCard(card_text(open_checkpoint(str(run)))).data
+    assert isinstance(data, ModelCardData)
     assert (data.library_name, data.pipeline_tag, data.license) == ("timm", "image-classification", "apache-2.0")
     assert {"nas-zoo", "neural-architecture-search", "timm"} <= set(data.tags or [])
     assert "transformers" not in (data.tags or [])

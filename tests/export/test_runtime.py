@@ -432,7 +432,12 @@ def test_a_foreign_file_says_what_is_missing_and_takes_it_as_arguments(tmp_path:
 def test_wordnet_ids_are_told_in_words_by_the_file_and_the_program(tmp_path: Path, capsys: Any) -> None:
     names = ["n01440764", "cat", "n03425413"]
     meant = {"n01440764": "tench, Tinca tinca", "n03425413": "gas pump, gasoline pump"}
-    how = {"mean": "[0.0]", "std": "[1.0]", "labels": json.dumps(names), "label_descriptions": json.dumps(meant)}
+    how: dict[str, Any] = {
+        "mean": "[0.0]",
+        "std": "[1.0]",
+        "labels": json.dumps(names),
+        "label_descriptions": json.dumps(meant),
+    }
     path = foreign(tmp_path / "f.onnx", **how)
     assert OnnxClassifier(path).label_descriptions == meant
     assert OnnxClassifier(foreign(tmp_path / "bare.onnx")).label_descriptions == {}

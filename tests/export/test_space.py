@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,14 +73,14 @@ def test_the_app_says_what_the_model_says(made, tmp_path):
     with Image.open(places[0]) as picture:
         others = {"l": picture.convert("L"), "rgba": picture.convert("RGBA"), "wide": picture.resize((90, 31)),
                   "p": picture.convert("P"), "huge": picture.resize((5000, 20))}  # fmt: skip
-    for name, picture in others.items():
-        picture.save(tmp_path / f"{name}.png")
+    for name, other in others.items():
+        other.save(tmp_path / f"{name}.png")
         places.append(tmp_path / f"{name}.png")
     done = subprocess.run([sys.executable, "-c", APP, *map(str, places)], cwd=space, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    model = load_model(str(run))
-    labels = model.pretrained_cfg["label_names"]  # type: ignore[index,union-attr,call-overload]
+    model: Any = load_model(str(run))
+    labels = model.pretrained_cfg["label_names"]
     assert [list(one) for one in found] == [list(labels)] * len(places)
     import timm
 

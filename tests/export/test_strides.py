@@ -9,6 +9,7 @@ from torch import nn
 
 from nas_zoo.export.graph.to_onnx import export_onnx
 from nas_zoo.models.operations import FactorizedReduce
+from tests.present import present
 
 
 class Halving(nn.Module):
@@ -17,7 +18,7 @@ class Halving(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.halve = FactorizedReduce(3, 6)
-        self.halve.bn.running_mean.normal_()
+        present(self.halve.bn.running_mean).normal_()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.halve(x).mean((2, 3))

@@ -43,7 +43,7 @@ from nas_zoo.export.graph.variants import (
 )
 from nas_zoo.export.runtime.classifier import OnnxClassifier
 from nas_zoo.train.evaluation import evaluate_model
-from tests.weights import write_images  # type: ignore[import-not-found]
+from tests.weights import write_images
 
 LABELS = ["ant", "bee", "cow", "dog", "elk"]
 SIDE = 16

@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 
@@ -190,8 +191,8 @@ UNAS = """UNAS_CIFAR10 = Genotype(
 GENAS = (3, 6, 0, 4, 4, 0, 6, 6, 0, 0, 0, 0, 4, 3, 5, 2, 0, 6, 4, 0, 3, 0, 6, 0, 0, 5, 0, 7)
 
 
-def unas_json() -> dict:
-    cells = {}
+def unas_json() -> dict[str, Any]:
+    cells: dict[str, Any] = {}
     for kind in ("normal", "reduce"):
         numbers = re.findall(
             r"'inputs': \[(\d), (\d)\], 'ops': \[(\d), (\d)\]", UNAS.split("reduce=")[kind == "reduce"]

@@ -118,7 +118,7 @@ def test_what_does_not_fit_is_one_line_that_says_what_would(genotype, settings, 
 
 def test_a_wrong_concat_and_a_missing_tensor_are_told():
     state = original(SKIPPING, "cifar", 4, 3).state_dict()
-    wide = SKIPPING._replace(normal=[[*SKIPPING.normal.nodes, [("max_pool_3x3", 0)]], [2, 3]])
+    wide = Genotype(normal=[[*SKIPPING.normal.nodes, [("max_pool_3x3", 0)]], [2, 3]], reduce=SKIPPING.reduce)
     with pytest.raises(ValueError, match=r"has shape .* needs .*none of the package's genotypes fits"):
         convert_state_dict(state, wide)
     missing = dict(state)

@@ -67,7 +67,7 @@ TENSORS = [
     torch.zeros(6, 3, 3, 3, dtype=torch.bool), torch.full((10, 8), float("nan")), torch.zeros(3, device="meta"),
     torch.zeros(2, 2).to_sparse(), torch.zeros(7, 3, 3, 3), torch.zeros(4, 8),
 ]  # fmt: skip
-VALUES = [None, 3, "x", 10**30, [], {}, {"model": {}}, (1, 2)]
+VALUES: list[Any] = [None, 3, "x", 10**30, [], {}, {"model": {}}, (1, 2)]
 NAMES = [
     0, 1.5, None, ("a", 1), "", "module.", "_orig_mod.", "cells.", "cells.999999999.preprocess0.op.1.weight",
     "cells.3.preprocess0.op.1.weight", "cells.00._ops.0.op.1.weight", "cells.0._ops.99999999999.op.1.weight",

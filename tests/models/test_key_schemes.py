@@ -12,6 +12,7 @@ from nas_zoo.models.convert import convert_state_dict, describe
 from nas_zoo.models.key_schemes import SCHEMES, find_scheme
 from nas_zoo.models.public import KEY_SCHEMES
 from tests.original_darts import original
+from tests.present import present
 from tests.their_networks import TheirNetwork
 
 #: Several operations on one edge, and a node without any: FairDARTS' relaxed cells.
@@ -21,7 +22,7 @@ SEVERAL = Genotype.from_darts(
     "reduce=[[('skip_connect', 0), ('dil_conv_3x3', 0), ('skip_connect', 1)], [('sep_conv_3x3', 2)], "
     "[('avg_pool_3x3', 1), ('sep_conv_3x3', 3)]], reduce_concat=[2, 3, 4])"
 )
-CELLS = {
+CELLS: dict[str, list[str | Genotype]] = {
     "fairdarts": ["fairdarts_a", "fairdarts_b", SEVERAL],
     "nni": ["darts_v2", "amoebanet_a"],
     "nni_drop_path": ["amoebanet_a"],
@@ -38,9 +39,9 @@ def network(whose: str, cell: str | Genotype, layout: str = "cifar", c: int = 4,
     for module in theirs.modules():
         if isinstance(module, nn.BatchNorm2d):
             for value in (module.weight, module.running_var):
-                nn.init.uniform_(value, 0.5, 1.5)
+                nn.init.uniform_(present(value), 0.5, 1.5)
             for value in (module.bias, module.running_mean):
-                nn.init.uniform_(value, -0.3, 0.3)
+                nn.init.uniform_(present(value), -0.3, 0.3)
     return theirs.eval()
 
 
@@ -80,7 +81,7 @@ def test_names_are_as_the_repositories_write_them():
         assert scheme is not None
         assert scheme.name == whose
     assert sorted(scheme.name for scheme in SCHEMES) == sorted(KEY_SCHEMES)
-    assert find_scheme(original(load_genotype("darts_v2"), "cifar", 4, 3).state_dict()).name == "darts"
+    assert present(find_scheme(original(load_genotype("darts_v2"), "cifar", 4, 3).state_dict())).name == "darts"
     assert find_scheme({"fc.weight": None}) is None
 
 

@@ -1,5 +1,7 @@
 """Operations: shapes by the formula, arithmetic against the plain layer-by-layer form."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,7 @@ CHANNELS = 4
 SIZES = [(8, 8), (7, 7), (9, 6), (1, 5), (2, 1)]
 
 # name of the form: settings of build_op. "final" is what a network has, "search" what a supernet has.
-FORMS = {
+FORMS: dict[str, dict[str, Any]] = {
     "final": {"affine": True, "pool_bn": False},
     "search": {"affine": False, "pool_bn": True},
     "final_pool_bn": {"affine": True, "pool_bn": True},

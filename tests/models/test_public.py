@@ -15,16 +15,17 @@ from safetensors.torch import load_file
 from nas_zoo.cli import main
 from nas_zoo.genotype import load_genotype
 from nas_zoo.models import public
-from nas_zoo.models.public import find_public, public_of, public_weights, read_public
+from nas_zoo.models.public import PublicWeights, find_public, public_of, public_weights, read_public
 from nas_zoo.models.registry import DATA, MODELS
 from tests.original_darts import original
+from tests.present import present
 
 ROWS = public_weights()
 BY_NAME = [row for row in ROWS if not row.not_by_name]
 
 
 @pytest.mark.parametrize("row", BY_NAME, ids=lambda row: row.name)
-def test_a_row_fits_its_model(row):
+def test_a_row_fits_its_model(row: PublicWeights):
     model = MODELS[row.model]
     data = DATA[model["data"]]
     assert find_public(row.name) is row
@@ -67,11 +68,13 @@ def test_the_whole_list_is_there():
 
 
 def test_licences_are_said_and_decide_what_may_be_passed_on():
-    rows = {name: find_public(name) for name in ("relativenas_c10.emi", "p_darts_c10.pdarts", "xnas_c10.small")}
+    rows = {
+        name: present(find_public(name)) for name in ("relativenas_c10.emi", "p_darts_c10.pdarts", "xnas_c10.small")
+    }
     assert rows["relativenas_c10.emi"].license == "no licence stated"
     assert "non-commercial" in rows["p_darts_c10.pdarts"].license
     assert [row.may_be_passed_on for row in rows.values()] == [False, False, True]
-    assert not find_public("p_darts_in1k.darmo").may_be_passed_on  # where it comes from is not stated
+    assert not present(find_public("p_darts_in1k.darmo")).may_be_passed_on  # where it comes from is not stated
 
 
 def test_no_figure_of_others_is_in_a_configuration():
@@ -167,11 +170,11 @@ def test_info_tells_whose_weights_they_are_and_what_is_reported_of_them(capsys):
 def test_a_file_got_by_hand_is_converted_by_the_name_of_its_row(tmp_path, capsys):
     """ENNAS at its full size, with the edges of 'none' that its repository counts."""
     theirs = original(load_genotype("ennas"), "cifar", 36, 20)
-    row = find_public("ennas_c10.ennas_e600")
+    numbers = present(present(find_public("ennas_c10.ennas_e600")).numbering)
     state = {}
     for key, value in theirs.state_dict().items():
         if match := re.fullmatch(r"cells\.(\d+)\._ops\.(\d+)\.(.+)", key):
-            number = row.numbering[int(match[1]) in (6, 13)][int(match[2])]
+            number = numbers[int(match[1]) in (6, 13)][int(match[2])]
             key = f"cells.{match[1]}._ops.{number}.{match[3]}"
         state[key] = value
     torch.save(state, tmp_path / "theirs.pt")

@@ -26,6 +26,7 @@ from nas_zoo.models import public
 from nas_zoo.models.registry import DATA, MODELS
 from tests.file_server import FileServer
 from tests.original_darts import original
+from tests.present import present
 from tests.their_networks import TheirNetwork
 
 Publish = Callable[..., None]
@@ -74,7 +75,7 @@ def test_relativenas_as_its_repository_has_it(publish, tmp_path):
     theirs = theirs_of("relativenas_c10.emi")
     state = {f"module.{key}": value for key, value in theirs.state_dict().items() if "num_batches" not in key}
     publish("relativenas_c10.emi", state, legacy=True)
-    ours = timm.create_model("relativenas_c10.emi", pretrained=True)
+    ours: Any = timm.create_model("relativenas_c10.emi", pretrained=True)
     agree(ours, theirs, (3, 32, 32))
     cfg = ours.pretrained_cfg
     assert (cfg["mean"], cfg["std"]) == ((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768))
@@ -88,13 +89,13 @@ def test_relativenas_as_its_repository_has_it(publish, tmp_path):
 
     # the second time from the cache, and as for any weights of timm
     asked = len(publish.server.requests)
-    few = timm.create_model("relativenas_c10.emi", pretrained=True, num_classes=4)
+    few: Any = timm.create_model("relativenas_c10.emi", pretrained=True, num_classes=4)
     assert few(torch.zeros(1, 3, 32, 32)).shape == (1, 4)
     assert "tag" not in few.pretrained_cfg
     assert torch.equal(few.cells[3].preprocess1.conv.weight, ours.cells[3].preprocess1.conv.weight)
-    grey = timm.create_model("relativenas_c10.emi", pretrained=True, in_chans=1)
+    grey: Any = timm.create_model("relativenas_c10.emi", pretrained=True, in_chans=1)
     torch.testing.assert_close(grey.stem[0].conv.weight, ours.stem[0].conv.weight.sum(1, keepdim=True))
-    levels = timm.create_model("relativenas_c10.emi", pretrained=True, features_only=True)
+    levels: Any = timm.create_model("relativenas_c10.emi", pretrained=True, features_only=True)
     with torch.no_grad():
         x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
         torch.testing.assert_close(levels.eval()(x)[-1], ours.forward_features(x))
@@ -112,7 +113,7 @@ def test_an_imagenet_checkpoint_with_optimizer_namespace_and_the_last_batch_norm
         "args": argparse.Namespace(data="imagenet", arch="PDARTS"),
     }
     publish("p_darts_in1k.nsas", content)
-    ours = timm.create_model("p_darts_in1k.nsas", pretrained=True)
+    ours: Any = timm.create_model("p_darts_in1k.nsas", pretrained=True)
     agree(ours, theirs, (3, 64, 64))
     assert ours.pretrained_cfg["crop_pct"] == 0.875
     assert any(key.startswith("module.auxiliary_head.features.6") for key in wrapped)  # the last BatchNorm of its head
@@ -120,7 +121,7 @@ def test_an_imagenet_checkpoint_with_optimizer_namespace_and_the_last_batch_norm
 
 def test_edges_of_none_names_of_fairdarts_another_width_and_one_channel(publish):
     none = theirs_of("random_nsas_c10.nsas")
-    numbers = public.find_public("random_nsas_c10.nsas").numbering
+    numbers = present(present(public.find_public("random_nsas_c10.nsas")).numbering)
     state = {}
     for key, value in none.state_dict().items():
         if match := re.fullmatch(r"cells\.(\d+)\._ops\.(\d+)\.(.+)", key):
@@ -141,7 +142,7 @@ def test_edges_of_none_names_of_fairdarts_another_width_and_one_channel(publish)
     publish("xnas_m_c10.xnas", {"model": wide.state_dict()})
     agree(timm.create_model("xnas_m_c10.xnas", pretrained=True), wide, (3, 16, 16))
 
-    grey = theirs_of("sgas_es_1_fmnist.sgas_es")
+    grey: Any = theirs_of("sgas_es_1_fmnist.sgas_es")
     grey.stem[0] = nn.Conv2d(1, 108, 3, padding=1, bias=False)
     publish("sgas_es_1_fmnist.sgas_es", grey.state_dict())
     ours = timm.create_model("sgas_es_1_fmnist.sgas_es", pretrained=True)
@@ -161,7 +162,8 @@ def test_a_model_without_a_tag_lists_the_tags_with_licence_and_figure_and_asks_f
     with pytest.raises(ValueError, match=r"ours are of other classes: darts_v2_in1k\.imagenette.*darts_v2_in1k\.darmo"):
         timm.create_model("darts_v2_in1k", pretrained=True)
     # a model that has weights of ours takes them, whatever others publish
-    assert timm.create_model("darts_v2_c10_s", pretrained=True).pretrained_cfg["tag"] == "jpeg_e4"
+    of_ours: Any = timm.create_model("darts_v2_c10_s", pretrained=True)
+    assert of_ours.pretrained_cfg["tag"] == "jpeg_e4"
     # without weights, a name is a name
     assert timm.create_model("relativenas_in1k", device="meta").num_classes == 1000
     assert "relativenas_c10.emi" in timm.list_models("relativenas*", pretrained=True)

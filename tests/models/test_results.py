@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -30,6 +31,7 @@ from nas_zoo.runs.facts import published_log
 from nas_zoo.runs.log import RunLog
 from nas_zoo.train.recipes import TrainSettings
 from nas_zoo.train.run import main as train
+from tests.present import present
 from tests.weights import copy_package, python, shell, train_tiny, write_images
 
 
@@ -73,9 +75,10 @@ def test_no_figure_and_no_tag_of_published_weights_goes_on_to_another_network(ru
         assert json.loads(text)["architecture"] == "edas_e8_c10_s"
         for lie in (published.tag, f"{published.top1:.2f}", published.dataset, "description", '"tag"'):
             assert lie not in text, (name, lie)
-    cfg = timm.get_pretrained_cfg(published.name)
+    cfg = present(timm.get_pretrained_cfg(published.name))
     assert (cfg.tag, cfg.description) == (published.tag, None)
-    assert timm.create_model(published.name, pretrained=True).pretrained_cfg["tag"] == published.tag
+    ours: Any = timm.create_model(published.name, pretrained=True)
+    assert ours.pretrained_cfg["tag"] == published.tag
 
 
 # --------------------------------------------------------------------------------------------------- the real table
@@ -474,7 +477,9 @@ def test_wherever_publishing_fails_the_package_is_as_it_was(runs, tmp_path, monk
     assert len(before) == 4
     other = {name: tensor + 1 for name, tensor in stored.items()}
     for moves_to_the_hub in (False, True):
-        hub = {"hub_id": "owner/name", "hub_revision": "0" * 40, "weights": ""} if moves_to_the_hub else {}
+        hub: dict[str, Any] = (
+            {"hub_id": "owner/name", "hub_revision": "0" * 40, "weights": ""} if moves_to_the_hub else {}
+        )
         changed = dataclasses.replace(row, loss=row.loss + 1, **hub)
         for call in ("replace", "fsync", "unlink"):
             real, moment, calls, failed = getattr(os, call), 0, [0], 0

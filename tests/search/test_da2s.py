@@ -2,13 +2,14 @@
 
 import itertools
 import math
+from typing import Literal, cast
 
 import pytest
 import torch
 
 from nas_zoo.genotype import KINDS
 from nas_zoo.search.discretize import CONFIGURATIONS, read_configuration
-from nas_zoo.search.method import Step
+from nas_zoo.search.method import Problem, Step
 from nas_zoo.search.methods.da2s import (
     Da2s,
     Da2sReleasedSettings,
@@ -21,12 +22,13 @@ from nas_zoo.search.methods.da2s import (
 )
 from nas_zoo.search.problem import Iteration
 from nas_zoo.search.supernet import SearchSpace, Supernet
+from tests.present import present
 
 SPACE = SearchSpace()
 FAR = -1e4  # a logit that has lost
 
 
-def step(epoch: int = 0, num_epochs: int = 50, phase: str = "alpha") -> Step:
+def step(epoch: int = 0, num_epochs: int = 50, phase: Literal["alpha", "weights", "eval"] = "alpha") -> Step:
     return Step(epoch=epoch, index=0, num_epochs=num_epochs, phase=phase)
 
 
@@ -35,6 +37,9 @@ class NoData:
 
     def held_out_loss(self, mixing, weights=None):
         return torch.ones(())
+
+
+NO_DATA = cast(Problem, NoData())
 
 
 def test_eq1_is_the_mean_cross_entropy_of_the_held_out_images():
@@ -158,13 +163,13 @@ def test_eq7_puts_lambda_c_before_both_and_four_before_the_edges():
     }
     for epoch, c, one in ((0, 0.0, 0.0), (7, 7 / 49, 0.0), (9, 9 / 49, math.log(2) / math.log(42)), (49, 1.0, 1.0)):
         expected = 1 + sum(c * (one * o + 4 * e) for o, e in own.values())
-        assert method.loss(NoData(), step(epoch)).item() == pytest.approx(expected, rel=1e-6)
+        assert method.loss(NO_DATA, step(epoch)).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_decay_has_the_gradient_of_adams_l2():
     method = Da2s(Da2sSettings())
     parameters = list(method.parameters())
-    gradients = torch.autograd.grad(method.loss(NoData(), step(0)), parameters)  # lambda_c is 0 in the first epoch
+    gradients = torch.autograd.grad(method.loss(NO_DATA, step(0)), parameters)  # lambda_c is 0 in the first epoch
     for parameter, gradient in zip(parameters, gradients, strict=True):
         torch.testing.assert_close(gradient, 1e-3 * parameter.detach())
 
@@ -221,8 +226,8 @@ def test_the_released_preset_scales_edges_and_strengthens_alpha():
 
 def test_alpha_rests_in_the_first_epochs_of_the_released_preset_and_beta_does_not():
     method = Da2s(Da2sReleasedSettings())
-    weights = [mix.weights for mix in method.mixing(step(6))["normal"]]
-    loss = torch.cat(weights).square().sum() + method.loss(NoData(), step(6))
+    weights = [present(mix.weights) for mix in method.mixing(step(6))["normal"]]
+    loss = torch.cat(weights).square().sum() + method.loss(NO_DATA, step(6))
     gradients = dict(
         zip(
             [name for name, _ in method.named_parameters()],
@@ -327,7 +332,7 @@ def test_the_losses_alone_push_the_supernet_to_its_configuration():
         optimizer = torch.optim.Adam(method.parameters(), 0.05, betas=(0.5, 0.999))
         for _ in range(300):
             optimizer.zero_grad()
-            method.loss(NoData(), step(49)).backward()
+            method.loss(NO_DATA, step(49)).backward()
             optimizer.step()
         groups = {node: group.keep for group in method.groups for node in group.nodes}
         for kind in KINDS:

@@ -1,5 +1,7 @@
 """Derivation rules, edge configurations and the gap on cases worked out by hand."""
 
+from typing import cast
+
 import pytest
 import torch
 from torch import nn
@@ -22,7 +24,8 @@ from nas_zoo.search.discretize import (
     reestimated_statistics,
 )
 from nas_zoo.search.methods.pc_darts import edge_softmax
-from nas_zoo.search.supernet import EdgeMixing, SearchSpace, Supernet
+from nas_zoo.search.supernet import EdgeMixing, Mixing, SearchSpace, Supernet
+from tests.present import present
 
 SPACE = SearchSpace(operations=("none", "skip_connect", "max_pool_3x3"), num_nodes=2)
 
@@ -131,18 +134,20 @@ def test_edge_weights_are_shared_out_anew_over_the_kept_inputs_and_keep_their_su
     genotype = Genotype(normal=cell, reduce=cell)
     mixing = discretized(weighted([0.25, 0.75, 0.2, 0.3, 0.5]), genotype, SPACE)["normal"]
     assert [mix.ops for mix in mixing] == [(1,), (1,), (), (2,), (1,)]
-    factors = [mix.edge.item() for mix in mixing if mix.ops]
+    factors = [present(mix.edge).item() for mix in mixing if mix.ops]
     assert factors == pytest.approx([0.25, 0.75, 0.375, 0.625])
-    assert [mix.weights.tolist() for mix in mixing if mix.ops] == [[mix.edge.item()] for mix in mixing if mix.ops]
+    assert [present(mix.weights).tolist() for mix in mixing if mix.ops] == [
+        [present(mix.edge).item()] for mix in mixing if mix.ops
+    ]
     # weights that sum to the number of inputs (the authors' DA2S code) go on doing so
     tripled = discretized(weighted([1.0, 1.0, 0.6, 0.9, 1.5]), genotype, SPACE)["reduce"]
-    assert [mix.edge.item() for mix in tripled if mix.ops] == pytest.approx([1.0, 1.0, 1.125, 1.875])
+    assert [present(mix.edge).item() for mix in tripled if mix.ops] == pytest.approx([1.0, 1.0, 1.125, 1.875])
 
 
 def test_without_edge_weights_the_discretized_supernet_is_the_one_hot_one():
     genotype = load_genotype("darts_v2")
     space = SearchSpace()
-    mixing = dict.fromkeys(KINDS, (EdgeMixing(tuple(range(7)), torch.full((7,), 1 / 7)),) * 14)
+    mixing: dict[str, Mixing] = dict.fromkeys(KINDS, (EdgeMixing(tuple(range(7)), torch.full((7,), 1 / 7)),) * 14)
     assert discretized(mixing, genotype, space) == one_hot_mixing(genotype, space)
 
 
@@ -190,7 +195,7 @@ def test_the_gap_on_a_case_worked_out_by_hand():
     held_out = [(pixels[:4], labels[:4]), (pixels[4:], labels[4:])]
     training = [(torch.arange(a, a + 5.0).view(5, 1, 1, 1), torch.zeros(5)) for a in (1.0, 6.0)]
     everything = EdgeMixing((0, 1, 2), torch.full((3,), 1 / 3))
-    mixing = dict.fromkeys(KINDS, (everything,) * 5)
+    mixing: dict[str, Mixing] = dict.fromkeys(KINDS, (everything,) * 5)
     cell = ([[("skip_connect", 0)], [("skip_connect", 1)]], [2, 3])
     genotype = Genotype(normal=cell, reduce=cell)
     before = {name: value.clone() for name, value in net.state_dict().items()}
@@ -227,21 +232,22 @@ def test_reestimated_statistics_are_plain_averages_of_what_ran_and_are_put_back_
     net = OneFeature().eval()
     other = nn.BatchNorm2d(1)  # an operation that does not run
     net.other = other
-    other.running_mean.fill_(7.0)
-    training = [(torch.full((4, 1, 1, 1), value) + torch.tensor([-1.0, 1, -1, 1]).view(4, 1, 1, 1), None)
+    present(other.running_mean).fill_(7.0)
+    no_labels = cast(torch.Tensor, None)  # nothing looks at them
+    training = [(torch.full((4, 1, 1, 1), value) + torch.tensor([-1.0, 1, -1, 1]).view(4, 1, 1, 1), no_labels)
                 for value in (2.0, 4.0, 9.0)]  # fmt: skip
-    mixing = dict.fromkeys(KINDS, (EdgeMixing((0,)),) * 5)
+    mixing: dict[str, Mixing] = dict.fromkeys(KINDS, (EdgeMixing((0,)),) * 5)
 
     def use():
         with reestimated_statistics(net, training, lambda index: mixing, torch.no_grad):
-            assert net.bn.running_mean.item() == pytest.approx(5.0)
-            assert net.bn.running_var.item() == pytest.approx(4 / 3)  # of each batch, with N - 1
-            assert other.running_mean.item() == 7.0
+            assert present(net.bn.running_mean).item() == pytest.approx(5.0)
+            assert present(net.bn.running_var).item() == pytest.approx(4 / 3)  # of each batch, with N - 1
+            assert present(other.running_mean).item() == 7.0
             assert not net.training
             raise KeyError
 
     with pytest.raises(KeyError):
         use()
-    assert net.bn.running_mean.item() == 0.0
-    assert net.bn.num_batches_tracked.item() == 0
-    assert other.running_mean.item() == 7.0
+    assert present(net.bn.running_mean).item() == 0.0
+    assert present(net.bn.num_batches_tracked).item() == 0
+    assert present(other.running_mean).item() == 7.0

@@ -2,17 +2,20 @@
 
 import math
 from collections import Counter
+from typing import Literal, cast
 
 import pytest
 import torch
 
 from nas_zoo.genotype import KINDS
-from nas_zoo.search.method import Step, find_method
+from nas_zoo.search.method import Problem, Step, find_method
 from nas_zoo.search.methods.edas import AlphaMaxSettings, Edas, EdasSettings, clamp, draw_edges, relax, sign_of
 from nas_zoo.search.supernet import EdgeMixing, Supernet
 
+Phase = Literal["alpha", "weights", "eval"]
 
-def step(index: int = 0, epoch: int = 0, phase: str = "alpha") -> Step:
+
+def step(index: int = 0, epoch: int = 0, phase: Phase = "alpha") -> Step:
     return Step(epoch=epoch, index=index, num_epochs=25, phase=phase)
 
 
@@ -45,7 +48,7 @@ def test_eq2_clamps_every_other_edge_to_its_strongest_operation_with_weight_one(
     mixing = method.mixing(step())
     assert len(relaxed_edges(mixing)) == 1
     for kind in KINDS:
-        for alpha, mix in zip(method.alpha[kind], mixing[kind], strict=True):
+        for alpha, mix in zip(method.alpha[kind].parameters(), mixing[kind], strict=True):
             if mix.weights is None:
                 assert mix.ops == (int(alpha.argmax()),)
 
@@ -63,7 +66,7 @@ def test_eq3_chooses_the_clamped_operations_and_the_weights_by_minus_alpha():
     plain, inverted = method.mixing(step(0)), method.mixing(step(1))
     assert relaxed_edges(plain) != [] != relaxed_edges(inverted)
     for kind in KINDS:
-        for alpha, mix in zip(method.alpha[kind], inverted[kind], strict=True):
+        for alpha, mix in zip(method.alpha[kind].parameters(), inverted[kind], strict=True):
             if mix.weights is None:
                 assert mix.ops == (int(alpha.argmin()),)
             else:
@@ -100,7 +103,7 @@ PINNED_DRAWS = [("reduce", 2), ("normal", 6)]
 def test_only_the_drawn_edges_alpha_moves_even_after_it_has_gained_momentum():
     """Rows of one dense Adam parameter would drift on through their moments at a gradient of zero."""
     method = Edas(EdasSettings())
-    problem = OneBatch(method)
+    problem = cast(Problem, OneBatch(method))
     optimizer = torch.optim.Adam(method.parameters(), method.settings.alpha_lr, betas=method.settings.alpha_betas)
     for i in range(12):
         before = {name: p.detach().clone() for name, p in method.named_parameters()}
@@ -116,7 +119,7 @@ def test_only_the_drawn_edges_alpha_moves_even_after_it_has_gained_momentum():
 
 def test_the_drawn_edges_alpha_moves():
     method = Edas(EdasSettings())
-    problem = OneBatch(method)
+    problem = cast(Problem, OneBatch(method))
     index = next(i for i in range(99) if draw_edges(0, step(i), 14, "one") == {"normal": 0})
     method.loss(problem, step(index)).backward()
     moved = [name for name, p in method.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0]
@@ -128,13 +131,13 @@ def test_warm_up_decays_the_drawn_alpha_and_no_other_as_adams_own_decay_would():
     grads = {}
     for decay in (0.0, 1e-3):
         method = Edas(EdasSettings(warmup_epochs=10, warmup_alpha_decay=decay))
-        method.loss(OneBatch(method), step(index)).backward()
+        method.loss(cast(Problem, OneBatch(method)), step(index)).backward()
         grads[decay] = {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
-    alpha = method.alpha["normal"][0].detach()
+    alpha = method.get_parameter("alpha.normal.0").detach()
     assert list(grads[1e-3]) == ["alpha.normal.0"]
     torch.testing.assert_close(grads[1e-3]["alpha.normal.0"] - grads[0.0]["alpha.normal.0"], 1e-3 * alpha)
     method = Edas(EdasSettings(warmup_epochs=10))
-    loss = method.loss(OneBatch(method), step(index, epoch=10))
+    loss = method.loss(cast(Problem, OneBatch(method)), step(index, epoch=10))
     assert loss == OneBatch(method).held_out_loss(method.mixing(step(index, epoch=10)))  # after warm-up: no decay
 
 

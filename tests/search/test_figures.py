@@ -10,6 +10,7 @@ import pytest
 from nas_zoo.genotype import KINDS, Genotype, list_found, list_genotypes, load_genotype
 from nas_zoo.search.report import figures
 from nas_zoo.search.report.figures import Line, Pair
+from tests.present import present
 
 GENOTYPES = {name: load_genotype(name) for name in [*list_genotypes(1), *list_found()]} | {
     "dead nodes": Genotype(
@@ -21,6 +22,14 @@ GENOTYPES = {name: load_genotype(name) for name in [*list_genotypes(1), *list_fo
 
 def parsed(svg: str) -> ElementTree.Element:
     return ElementTree.fromstring(svg)
+
+
+def text_of(element: ElementTree.Element, attribute: str) -> str:
+    return present(element.get(attribute))
+
+
+def number_of(element: ElementTree.Element, attribute: str) -> float:
+    return float(text_of(element, attribute))
 
 
 def test_a_path_returns_to_where_its_points_are():
@@ -84,13 +93,13 @@ def test_equal_epochs_are_one_block_of_their_height():
     counts = [{"skip_connect": 2, "sep_conv_3x3": 6}] * 3 + [None, {"skip_connect": 8}]
     svg = parsed(figures.columns("Operations", counts, ["skip_connect", "sep_conv_3x3"], epochs=5))
     blocks = list(svg.iter("rect"))
-    assert [block.find("title").text for block in blocks] == [
+    assert [present(block.find("title")).text for block in blocks] == [
         "2 skip_connect, epochs 1 to 3", "6 sep_conv_3x3, epochs 1 to 3", "8 skip_connect, epoch 5",
     ]  # fmt: skip
-    heights = [float(block.get("height")) for block in blocks]
+    heights = [number_of(block, "height") for block in blocks]
     assert heights[1] == pytest.approx(3 * heights[0], abs=0.2)
     assert heights[2] == pytest.approx(4 * heights[0], abs=0.2)
-    assert float(blocks[0].get("width")) == pytest.approx(3 * float(blocks[2].get("width")), abs=0.2)
+    assert number_of(blocks[0], "width") == pytest.approx(3 * number_of(blocks[2], "width"), abs=0.2)
 
 
 def test_pairs_write_both_figures_outside_and_the_difference():
@@ -99,7 +108,7 @@ def test_pairs_write_both_figures_outside_and_the_difference():
     assert {"92.8", "12.5", "\N{MINUS SIGN}80.3", "50.0", "not measured"} <= set(words)
     ring, disc = (next(c for c in svg.iter("circle") if c.get("class") == f"{which} s0") for which in ("ring", "disc"))
     before, after = (next(t for t in svg.iter("text") if t.text == text) for text in ("92.8", "12.5"))
-    assert float(after.get("x")) < float(disc.get("cx")) < float(ring.get("cx")) < float(before.get("x"))
+    assert number_of(after, "x") < number_of(disc, "cx") < number_of(ring, "cx") < number_of(before, "x")
 
 
 @pytest.mark.parametrize("name", GENOTYPES)
@@ -107,18 +116,18 @@ def test_a_cell_has_every_edge_once_and_nothing_on_anything_else(name):
     for kind in KINDS:
         cell = GENOTYPES[name].cell(kind)
         svg = parsed(figures.cell_rails("Cell", cell))
-        _, _, width, height = map(float, svg.get("viewBox").split())
+        _, _, width, height = map(float, text_of(svg, "viewBox").split())
         edges = [edge for node in cell.nodes for edge in node]
         assert [text.text for text in svg.iter("text") if text.get("class") == "chiptext"] == [
             e.operation for e in edges
         ]
         boxes = [
-            (float(r.get("x")), float(r.get("y")), float(r.get("width")), float(r.get("height")))
+            (number_of(r, "x"), number_of(r, "y"), number_of(r, "width"), number_of(r, "height"))
             for r in svg.iter("rect")
         ]
         boxes += [
-            (float(c.get("cx")) - 12, float(c.get("cy")) - 12, 24.0, 24.0)
-            for c in svg.iter("circle") if c.get("class").startswith("node")
+            (number_of(c, "cx") - 12, number_of(c, "cy") - 12, 24.0, 24.0)
+            for c in svg.iter("circle") if text_of(c, "class").startswith("node")
         ]  # fmt: skip
         assert len(boxes) == len(edges) + 3 + len(cell.nodes)
         for x, y, w, h in boxes:
@@ -131,8 +140,8 @@ def test_a_cell_has_every_edge_once_and_nothing_on_anything_else(name):
             apart_y = max(a[1] - (b[1] + b[3]), b[1] - (a[1] + a[3]))
             assert max(apart_x, apart_y) >= 0, (a, b)
         # each edge begins on the rail of its source
-        joints = [c for c in svg.iter("circle") if c.get("class").startswith("joint op-")]
-        assert [float(joint.get("cx")) for joint in joints] == [16 + 25 * edge.source for edge in edges]
+        joints = [c for c in svg.iter("circle") if text_of(c, "class").startswith("joint op-")]
+        assert [number_of(joint, "cx") for joint in joints] == [16 + 25 * edge.source for edge in edges]
 
 
 def test_what_does_not_reach_the_output_is_faint():
@@ -140,4 +149,4 @@ def test_what_does_not_reach_the_output_is_faint():
     faint = {text.text for text in svg.iter("text") if "faint" in (text.get("class") or "")}
     assert {"2", "3", "5"} <= faint
     assert "4" not in faint
-    assert "max_pool_3x3 of node 2" in svg.get("aria-label")
+    assert "max_pool_3x3 of node 2" in text_of(svg, "aria-label")

@@ -11,6 +11,7 @@ from nas_zoo.models.operations import SEARCH_OPERATIONS, build_op
 from nas_zoo.search.mixed_sum import mixed_sum, split
 from nas_zoo.search.supernet import EdgeMixing, SearchCell, SearchSpace, Supernet
 from tests.plain_darts import PlainSupernet
+from tests.present import present
 
 WITH_NONE = SearchSpace(operations=("none", *SEARCH_OPERATIONS))
 
@@ -50,7 +51,7 @@ def test_sum_gradients_and_running_statistics_are_those_of_the_layers(dtype, tol
     terms = [(2 * random(6, 5, 8, 7) + k).to(memory_format=torch.channels_last).requires_grad_() for k in range(4)]
     weights = [random(5, 5, 1, 1).requires_grad_(), None, random(5, 5, 1, 1).requires_grad_(), None]
     mix = torch.tensor([0.1, 0.7, 0.0, 1.0], dtype=dtype, requires_grad=True)
-    norms = [nn.BatchNorm2d(5, affine=False, momentum=momentum).to(dtype) for _ in terms]
+    norms: list[nn.Module] = [nn.BatchNorm2d(5, affine=False, momentum=momentum).to(dtype) for _ in terms]
     direction = random(6, 5, 8, 7)
     inputs = [*terms, weights[0], weights[2], mix]
     results = []
@@ -71,7 +72,7 @@ def test_a_channel_without_variance_stays_finite():
     total = mixed_sum(terms, [None], torch.ones(1), [nn.BatchNorm2d(3, affine=False)])
     total.sum().backward()
     assert torch.isfinite(total).all()
-    assert torch.isfinite(terms[0].grad).all()
+    assert torch.isfinite(present(terms[0].grad)).all()
 
 
 @pytest.mark.parametrize("partial", [1, 2])
@@ -84,7 +85,12 @@ def test_a_training_step_in_channels_last_is_that_of_the_plain_supernet(dtype, t
     """
     calls = []
     at_once = SearchCell._sum_at_once
-    monkeypatch.setattr(SearchCell, "_sum_at_once", lambda *args: calls.append(1) or at_once(*args))
+
+    def counted(*args):
+        calls.append(1)
+        return at_once(*args)
+
+    monkeypatch.setattr(SearchCell, "_sum_at_once", counted)
     torch.manual_seed(0)
     supernet = Supernet(WITH_NONE, init_channels=8, num_cells=4, partial_channels=partial).to(dtype)
     plain = PlainSupernet(supernet).to(dtype)

@@ -1,6 +1,7 @@
 """PC-DARTS against its equations, and partial channels against their plain form."""
 
 import math
+from typing import Any, cast
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ import torch.nn.functional as F
 
 from nas_zoo.genotype import KINDS, load_genotype
 from nas_zoo.search.discretize import derived_network, one_hot_mixing
-from nas_zoo.search.method import Step
+from nas_zoo.search.method import Problem, Step
 from nas_zoo.search.methods.pc_darts import PcDarts, PcDartsSettings, edge_softmax, part_of_epochs, relax_weighted
 from nas_zoo.search.supernet import EdgeMixing, SearchSpace, Supernet, shuffle_channels
+from tests.present import present
 
 SPACE = SearchSpace(operations=("none", *SearchSpace().operations))
 STEP = Step(epoch=20, index=0, num_epochs=50, phase="alpha")
@@ -42,10 +44,10 @@ def plain_partial_cell(cell, s0, s1, alpha, beta):
     states = [cell.preprocess0(s0), cell.preprocess1(s1)]
     edge = 0
     for _ in range(4):
-        total = 0
+        total: Any = 0
         for source, state in enumerate(states):
             part, rest = state.tensor_split([cell.op_channels], dim=1)
-            mixed = 0
+            mixed: Any = 0
             for op, name in enumerate(cell.space.operations):
                 if name == "none":
                     continue
@@ -65,8 +67,8 @@ def test_partial_channels_are_the_plain_edge_by_edge_form_in_both_kinds_of_cell(
     torch.manual_seed(0)
     supernet = Supernet(SPACE, init_channels=8, num_cells=3, partial_channels=k).double()
     x = torch.randn(3, 3, 8, 8, dtype=torch.double)
-    alpha = {kind: torch.rand(14, 8, dtype=torch.double, requires_grad=True) for kind in KINDS}
-    beta = {kind: torch.rand(14, dtype=torch.double, requires_grad=True) for kind in KINDS}
+    alpha: dict[str, torch.Tensor] = {kind: torch.rand(14, 8, dtype=torch.double, requires_grad=True) for kind in KINDS}
+    beta: dict[str, torch.Tensor] = {kind: torch.rand(14, dtype=torch.double, requires_grad=True) for kind in KINDS}
     mixing = {
         kind: tuple(EdgeMixing(tuple(range(8)), beta[kind][e] * alpha[kind][e], beta[kind][e]) for e in range(14))
         for kind in KINDS
@@ -88,7 +90,8 @@ def test_partial_channels_are_the_plain_edge_by_edge_form_in_both_kinds_of_cell(
 
 def test_one_part_is_the_supernet_of_all_channels_bit_for_bit():
     logits = []
-    for kwargs in ({}, {"partial_channels": 1}):
+    given: tuple[dict[str, Any], ...] = ({}, {"partial_channels": 1})
+    for kwargs in given:
         torch.manual_seed(0)
         supernet = Supernet(SPACE, init_channels=4, num_cells=3, **kwargs)
         everything = (EdgeMixing(tuple(range(8)), torch.linspace(0, 1, 8)),) * 14
@@ -98,8 +101,8 @@ def test_one_part_is_the_supernet_of_all_channels_bit_for_bit():
 
 def test_operations_of_a_partial_supernet_have_a_k_th_of_the_channels():
     whole, part = (Supernet(SPACE, init_channels=8, num_cells=3, partial_channels=k) for k in (1, 4))
-    assert whole.cells[0].edges[0][4].pw1.weight.shape[:2] == (8, 8)
-    assert part.cells[0].edges[0][4].pw1.weight.shape[:2] == (2, 2)
+    assert whole.get_parameter("cells.0.edges.0.4.pw1.weight").shape[:2] == (8, 8)
+    assert part.get_parameter("cells.0.edges.0.4.pw1.weight").shape[:2] == (2, 2)
 
 
 def test_with_partial_channels_none_lets_the_other_channels_pass_and_a_dropped_edge_nothing():
@@ -138,15 +141,16 @@ def test_channels_that_do_not_divide_are_refused_and_there_is_no_derived_network
 
 
 def test_alpha_and_beta_are_frozen_at_the_start_and_not_after():
-    class Problem:
+    class HeldOutOnly:
         def held_out_loss(self, mixing, weights=None):
             return torch.stack([mix.weights.square().sum() for kind in KINDS for mix in mixing[kind]]).sum()
 
+    problem = cast(Problem, HeldOutOnly())
     method = PcDarts(PcDartsSettings())
     for epoch in (0, 14):
-        assert method.loss(Problem(), Step(epoch, 0, 50, "alpha")) is None
-    loss = method.loss(Problem(), Step(15, 0, 50, "alpha"))
-    assert all(g.abs().sum() > 0 for g in torch.autograd.grad(loss, list(method.parameters())))
+        assert method.loss(problem, Step(epoch, 0, 50, "alpha")) is None
+    loss = method.loss(problem, Step(15, 0, 50, "alpha"))
+    assert all(g.abs().sum() > 0 for g in torch.autograd.grad(present(loss), list(method.parameters())))
 
 
 def test_derivation_ranks_edges_by_operation_times_edge_weight_without_none():

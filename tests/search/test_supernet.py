@@ -1,15 +1,18 @@
 """The supernet against the derived network, and what it runs."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from nas_zoo.genotype import KINDS, load_genotype
+from nas_zoo.genotype import KINDS, Kind, load_genotype
 from nas_zoo.models.network import CellNet
 from nas_zoo.models.operations import SEARCH_OPERATIONS
 from nas_zoo.search.discretize import derive_argmax, derived_network, one_hot_mixing
 from nas_zoo.search.supernet import EdgeMixing, SearchSpace, Supernet
 from tests.plain_darts import PlainSearchNetwork, copy_weights
+from tests.present import present
 
 WITH_NONE = SearchSpace(operations=("none", *SEARCH_OPERATIONS))
 
@@ -25,7 +28,7 @@ def warmed_up(supernet: Supernet, size: int = 16) -> Supernet:
     return supernet
 
 
-def random_scores(seed: int, space: SearchSpace) -> dict[str, torch.Tensor]:
+def random_scores(seed: int, space: SearchSpace) -> dict[Kind, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {kind: torch.randn(space.num_edges, space.num_operations, generator=generator) for kind in KINDS}
 
@@ -77,21 +80,24 @@ def test_only_active_operations_run():
     genotype = load_genotype("darts_v2")
     mixing = one_hot_mixing(genotype, supernet.space)
     supernet(torch.randn(2, 3, 8, 8), mixing).sum().backward()
-    norms = {op: list(op.modules())[-1] for cell in supernet.cells for edge in cell.edges for op in edge}
-    ran = {op for op, norm in norms.items() if isinstance(norm, nn.BatchNorm2d) and int(norm.num_batches_tracked) == 1}
+    cells: Any = supernet.cells
+    norms = {op: list(op.modules())[-1] for cell in cells for edge in cell.edges for op in edge}
+    ran = {
+        op
+        for op, norm in norms.items()
+        if isinstance(norm, nn.BatchNorm2d) and int(present(norm.num_batches_tracked)) == 1
+    }
     kinds = [spec.kind for spec in supernet.plan.cells]
     expected = {
-        supernet.cells[i].edges[e][op]
+        cells[i].edges[e][op]
         for i, kind in enumerate(kinds)
         for e, mix in enumerate(mixing[kind])
         for op in mix.ops
-        if not isinstance(supernet.cells[i].edges[e][op], nn.Identity)
+        if not isinstance(cells[i].edges[e][op], nn.Identity)
     }
     assert ran == expected
     # ... and what did not run has no gradient, so neither decay nor momentum moves it
-    inactive = [
-        p for cell in supernet.cells for edge in cell.edges for op in edge if op not in ran for p in op.parameters()
-    ]
+    inactive = [p for cell in cells for edge in cell.edges for op in edge if op not in ran for p in op.parameters()]
     assert inactive
     assert all(p.grad is None for p in inactive)
 
