@@ -23,9 +23,9 @@ register_post_import_hook("nas_zoo.models.registry:register", "timm")
 
 def __getattr__(name: str) -> Any:
     """What has been asked for first: genotypes, or the function that makes a model (``nas_zoo.edas_c10()``)."""
-    from nas_zoo import genotype
-
     if name in ("Genotype", "list_genotypes", "load_genotype"):
+        import nas_zoo.genotype as genotype  # `from nas_zoo import genotype` would ask here again
+
         return getattr(genotype, name)
     from nas_zoo.models.registry import ENTRYPOINTS
 

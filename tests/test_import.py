@@ -112,3 +112,8 @@ def test_a_command_imports_what_it_needs_alone(command: str, tmp_path: Path) -> 
     elif not command.startswith("draw"):
         assert "onnxruntime" not in modules
         assert "numpy" not in modules
+
+
+def test_a_room_can_be_the_first_thing_that_is_asked_of_the_package() -> None:
+    for code in ("from nas_zoo import cli", "from nas_zoo import genotype", "from nas_zoo import Genotype"):
+        subprocess.run([sys.executable, "-c", code], check=True)
