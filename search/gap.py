@@ -18,10 +18,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nas_zoo.runs.checkpoint import load_checkpoint
+from nas_zoo.runs.checkpoint import check_place, taking_up
 from nas_zoo.runs.distributed import start_accelerator
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import write_json
+from nas_zoo.runs.log import run_to_resume
 from nas_zoo.runs.settings import Parser, settings_from, whole
 from nas_zoo.search.discretize import CONFIGURATIONS, gap_table
 from nas_zoo.search.method import find_method
@@ -57,8 +58,10 @@ def measure(
     path = folder / "checkpoint.pt"
     if not path.exists():
         raise ValueError(f"{folder}: holds no checkpoint.pt of a search")
-    state = load_checkpoint(path, CHECKPOINT_KIND)
-    settings = settings_from(find_method(state["settings"]["method"])[0], state["settings"])
+    saved, state = run_to_resume(folder, str(path), CHECKPOINT_KIND)
+    assert saved is not None
+    assert state is not None
+    settings = settings_from(find_method(str(saved.get("method")))[0], saved)
     changes: dict[str, Any] = {"eval_size": images, "out": folder}
     changes |= {"data": data} if data is not None else {}
     changes |= {"test_data": test_data} if test_data is not None else {}
@@ -66,7 +69,9 @@ def measure(
     changes |= {"gap_batches": batches} if batches is not None else {}
     settings = dataclasses.replace(settings, **changes)
     run = Search(settings, start_accelerator())
-    run.load(state)
+    with taking_up("search"):
+        check_place(state, settings.epochs, run.steps, len(run.counted))
+        run.load(state)
     # between two epochs: the one whose log line tells of this state
     epoch = state["epoch"] - 1 if state["step"] == 0 and state["epoch"] > 0 else state["epoch"]
     genotypes = {name: run.method.genotype(None if name == "found" else name) for name in edges}

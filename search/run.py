@@ -38,6 +38,7 @@ from nas_zoo.data.batches import Batches
 from nas_zoo.data.fingerprint import check_same_data, fingerprints
 from nas_zoo.data.named import open_for_run, search_split
 from nas_zoo.genotype import KINDS, Genotype
+from nas_zoo.runs.checkpoint import load_optimizer
 from nas_zoo.runs.distributed import (
     autocast_for,
     average_buffers,
@@ -236,8 +237,10 @@ class Search:
         self.supernet.load_state_dict(state["supernet"])
         self.method.load_state_dict(state["method"])
         self.last_logits = state.get("last_logits")  # runs begun before the ranking was logged hold none
-        self.weight_optimizer.load_state_dict(state["weight_optimizer"])
-        self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
+        if self.last_logits is not None:
+            ranking_changes(self.last_logits, logits_of(self.method))  # a later step shall not meet others' shapes
+        load_optimizer(self.weight_optimizer, state["weight_optimizer"])
+        load_optimizer(self.alpha_optimizer, state["alpha_optimizer"])
 
     def gap(
         self,

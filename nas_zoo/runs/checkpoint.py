@@ -6,10 +6,10 @@ everything before it. So a file that was cut short or changed is told from a goo
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
-import pickle
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,9 +22,12 @@ from nas_zoo.runs.files import keep_as, read_bytes, replacing, type_name
 
 __all__ = [
     "check_finite",
+    "check_place",
     "load_checkpoint",
+    "load_optimizer",
     "previous_path",
     "save_checkpoint",
+    "taking_up",
 ]
 
 _FORMAT = "nas-zoo/checkpoint"
@@ -111,8 +114,10 @@ def _load(path: Path, kind: str) -> dict[str, Any]:
         raise ValueError(f"{where}: its content is not what was written (SHA-256 differs)")
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except MemoryError:
+        raise
+    except Exception as error:  # of a forged file: whatever the reader stumbles over
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{where}: holds something else than tensors and plain values, not loaded: {reason}") from None
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ValueError(f"{where}: is no nas-zoo checkpoint")
@@ -120,7 +125,9 @@ def _load(path: Path, kind: str) -> dict[str, Any]:
         raise ValueError(f"{where}: has version {content.get('version')!r}, this nas-zoo reads {_VERSION}")
     if content.get("kind") != kind:
         raise ValueError(f"{where}: is of kind {content.get('kind')!r}, needed is {kind!r}")
-    state: dict[str, Any] = content["state"]
+    state = content.get("state")
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise ValueError(f"{where}: holds no state of a run")
     return state
 
 
@@ -143,6 +150,73 @@ def _check_loadable(value: Any, name: str) -> None:
             f"{name} is a {type_name(kind)}, which a checkpoint cannot hold: take a tensor, a number, a text or a "
             "plain dict, list or tuple of these"
         )
+
+
+def check_place(state: Mapping[str, Any], epochs: int, steps: int, num_sums: int) -> None:
+    """ValueError where a run of so many epochs of so many iterations cannot stand where its checkpoint says.
+
+    `num_sums`: how many figures of the epoch there are.
+    """
+    epoch, step, seconds, lines, sums = (state.get(n) for n in ("epoch", "step", "seconds", "log_lines", "sums"))
+    last = {"epoch": epochs, "step": 0 if epoch == epochs else steps - 1, "log_lines": epochs + 1}
+    for name, value in (("epoch", epoch), ("step", step), ("log_lines", lines)):
+        if type(value) is not int or not 0 <= value <= last[name]:
+            raise ValueError(
+                f"the checkpoint's {name} must be a whole number from 0 to {last[name]}, got {_told(value)}"
+            )
+    if lines != epoch + 1:
+        raise ValueError(f"the checkpoint of a run in epoch {epoch + 1} must have {epoch + 1} log_lines, got {lines}")
+    if type(seconds) not in (int, float) or not 0 <= seconds < 1e12:
+        raise ValueError(f"the checkpoint's seconds must be a number from 0, got {_told(seconds)}")
+    if not isinstance(sums, Tensor) or sums.dtype != torch.float64 or sums.shape != (num_sums,):
+        raise ValueError(f"the checkpoint's sums must be {num_sums} numbers of type float64, got {_told(sums)}")
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor {tuple(value.shape)} of type {str(value.dtype).removeprefix('torch.')}"
+    text = ascii(value) if isinstance(value, (int, float, str, type(None))) else ""
+    return text if 0 < len(text) <= 40 else f"a {type_name(type(value))}"
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Takes up a saved state_dict; ValueError where it is not one of such an optimizer of these parameters."""
+    own, saved = optimizer.state_dict()["param_groups"], state["param_groups"]
+    if not isinstance(saved, list) or not all(isinstance(group, dict) for group in saved):
+        raise ValueError(f"the checkpoint's optimizer has {_told(saved)} for its groups of parameters")
+    try:
+        optimizer.load_state_dict(dict(state))
+    except ValueError as error:
+        raise ValueError(f"the checkpoint's optimizer cannot be taken up: {error}") from None
+    for before, now in zip(own, optimizer.state_dict()["param_groups"], strict=True):
+        for name, value in before.items():
+            if _sort_of(now.get(name)) != _sort_of(value):
+                raise ValueError(f"the checkpoint's optimizer has {_told(now.get(name))} for {name}")
+    names = {tuple(sorted(kept)) for kept in optimizer.state.values()}
+    if len(names) > 1:
+        raise ValueError("the checkpoint's optimizer does not hold the same of each parameter")
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            shape = torch.Size([]) if name == "step" else parameter.shape
+            fits = isinstance(value, Tensor) and value.shape == shape and value.is_floating_point()
+            if not fits and value is not None:
+                raise ValueError(f"the checkpoint's optimizer has {_told(value)} for {name} of {_told(parameter)}")
+
+
+def _sort_of(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_sort_of(entry) for entry in value]
+    return "number" if type(value) in (int, float) and abs(value) < 1e15 else type(value)
+
+
+@contextlib.contextmanager
+def taking_up(kind: str) -> Iterator[None]:
+    """Turns what a maimed state does to the program that takes it up into a ValueError of one line."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"the checkpoint does not hold what {kind} writes into one ({reason})") from None
 
 
 def _is_whole(path: Path) -> bool:

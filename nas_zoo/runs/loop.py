@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from nas_zoo.runs.checkpoint import check_finite, save_checkpoint
+from nas_zoo.runs.checkpoint import check_finite, check_place, save_checkpoint, taking_up
 from nas_zoo.runs.distributed import longest_since, total_over_processes
 from nas_zoo.runs.facts import peak_memory_gb, run_facts
 from nas_zoo.runs.log import RunLog
@@ -106,15 +106,13 @@ class Loop:
             self.log.start(to_dict(settings), facts, overwrite=overwrite, **begun)
             self._tell(describe(settings))
         else:
-            try:
+            with taking_up(kind):
+                check_place(resume, settings.epochs, program.steps, len(program.counted))
                 program.load(resume)
                 self.epoch, self.step, self._seconds_before = resume["epoch"], resume["step"], resume["seconds"]
                 if accelerator.is_main_process:  # the others have added theirs to it
                     self._sums += resume["sums"]
                 self.log.take_up(resume["log_lines"], resume["settings"], changeable=CHANGEABLE)
-            except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-                reason = f"{type(error).__name__}: {error}".splitlines()[0]
-                raise ValueError(f"the checkpoint does not hold what {kind} writes into one ({reason})") from None
             self.log.event("resumed", epoch=self.epoch + 1, iteration=self.step, commit=facts["commit"])
             self._tell(f"resumed at epoch {self.epoch + 1}, iteration {self.step} of {program.steps}")
         self._begun = time.monotonic()

@@ -49,6 +49,7 @@ from nas_zoo.genotype import Genotype
 from nas_zoo.models.depthwise import strided_pointwise
 from nas_zoo.models.network import CellNet
 from nas_zoo.models.results import file_sha256
+from nas_zoo.runs.checkpoint import load_optimizer
 from nas_zoo.runs.distributed import (
     autocast_for,
     average_buffers,
@@ -266,7 +267,7 @@ class Training:
         """Takes up what ``state`` gave; ValueError where the data are others."""
         check_same_data(state["data"], self.sources, self.data)
         self.trained.load_state_dict(state["trained"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
 

@@ -5,6 +5,7 @@ epoch; end.jsonl is what the code that made them wrote when it went on. Another 
 are compared to 1e-5 and not bit for bit; that a run in pieces is the run in one piece is compared bit for bit.
 """
 
+import copy
 import json
 import lzma
 import os
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -204,3 +206,50 @@ def test_a_checkpoint_that_lacks_something_is_told_in_one_line(kind, tmp_path, c
         assert "checkpoint" in error, name
         assert error.count("\n") == 1, name
         assert (out / "log.jsonl").read_bytes() == before
+
+
+#: Where in a checkpoint something else stands, and what; GONE: nothing.
+GONE = object()
+FORGED: dict[str, list[tuple[tuple[Any, ...], Any]]] = {
+    "search": [
+        (("epoch",), -1), (("epoch",), 3), (("epoch",), 10**30), (("step",), -1), (("step",), 99), (("step",), True),
+        (("seconds",), float("nan")), (("sums",), torch.zeros(())), (("sums",), "a"), (("log_lines",), 1),
+        (("settings", "lr"), "a"), (("settings", "method"), []), (("settings",), GONE),
+        (("last_logits",), {"normal": 3}), (("weight_optimizer", "state", 161, "momentum_buffer"), 3),
+        (("alpha_optimizer", "state", 23, "exp_avg"), torch.zeros(3)),
+        (("alpha_optimizer", "state", 23, "exp_avg"), GONE),
+        (("alpha_optimizer", "state", 23, "step"), b"x"), (("weight_optimizer", "param_groups", 0, "momentum"), "a"),
+        (("weight_optimizer", "param_groups", 0, "dampening"), 10**30), (("supernet",), 5), (("data",), None),
+    ],
+    "train": [
+        (("epoch",), -1), (("step",), 99), (("sums",), torch.zeros(2)),
+        (("optimizer", "state", 2, "momentum_buffer"), 3),
+        (("optimizer", "param_groups"), {}), (("model_args", "num_cells"), "a"), (("model_args", "genotype"), 5),
+        (("model_args", "num_classes"), 3), (("model_args",), [1]), (("trained",), GONE), (("ema",), 1),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MAINS)
+def test_a_forged_checkpoint_is_told_in_one_line_and_changes_nothing(kind, tmp_path, capsys):
+    out = interrupted(kind, tmp_path / "run")
+    good, log = load_checkpoint(out / "checkpoint.pt", kind), (out / "log.jsonl").read_bytes()
+    for number, (way, value) in enumerate(FORGED[kind]):
+        state = copy.deepcopy(good)
+        inner: Any = state
+        for key in way[:-1]:
+            inner = inner[key]
+        if value is GONE:
+            del inner[way[-1]]
+        else:
+            inner[way[-1]] = value
+        save_checkpoint(out / "checkpoint.pt", state, kind)
+        commands = [MAINS[kind](["--resume", "--out", str(out)])]
+        if kind == "search" and number % 4 == 0:
+            commands.append(gap.main([str(out), "--edges", "found", "--images", "8", "--batches", "1"]))
+        assert commands == [2] * len(commands), (way, value)
+        error = capsys.readouterr().err
+        assert error.count("\n") == len(commands), error
+        assert "Error in " not in error
+        assert (out / "log.jsonl").read_bytes() == log
+    assert [event["kind"] for event in RunLog.read(out / "events.jsonl")].count("resumed") == 0
