@@ -215,7 +215,7 @@ def _open_cifar(name: str, split: str, root: str | os.PathLike[str] | None, down
         if not download:
             raise ValueError(
                 f"no intact {name} in {str(place)!r}: expected its folder {kind.base_folder!r} there, as torchvision "
-                "unpacks it; give root=, or allow the download"
+                "unpacks it; give its place (--data-root, or root= in Python), or allow the download"
             ) from None
         try:
             place.mkdir(parents=True, exist_ok=True)
@@ -223,7 +223,7 @@ def _open_cifar(name: str, split: str, root: str | os.PathLike[str] | None, down
         except (RuntimeError, OSError) as error:  # URLError is an OSError
             raise ValueError(
                 f"{name} is not in {str(place)!r} and could not be downloaded from {kind.url}: {error}; "
-                f"give root=, the folder that holds {kind.base_folder!r}"
+                f"give the folder that holds {kind.base_folder!r} (--data-root, or root= in Python)"
             ) from error
     labels = np.asarray(data_set.targets, dtype=np.int64)
     mean, std = STATISTICS[name]

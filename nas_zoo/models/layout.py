@@ -12,9 +12,14 @@ Reduction cells stand at num_cells // 3 and 2 * num_cells // 3; each doubles the
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from nas_zoo.genotype.cell import show
+
 __all__ = ["LAYOUTS", "CellSpec", "Plan", "StemSpec", "find_live", "plan_network"]
 
 LAYOUTS = ("cifar", "imagenet")
+
+#: Far beyond any network that was ever trained; more would only fill the memory or never end.
+MOST = {"init_channels": 10_000, "num_cells": 1000, "in_chans": 10_000}
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ def plan_network(
         in_chans: Channels of the image.
 
     Raises:
-        ValueError: Unknown layout, or a number that no network can have.
+        ValueError: Unknown layout, or a number that no network can have: more than MOST says.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
@@ -75,8 +80,8 @@ def plan_network(
         ("num_cells", num_cells, 1),
         ("in_chans", in_chans, 1),
     ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST[name]:
+            raise ValueError(f"{name} must be a whole number from {least} to {MOST[name]}, got {show(value)}")
     c = init_channels
     stem: tuple[StemSpec, ...]
     if layout == "cifar":

@@ -7,7 +7,8 @@ What comes out, and how:
 
 ==============================================  ==========================================  =========
 a mistake of the user, or of the machine         one line on stderr                          2
-  (ValueError, OSError, FloatingPointError)
+  (ValueError, OSError, FloatingPointError, and
+  too little memory)
 a finding: what was to be found out, and is so   one line on stderr with the error's name    1
 SIGTERM, SIGHUP, Ctrl-C                          files half written are removed              128 + n
 the reader of stdout has gone (`| head`)         nothing                                     141
@@ -24,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import signal
 import sys
 import threading
@@ -36,6 +38,7 @@ from nas_zoo.text import plain
 __all__ = ["Finding", "program", "run_program", "stopped"]
 
 P = ParamSpec("P")
+_NO_MEMORY = re.compile("out of memory|allocate memory|not enough memory|[Ff]ailed to allocate")
 
 
 class Finding(ValueError):
@@ -79,6 +82,11 @@ def run_program(name: str, work: Callable[[], int]) -> int:
         _tell(f"{name}: {_words(error)}")
         if isinstance(error, OSError):
             _leave_stdout()  # it may be the disk that stdout goes to that is full
+        return 2
+    except (MemoryError, RuntimeError) as error:  # torch says it with the latter
+        if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
+            raise
+        _tell(f"{name}: there is not enough memory ({(str(error).splitlines() or ['MemoryError'])[0]})")
         return 2
 
 

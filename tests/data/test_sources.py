@@ -176,7 +176,7 @@ def test_cifar_in_grey_is_what_pillow_makes_of_it_and_has_the_training_statistic
 
 
 def test_absent_cifar_names_the_place_and_what_to_do(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"no intact cifar100 in .*cifar-100-python.*give root="):
+    with pytest.raises(ValueError, match=r"no intact cifar100 in .*cifar-100-python.*give its place .--data-root"):
         open_source("cifar100", root=tmp_path, download=False)
     monkeypatch.setenv("NAS_ZOO_CACHE", str(tmp_path / "cache"))
     with pytest.raises(ValueError, match=r"no intact cifar10 in .*cache"):
@@ -187,7 +187,9 @@ def test_failed_cifar_download_is_a_clear_error(tmp_path, monkeypatch):
     from torchvision.datasets import CIFAR10
 
     monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar.tar.gz")  # nothing listens there
-    with pytest.raises(ValueError, match=r"could not be downloaded from http://127.0.0.1:9/.*give root="):
+    with pytest.raises(
+        ValueError, match=r"could not be downloaded from http://127.0.0.1:9/.*give the folder .*--data-root"
+    ):
         open_source("cifar10", root=tmp_path)
 
 

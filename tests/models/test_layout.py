@@ -79,12 +79,15 @@ def test_the_smallest_networks_have_channels_in_every_layer():
     ("arguments", "message"),
     [
         (("mnist", 16, 8, FOUR), "layout must be one of cifar, imagenet, got 'mnist'"),
-        (("cifar", 1, 8, FOUR), "init_channels must be a whole number of at least 2, got 1"),
+        (("cifar", 1, 8, FOUR), "init_channels must be a whole number from 2 to 10000, got 1"),
         (("cifar", 16.0, 8, FOUR), "init_channels must be .*, got 16.0"),
         (("cifar", "16", 8, FOUR), "init_channels must be .*, got '16'"),
-        (("cifar", 16, 0, FOUR), "num_cells must be a whole number of at least 1, got 0"),
+        (("cifar", 16, 0, FOUR), "num_cells must be a whole number from 1 to 1000, got 0"),
+        (("cifar", 10**9, 8, FOUR), "init_channels must be .*, got 1000000000"),
+        (("cifar", 10**5000, 8, FOUR), "init_channels must be .*, got a int too large to show"),
+        (("cifar", 16, 10**9, FOUR), "num_cells must be .*, got 1000000000"),
         (("cifar", 16, True, FOUR), "num_cells must be .*, got True"),
-        (("cifar", 16, 8, FOUR, 0), "in_chans must be a whole number of at least 1, got 0"),
+        (("cifar", 16, 8, FOUR, 0), "in_chans must be a whole number from 1 to 10000, got 0"),
     ],
 )
 def test_a_network_that_cannot_be_is_told(arguments, message):

@@ -1,6 +1,7 @@
 """runs/ending.py: how a program ends, told by its exit code and the one line on stderr."""
 
 import errno
+import importlib
 import os
 import signal
 import subprocess
@@ -49,6 +50,18 @@ def fails(error: BaseException) -> int:
 def test_what_a_user_can_mend_is_one_line(error, code, line, capsys):
     assert fails(error) == code
     assert capsys.readouterr() == ("", line and f"{line}\n")
+
+
+@pytest.mark.parametrize("module", ["torch", "numpy"])
+def test_a_machine_without_enough_memory_is_told_in_one_line(module, capsys):
+    @program("nas-zoo test")
+    def main() -> int:
+        return len(importlib.import_module(module).ones(2**55))
+
+    assert main() == 2
+    error = capsys.readouterr().err
+    assert error.startswith("nas-zoo test: there is not enough memory (")
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("error", [RuntimeError("x"), TypeError("x"), KeyError("x"), AssertionError(), SystemExit(3)])
