@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file to write the result to, besides printing it")
     options = parser.parse_args()
     if min([*options.batch, options.train_batch, options.rounds, options.train_rounds]) < 1:
-        parser.error("batch sizes and rounds from 1 are accepted")
+        parser.error("batch sizes and rounds must be at least 1")
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)

@@ -157,7 +157,7 @@ def save_figure(figure: Any, path: Path) -> None:
     """
     suffix = path.suffix.lower()
     if suffix not in (".png", ".svg") or not path.parent.is_dir():
-        raise ValueError(f"output {path.name!r}: a name that ends in .png or .svg in an existing folder is accepted")
+        raise ValueError(f"output {path.name!r}: the name must end in .png or .svg, in a folder that exists")
     metadata: dict[str, Any] = {"Date": None, "Creator": None} if suffix == ".svg" else {"Software": None}
     with replacing(path) as file:
         figure.savefig(file, format=suffix[1:], dpi=160, metadata=metadata)

@@ -26,5 +26,5 @@ def learning_rate(kind: str, lr: float, min_lr: float, at: int, total: int, warm
     elif kind == "constant":
         rate = lr
     else:
-        raise ValueError(f"schedule={kind!r} is unknown; accepted: cosine, linear, constant")
+        raise ValueError(f"schedule must be one of cosine, linear, constant, got {kind!r}")
     return rate * (at + 1) / warmup if at < warmup else rate

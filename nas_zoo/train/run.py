@@ -154,8 +154,8 @@ class Training:
         if settings.aux_weight:
             if not isinstance(self.model, CellNet):
                 raise ValueError(
-                    f"aux_weight={settings.aux_weight}: {settings.model} is not a cell network and has no place for an "
-                    "auxiliary head; 0 is accepted (recipe quick has it)"
+                    f"aux_weight must be 0 (as in recipe quick) for {settings.model}, which is no cell network and has "
+                    f"no place for an auxiliary head, got {settings.aux_weight}"
                 )
             auxiliary = AuxiliaryHead(*self._tap_shape(in_chans), self.num_classes)
         if settings.compile and settings.drop_path and isinstance(self.model, CellNet):

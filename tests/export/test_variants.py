@@ -223,8 +223,8 @@ def test_nothing_is_printed_while_quantising(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"target": "gpu"}, "target 'gpu': accepted: cpu, tensorrt"),
-        ({"method": "mean"}, "method 'mean'"),
+        ({"target": "gpu"}, "target must be one of cpu, tensorrt, got 'gpu'"),
+        ({"method": "mean"}, "method must be one of .*, got 'mean'"),
         ({"keep_float": ["nothing"]}, "keep_float 'nothing'"),
         ({"pixel_values": np.zeros((4, 3, 9, 9), np.float32)}, r"float32 \(N, 3, 16, 16\)"),
         ({"pixel_values": np.zeros((4, 3, SIDE, SIDE), np.uint8)}, "uint8"),

@@ -233,7 +233,9 @@ FORGED: dict[str, list[tuple[tuple[Any, ...], Any]]] = {
 @pytest.mark.parametrize("kind", MAINS)
 def test_a_forged_checkpoint_is_told_in_one_line_and_changes_nothing(kind, tmp_path, capsys):
     out = interrupted(kind, tmp_path / "run")
-    good, log = load_checkpoint(out / "checkpoint.pt", kind), (out / "log.jsonl").read_bytes()
+    good = load_checkpoint(out / "checkpoint.pt", kind)
+    names = ("log.jsonl", "events.jsonl")
+    before = [(out / name).read_bytes() for name in names]
     for number, (way, value) in enumerate(FORGED[kind]):
         state = copy.deepcopy(good)
         inner: Any = state
@@ -251,5 +253,4 @@ def test_a_forged_checkpoint_is_told_in_one_line_and_changes_nothing(kind, tmp_p
         error = capsys.readouterr().err
         assert error.count("\n") == len(commands), error
         assert "Error in " not in error
-        assert (out / "log.jsonl").read_bytes() == log
-    assert [event["kind"] for event in RunLog.read(out / "events.jsonl")].count("resumed") == 0
+        assert [(out / name).read_bytes() for name in names] == before
