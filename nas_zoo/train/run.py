@@ -334,9 +334,11 @@ def train(
     accelerator = start_accelerator()
     if accelerator.device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # one image size all along
-    if resume is not None and not isinstance(resume.get("model_args"), dict):
+    made_with = None if resume is None else resume.get("model_args")
+    known = {"init_channels", "num_cells", "genotype", "pool_bn"}
+    if resume is not None and not (isinstance(made_with, dict) and made_with.keys() <= known):
         raise ValueError("the checkpoint does not hold what its model was made with")
-    run = Training(settings, accelerator, None if resume is None else resume["model_args"])
+    run = Training(settings, accelerator, made_with)
     source, test = run.source, run.test_source
     num_val = 0 if run.val_batches is None else run.val_batches.num_samples
     data = {"name": source.name, "train": run.train_batches.num_samples, "test": len(test), "val": num_val,
