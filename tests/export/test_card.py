@@ -258,7 +258,9 @@ def test_a_card_of_weights_that_nobody_measured_has_no_figure_and_says_so(run, t
         card = (tmp_path / f"staged_{checkpoint.name}" / "README.md").read_text()
         assert "No accuracy was measured on exactly these weights, so none is given." in card
         assert "Measured" not in card
-        assert ModelCard(card).data.eval_results is None
+        data = ModelCard(card).data
+        assert isinstance(data, ModelCardData)
+        assert data.eval_results is None
         for folder in ("staged", "space"):
             for path in (tmp_path / f"{folder}_{checkpoint.name}").glob("*"):
                 if path.suffix in (".md", ".json", ".jsonl", ".py"):

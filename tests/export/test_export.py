@@ -438,8 +438,8 @@ def test_what_was_not_trained_is_exported_by_its_name_alone(
         assert part in capsys.readouterr().err
     assert export_main([*words, "--num-classes=5", "--random-weights"]) == 0
     assert metadata_of(onnx.load(out))["random_weights"] == "classifier"
-    sizes = [f"--{key.replace('_', '-')}={value}" for key, value in ARGS.items()]
-    assert export_main(["cell_net_cifar", f"--output={out}", "--input-size=8", *sizes, "--random-weights"]) == 0
+    network = [f"--{key.replace('_', '-')}={value}" for key, value in ARGS.items()]
+    assert export_main(["cell_net_cifar", f"--output={out}", "--input-size=8", *network, "--random-weights"]) == 0
     assert "RANDOM WEIGHTS: all" in capsys.readouterr().out
     assert metadata_of(onnx.load(out))["random_weights"] == "all"
 

@@ -15,7 +15,7 @@ import huggingface_hub
 import pytest
 import timm
 import torch
-from huggingface_hub import HfApi, ModelCard, constants
+from huggingface_hub import HfApi, ModelCard, ModelCardData, constants
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
@@ -95,7 +95,7 @@ def test_the_staged_folder_holds_a_whole_model(staged, run):
     assert manifest.keys() == files.keys() - {"manifest.json"}
     for name, facts in manifest.items():
         assert facts == {"sha256": results.file_sha256(staged / name), "size": len(files[name])}
-    model = timm.create_model(f"local-dir:{staged}", pretrained=True).eval()
+    model: Any = timm.create_model(f"local-dir:{staged}", pretrained=True).eval()
     reference = load_file(staged / "reference.safetensors")
     with torch.no_grad():
         assert torch.equal(model(reference["pixel_values"]), reference["logits"])
@@ -238,6 +238,7 @@ def test_the_card_is_read_by_the_hubs_own_library(hub, staged):
         warnings.simplefilter("error")
         HfApi()._validate_yaml(sent(hub)["README.md"].decode())
     card = ModelCard(sent(hub)["README.md"].decode())
+    assert isinstance(card.data, ModelCardData)
     assert card.data.library_name == "timm"
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,8 +133,8 @@ def test_a_signal_leaves_nothing_half_written_and_is_128_and_its_number(tmp_path
     assert os.listdir(tmp_path) == []
 
 
-def nas_zoo(*words: str, **how: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "nas_zoo", *words], cwd=ROOT, text=True, timeout=120, **how)  # type: ignore[call-overload,no-any-return]
+def nas_zoo(*words: str, **how: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "nas_zoo", *words], cwd=ROOT, text=True, timeout=120, **how)
 
 
 def test_a_closed_pipe_is_quiet():

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -83,7 +84,10 @@ def test_of_what_is_published_no_folder_is_left():
             "command": "run.py --data images.tar.xz --out=one --model hf-hub:zoo/net --note b",
         },
     }  # fmt: skip
-    lines = [{"kind": "run", "data": {"name": "/home/me/digits", "images": 9}}, {"kind": "epoch", "loss": 1.5}]
+    lines: list[dict[str, Any]] = [
+        {"kind": "run", "data": {"name": "/home/me/digits", "images": 9}},
+        {"kind": "epoch", "loss": 1.5},
+    ]
     assert published_log(lines) == (
         '{"kind": "run", "data": {"name": "digits", "images": 9}}\n{"kind": "epoch", "loss": 1.5}\n'
     )

@@ -14,7 +14,7 @@ from nas_zoo.search.method import METHODS, SearchSettings, Step, find_method
 from nas_zoo.search.problem import Iteration
 from nas_zoo.search.run import main
 from nas_zoo.search.supernet import EdgeMixing, Supernet
-from tests.search.test_run import assert_same_run, epochs_of  # type: ignore[import-not-found]
+from tests.search.test_run import assert_same_run, epochs_of
 
 #: Method, settings that make it act from the first epoch on.
 CASES: dict[str, tuple[str, dict]] = {
@@ -291,7 +291,7 @@ def test_two_epochs_run_and_a_run_in_pieces_is_the_same(case, tmp_path, capsys):
 )
 def test_wrong_settings_are_one_line_before_anything_runs(argv, message, tmp_path, capsys):
     try:
-        code = main([*argv, "--out", str(tmp_path / "run")])
+        code: str | int | None = main([*argv, "--out", str(tmp_path / "run")])
     except SystemExit as exit_:
         code = exit_.code
     assert code == 2

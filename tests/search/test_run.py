@@ -1,5 +1,6 @@
 """The search loop: what it logs, that it can be stopped anywhere, and that several processes do what one does."""
 
+import itertools
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,8 +21,9 @@ from nas_zoo.runs.log import RunLog
 from nas_zoo.runs.schedule import cosine
 from nas_zoo.search.gap import measure
 from nas_zoo.search.method import mean_entropy
+from nas_zoo.search.methods.edas import EdasSettings
 from nas_zoo.search.run import main, parse
-from tests.run_two_processes import SEARCHES, iterate  # type: ignore[import-not-found]
+from tests.run_two_processes import SEARCHES, iterate
 
 ROOT = Path(__file__).parents[2]
 EXPECTED = ROOT / "tests" / "expected"
@@ -210,7 +213,7 @@ def test_a_bad_checkpoint_is_refused_and_the_good_one_before_it_named(whole, tmp
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(argv, message, tmp_path, capsys):
     try:
-        code = main([*argv, "--out", str(tmp_path / "run")])
+        code: str | int | None = main([*argv, "--out", str(tmp_path / "run")])
     except SystemExit as exit_:  # argparse
         code = exit_.code
     assert code == 2
@@ -261,15 +264,13 @@ def test_a_checkpoint_does_not_take_over_the_folder_of_another_run(whole, tmp_pa
 
 
 def test_weights_that_are_not_finite_do_not_become_the_checkpoint(tmp_path, monkeypatch, capsys):
-    out, step = tmp_path / "run", torch.optim.SGD.step
+    out, step, steps = tmp_path / "run", torch.optim.SGD.step, itertools.count(1)
 
     def spoil(optimizer, *args, **kwargs):
         step(optimizer, *args, **kwargs)
-        spoil.steps += 1
-        if spoil.steps == 6:  # the last one of the second epoch: no loss after it would tell
+        if next(steps) == 6:  # the last one of the second epoch: no loss after it would tell
             optimizer.param_groups[0]["params"][0].data[0] = float("nan")
 
-    spoil.steps = 0  # type: ignore[attr-defined]
     monkeypatch.setattr(torch.optim.SGD, "step", spoil)
     assert run_small(out) == 2
     assert "weights that are not finite in epoch 2" in capsys.readouterr().err
@@ -289,7 +290,7 @@ def test_the_loss_of_the_architecture_steps_is_that_of_those_there_were(tmp_path
 
 
 def test_data_that_has_moved_is_given_anew(tmp_path):
-    from tests.weights import write_images  # type: ignore[import-not-found]
+    from tests.weights import write_images
 
     images = write_images(tmp_path / "images")
     small = ["--num-cells", "2", "--init-channels", "4", "--batch-size", "8", "--image-size", "8", "--epochs", "1"]
@@ -314,6 +315,7 @@ def test_a_resumed_run_may_not_change_what_is_computed(whole, capsys):
 
 def test_the_shipped_configurations_are_read_and_are_what_they_say():
     settings, _ = parse(["--config", "edas_warmup_c10", "--out", "nowhere"])
+    assert isinstance(settings, EdasSettings)
     assert (settings.method, settings.warmup_epochs, settings.num_cells, settings.data) == ("edas", 10, 20, "cifar10")
     settings, _ = parse(["--config", "edas_c10", "--seed", "7", "--out", "nowhere"])
     assert (settings.seed, settings.alpha_lr, settings.epochs) == (7, 0.025, 25)
@@ -355,7 +357,7 @@ def test_two_processes_draw_alike_end_alike_and_do_what_one_process_does(tmp_pat
             for name, value in one[part].items():
                 assert torch.equal(value, other[part][name]), (search, name)
                 torch.testing.assert_close(
-                    value, alone[part][name], rtol=0, atol=1e-10, msg=lambda m, at=(search, name): f"{at}: {m}"
+                    value, alone[part][name], rtol=0, atol=1e-10, msg=partial("{}: {}".format, (search, name))
                 )
     # and the whole loop, log and checkpoint, ran in both
     assert len(RunLog.read(tmp_path / "run")) == 2

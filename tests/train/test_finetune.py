@@ -1,6 +1,7 @@
 """Fine-tuning: a run that begins with trained weights, holds back what it is told to, and goes on as any run."""
 
 import json
+from typing import Any
 
 import pytest
 import timm
@@ -33,7 +34,7 @@ def words(photos, out, *more: str) -> list[str]:
 def test_a_run_begins_with_the_weights_and_with_their_scaling_of_images(photos, tmp_path):
     settings, _ = parse(words(photos, tmp_path, "--frozen-stem", "--layer-decay", "0.75"))
     training = Training(settings, start_accelerator())
-    before = timm.create_model(MODEL, pretrained=True)
+    before: Any = timm.create_model(MODEL, pretrained=True)
     for name, value in training.model.state_dict().items():
         assert torch.equal(value, before.state_dict()[name]), name
     cfg = before.pretrained_cfg
@@ -58,7 +59,8 @@ def test_a_frozen_stem_stays_and_the_rest_learns_and_another_head_is_new(photos,
             (few / split).mkdir(parents=True, exist_ok=True)
             (few / split / name).symlink_to(photos / split / name)
     assert main(words(few, tmp_path / "run", "--frozen-stem", "--batch-size", "12")) == 0
-    after, before = load_file(tmp_path / "run" / "model.safetensors"), timm.create_model(MODEL, pretrained=True)
+    after = load_file(tmp_path / "run" / "model.safetensors")
+    before: Any = timm.create_model(MODEL, pretrained=True)
     own = before.state_dict()
     assert torch.equal(after["stem.0.conv.weight"], own["stem.0.conv.weight"])
     assert torch.equal(after["stem.0.bn.weight"], own["stem.0.bn.weight"])
@@ -95,7 +97,7 @@ def test_a_frozen_stem_stays_and_the_rest_learns_and_another_head_is_new(photos,
             assert "which EMI-Group publishes (EMI-Group/RelativeNAS@454610f; licence: no licence stated)" in card
     with pytest.raises(ValueError, match=r"are weights that EMI-Group publishes .*had from there"):
         open_checkpoint("relativenas_c10.emi")
-    saved = timm.create_model(f"local-dir:{tmp_path / 'run'}", pretrained=True)
+    saved: Any = timm.create_model(f"local-dir:{tmp_path / 'run'}", pretrained=True)
     assert tuple(saved.pretrained_cfg["mean"]) == tuple(before.pretrained_cfg["mean"])
 
 
