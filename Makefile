@@ -51,7 +51,7 @@ test-oldest:  ## a quick part with the lowest versions that pyproject.toml allow
 lint: $(READY)  ## ruff and mypy (4 of CI's minutes, with the installation)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy nas_zoo benchmarks
+	$(BIN)/mypy nas_zoo benchmarks tests
 
 test-interop: $(READY)  ## our files in onnxslim, OpenVINO, coremltools, transformers (installs them; 7 of CI's minutes)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[interop]'
