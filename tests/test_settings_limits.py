@@ -48,7 +48,8 @@ def budget() -> Limit:
 
 SEARCH = [
     least("epochs", 1), least("num_cells", 1), least("init_channels", 2, partial_channels=1), least("batch_size", 2),
-    least("partial_channels", 1), least("workers", 0), least("crop_padding", 0), least("cutout", 0),
+    least("partial_channels", 1), least("workers", 0), least("skip_unreadable", 0),
+    least("crop_padding", 0), least("cutout", 0),
     least("eval_size", 0), least("gap_batches", 0), least("image_size", 8, " pixels"),
     least("train_limit", 4, " images"), *positive("lr", lr_min=0.0), *positive("alpha_lr"),
     *not_negative("lr_min", lr=LARGEST), *not_negative("momentum"), *not_negative("weight_decay"),
@@ -91,7 +92,7 @@ OF_METHOD: dict[str, list[Limit]] = {
 
 TRAIN = [
     least("epochs", 1), least("batch_size", 2), least("warmup_epochs", 0), least("crop_padding", 0),
-    least("cutout", 0), least("workers", 0), least("eval_every", 0), least("seed", 0),
+    least("cutout", 0), least("workers", 0), least("skip_unreadable", 0), least("eval_every", 0), least("seed", 0),
     least("image_size", 8, " pixels"), least("train_limit", 2, " images"), least("init_channels", 2),
     least("num_cells", 1), *positive("lr", min_lr=0.0), *not_negative("min_lr", lr=LARGEST),
     *not_negative("momentum"), *not_negative("weight_decay"), *not_negative("grad_clip"), *not_negative("aux_weight"),
@@ -100,6 +101,8 @@ TRAIN = [
       for at, beyond in ((0.0, BELOW_0), (BELOW_1, 1.0))),
     *(Limit(name, at, beyond, "greater than 0 and at most 1")
       for name in ("crop_pct", "crop_area_min") for at, beyond in ((ABOVE_0, 0.0), (1.0, ABOVE_1))),
+    *(Limit("layer_decay", at, beyond, "greater than 0 and at most 1", {"aux_weight": 0.0})
+      for at, beyond in ((ABOVE_0, 0.0), (1.0, ABOVE_1))),
     Limit("min_lr", 0.5, math.nextafter(0.5, 1.0), "at most lr (0.5)", {"lr": 0.5}),
     budget(),
 ]  # fmt: skip

@@ -125,7 +125,7 @@ def test_predict_takes_every_form(delivered: Path, photos: Path, capsys: pytest.
         assert right >= (21 if "int8" in name else 29)
     with pytest.raises(SystemExit, match="2"):
         nas_zoo_main(["predict", str(delivered / ALL[0]), str(photos), "--batch-size=0"])
-    assert "--batch-size: must be a whole number of at least 1, got 0" in capsys.readouterr().err
+    assert "--batch-size must be a whole number of at least 1, got 0" in capsys.readouterr().err
 
 
 def test_a_second_delivery_is_the_same_bytes(delivered: Path, model: Any, photos: Path, tmp_path: Path) -> None:

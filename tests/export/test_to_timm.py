@@ -128,7 +128,6 @@ def test_dot_has_every_edge():
             ["darts_v2", "--to", "timm-module", "--layout", "mnist"],
             "layout must be one of cifar, imagenet, got 'mnist'",
         ),
-        (["darts_v2", "--to", "timm-module", "--init-channels", "1"], "init_channels must be"),
         (["darts_v2", "--to", "json", "--num-cells", "8"], "num_cells: only --to timm-module takes it"),
         (["nasp", "--to", "timm-module"], "cannot be built here"),
         (["nonesuch", "--to", "dot"], "no such file"),

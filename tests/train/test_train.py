@@ -509,7 +509,7 @@ def test_flags_win_over_the_file_the_file_over_the_recipe(tmp_path):
     settings = tiny_settings("--config", str(config), "--epochs", "9")
     assert (settings.recipe, settings.lr, settings.epochs, settings.ema_decay) == ("quick", 0.3, 9, 0.999)
     table = {line.split()[0]: line for line in describe(settings).splitlines()}
-    assert table["lr"].endswith(f"config {config}")
+    assert table["lr"].endswith(f"config {config}, line 2")
     assert table["epochs"].endswith("flag --epochs")
     assert table["ema_decay"].endswith("recipe quick")
     assert table["seed"].endswith("default")
