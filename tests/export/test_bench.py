@@ -43,7 +43,8 @@ def test_timed_calls_go_on_until_there_are_enough_and_long_enough() -> None:
     waits: list[int] = []
     timing = measure(lambda: calls.append(1), warmup_s=0, min_s=0, repeats=7, synchronize=lambda: waits.append(1))
     assert (timing.n, len(calls), len(waits)) == (7, 8, 9)  # one call warms up; one wait stands before all
-    for name, value in (("repeats", 0), ("warmup_s", -1), ("min_s", float("nan"))):
+    wrong: dict[str, Any] = {"repeats": 0, "warmup_s": -1, "min_s": float("nan")}
+    for name, value in wrong.items():
         with pytest.raises(ValueError, match=f"^{name} must be .*, got {value}$"):
             measure(lambda: None, **{name: value})
 
