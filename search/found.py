@@ -1,6 +1,7 @@
 """The cells a search has found, as its folder holds them."""
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ def write_cells(
 ) -> None:
     """genotype.json of the cells "found" and genotype_<rule>.json of the others, with where they come from.
 
-    `line`: of the epoch's log. The file of a rule that gives no cells, an earlier epoch's, is removed.
+    `line`: of the epoch's log; a collapse is told. The file of a rule
+    that gives no cells, an earlier epoch's, is removed.
     """
     provenance = {
         "method": settings.method,
@@ -50,6 +52,8 @@ def write_cells(
         "by": "nas-zoo",
         "facts": begun_with(settings.out),
     }
+    if line["collapsed"]:
+        print("warning: half of the normal cell or more is skip connections (collapse)", file=sys.stderr)
     for rule, cells in genotypes.items():
         path = settings.out / ("genotype.json" if rule == "found" else f"genotype_{rule}.json")
         if cells is None:

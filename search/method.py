@@ -17,7 +17,18 @@ from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.runs.settings import require, setting
 from nas_zoo.search.supernet import Mixing, SearchSpace
 
-__all__ = ["METHODS", "Method", "Problem", "SearchSettings", "Step", "find_method", "logits_of", "mean_entropy"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "Problem",
+    "SearchSettings",
+    "Step",
+    "config_path",
+    "find_method",
+    "logits_of",
+    "mean_entropy",
+    "shipped_configs",
+]
 
 
 @dataclass(frozen=True)
@@ -110,7 +121,8 @@ class SearchSettings:
                                    "figure of the discretization gap; 0: that figure is left out")  # fmt: skip
     precision: Literal["fp32", "bf16"] = setting("fp32", "bf16: autocast of the network's forward passes")
     channels_last: bool = setting(True, "memory format of images and weights; faster, same mathematics")
-    sync_bn: bool = setting(True, "BatchNorm statistics over all processes, as one process would have them")
+    sync_bn: bool = setting(False, "BatchNorm statistics of the batches of all processes, as one process would have "
+                                   "them; no: each has its own, and running ones are averaged before use")  # fmt: skip
     workers: int = setting(2, "loader processes for data sets that do not fit in memory")
     skip_unreadable: int = setting(0, "go on without at most so many images that cannot be read, in each process")
     time_budget: float | None = setting(None, "write a checkpoint and stop after this long", unit="s")
@@ -137,6 +149,8 @@ class SearchSettings:
         require(budget is None or budget > 0, "time_budget", budget, "more than 0 seconds")
 
 
+CONFIGS = Path(__file__).parent / "configs"
+
 #: Name of each method -> (module, class of the settings, class of the method). Imported when it is chosen.
 METHODS: dict[str, tuple[str, str, str]] = {
     "edas": ("nas_zoo.search.methods.edas", "EdasSettings", "Edas"),
@@ -162,6 +176,21 @@ def find_method(name: str) -> tuple[type[SearchSettings], Callable[[Any], nn.Mod
     module_name, settings_name, method_name = METHODS[name]
     module = importlib.import_module(module_name)
     return getattr(module, settings_name), getattr(module, method_name)
+
+
+def config_path(name: str) -> Path:
+    """A YAML file, or the name of one of the configurations that come with the project."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        return path
+    if name not in shipped_configs():
+        raise ValueError(f"config {name!r}: neither a YAML file nor one of {', '.join(shipped_configs())}")
+    return CONFIGS / f"{name}.yaml"
+
+
+def shipped_configs() -> list[str]:
+    """Names of the configurations that come with the project."""
+    return sorted(file.stem for file in CONFIGS.glob("*.yaml"))
 
 
 def logits_of(method: nn.Module, name: str = "alpha") -> dict[str, torch.Tensor]:

@@ -39,31 +39,40 @@ from nas_zoo.data.fingerprint import check_same_data, fingerprints
 from nas_zoo.data.named import open_for_run, search_split
 from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.runs.checkpoint import load_optimizer
-from nas_zoo.runs.distributed import (
-    autocast_for,
-    average_buffers,
-    average_gradients,
-    convert_global_batch_norm,
-    start_accelerator,
-)
+from nas_zoo.runs.distributed import autocast_for, average_gradients, convert_global_batch_norm, start_accelerator
 from nas_zoo.runs.ending import program, stopped
 from nas_zoo.runs.lock import only_run_in
 from nas_zoo.runs.log import RunLog, run_to_resume
 from nas_zoo.runs.loop import Loop, figures
 from nas_zoo.runs.schedule import cosine
-from nas_zoo.runs.settings import Parser, add_flags, given_flags, read_config, resumed_settings, settings_from
+from nas_zoo.runs.settings import (
+    Parser,
+    add_flags,
+    add_resume_flag,
+    given_flags,
+    read_config,
+    resumed_settings,
+    settings_from,
+)
 from nas_zoo.runs.stop import Reason
 from nas_zoo.search.discretize import DERIVATIONS, gap_table, measure_gap
 from nas_zoo.search.found import collapsed, genotypes_by, save_derived, write_cells
-from nas_zoo.search.method import METHODS, SearchSettings, Step, find_method, logits_of, mean_entropy
+from nas_zoo.search.method import (
+    METHODS,
+    SearchSettings,
+    Step,
+    config_path,
+    find_method,
+    logits_of,
+    mean_entropy,
+    shipped_configs,
+)
 from nas_zoo.search.problem import Iteration
 from nas_zoo.search.ranking import ranking_changes
 from nas_zoo.search.supernet import Supernet
 
 Batch = tuple[Tensor, Tensor]
 CHECKPOINT_KIND = "search"
-CONFIGS = Path(__file__).parent / "configs"
-COLLAPSE_WARNING = "warning: half of the normal cell or more is skip connections (collapse)"
 
 
 class Search:
@@ -102,9 +111,8 @@ class Search:
             in_chans=source.in_chans,
             partial_channels=settings.partial_channels,
         )
-        if settings.sync_bn:
-            supernet = convert_global_batch_norm(supernet)
-        self.supernet = supernet.to(memory_format=memory_format).to(accelerator.device)
+        supernet = supernet.to(memory_format=memory_format).to(accelerator.device)
+        self.supernet = convert_global_batch_norm(supernet) if settings.sync_bn else supernet
         self.method: Any = method.to(accelerator.device)
         self.weights = list(self.supernet.parameters())
         self.alphas = list(self.method.parameters())
@@ -119,7 +127,7 @@ class Search:
         """A batch of the weights half and one of the alpha half for each iteration from `start` on."""
         return zip(self.weight_batches.epoch(epoch, start), self.alpha_batches.epoch(epoch, start), strict=False)
 
-    def step(self, epoch: int, step: int, batch: tuple[Batch, Batch]) -> Tensor:
+    def step(self, epoch: int, step: int, batch: tuple[Batch, Batch], votes: Tensor | None = None) -> Tensor:
         """One iteration: an architecture step on the batch of the alpha half, a weight step on that of the other."""
         settings = self.settings
         for_weights, held_out = batch
@@ -151,7 +159,7 @@ class Search:
             logits = self.supernet(images, mixing)
         loss = F.cross_entropy(logits.float(), labels)
         loss.backward()
-        average_gradients(self.weights)
+        average_gradients(self.weights, votes)
         if settings.grad_clip:
             nn.utils.clip_grad_norm_(self.weights, settings.grad_clip)
         self.weight_optimizer.step()
@@ -199,8 +207,6 @@ class Search:
         }
         self.last_logits = logits
         if self.accelerator.is_main_process:
-            if line["collapsed"]:
-                print(COLLAPSE_WARNING, file=sys.stderr)
             write_cells(genotypes, settings, line, self.source)
         return line
 
@@ -220,8 +226,13 @@ class Search:
             f"{changed}{line['seconds']:.0f} s  {line['peak_memory_gb']:.2f} GB"
         )
 
+    @property
+    def own_statistics(self) -> tuple[nn.Module, ...]:
+        """The supernet, unless the statistics are those of all processes."""
+        return () if self.settings.sync_bn else (self.supernet,)
+
     def state(self) -> dict[str, Any]:
-        """Without sync_bn the running statistics are those of the first process."""
+        """Without sync_bn the running statistics are those of the first process; see ``own_statistics``."""
         return {
             "data": self.data,
             "last_logits": self.last_logits,
@@ -250,7 +261,6 @@ class Search:
         reestimate: Iterable[str] | None = None,
     ) -> dict[str, Any]:
         """``discretize.measure_gap`` of this run, statistics re-estimated over the epoch's first training batches."""
-        average_buffers(self.supernet)
         count = min(self.settings.gap_batches, self.weight_batches.steps_per_epoch)
         return measure_gap(
             self.supernet,
@@ -294,26 +304,11 @@ def search(
     return None
 
 
-def config_path(name: str) -> Path:
-    """A YAML file, or the name of one of the configurations that come with the project."""
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.exists():
-        return path
-    if name not in shipped_configs():
-        raise ValueError(f"config {name!r}: neither a YAML file nor one of {', '.join(shipped_configs())}")
-    return CONFIGS / f"{name}.yaml"
-
-
-def shipped_configs() -> list[str]:
-    return sorted(file.stem for file in CONFIGS.glob("*.yaml"))
-
-
 def make_parser(settings_class: type[SearchSettings]) -> argparse.ArgumentParser:
     parser = Parser(prog="nas-zoo search", description=__doc__)
     shipped = ", ".join(shipped_configs())
     parser.add_argument("--config", help=f"YAML file of settings, or a shipped one: {shipped}")
-    parser.add_argument("--resume", nargs="?", const="", metavar="CHECKPOINT",
-                        help="continue the run in --out, or from this checkpoint")  # fmt: skip
+    add_resume_flag(parser)
     add_flags(parser, settings_class)
     parser.epilog = (
         f"These are the flags of --method {settings_class.method}. Methods: {', '.join(METHODS)};\n"
@@ -327,7 +322,7 @@ def parse(argv: list[str]) -> tuple[SearchSettings, dict[str, Any] | None]:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--method")
     first.add_argument("--config")
-    first.add_argument("--resume", nargs="?", const="")
+    add_resume_flag(first)
     first.add_argument("--out", type=Path)
     known = first.parse_known_args(argv)[0]
     config = None if known.config is None else config_path(known.config)

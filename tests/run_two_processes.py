@@ -15,7 +15,7 @@ from nas_zoo.search.methods.darts import DartsSettings
 from nas_zoo.search.methods.edas import EdasSettings
 from nas_zoo.search.run import CHECKPOINT_KIND, Search, search
 
-COMMON = {"data": "digits", "num_cells": 3, "init_channels": 4, "batch_size": 32, "epochs": 1}
+COMMON = {"sync_bn": True, "data": "digits", "num_cells": 3, "init_channels": 4, "batch_size": 32, "epochs": 1}
 #: Searches whose end is compared, and after how many iterations.
 SEARCHES: dict[str, tuple[type[SearchSettings], dict, int]] = {
     "edas": (EdasSettings, {"train_limit": 512}, 6),
@@ -50,7 +50,7 @@ if __name__ == "__main__":
     assert accelerator.num_processes == 2
     torch.save(states, folder / f"rank{accelerator.process_index}.pt")
     Accelerator.end_training = lambda self: None  # it would part the processes
-    settings = {**COMMON, "train_limit": 128, "out": folder / "run"}
+    settings = {**COMMON, "sync_bn": False, "train_limit": 128, "out": folder / "run"}
     search(EdasSettings(**settings))  # type: ignore[arg-type]
 
     pieces = EdasSettings(**{**settings, "out": folder / "pieces", "time_budget": 1e-4})  # type: ignore[arg-type]

@@ -11,15 +11,14 @@ import ctypes
 import functools
 import os
 import sys
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from accelerate import Accelerator
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -32,11 +31,12 @@ __all__ = [
     "average_gradients",
     "average_tensors",
     "convert_global_batch_norm",
+    "gather_statistics",
     "keep_freed_memory",
-    "longest_since",
     "max_over_processes",
     "start_accelerator",
     "sum_over_processes",
+    "take_statistics",
     "total_over_processes",
     "world_size",
 ]
@@ -60,11 +60,6 @@ def total_over_processes(values: Tensor, device: torch.device) -> Tensor:
     One process moves nothing: not every device (MPS) has float64.
     """
     return values if world_size() == 1 else sum_over_processes(values.to(device)).cpu()
-
-
-def longest_since(start: float, device: torch.device) -> float:
-    """Seconds since time.monotonic() was `start`, the longest of all processes."""
-    return float(max_over_processes(torch.tensor(time.monotonic() - start, device=device)))
 
 
 def max_over_processes(values: Tensor) -> Tensor:
@@ -102,6 +97,7 @@ def start_accelerator() -> Accelerator:
     ValueError where several processes were started that do not know of each other: each would train alone.
     """
     keep_freed_memory()
+    _meet_again()
     accelerator = Accelerator(mixed_precision="no")
     if accelerator.num_processes == 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(
@@ -109,6 +105,20 @@ def start_accelerator() -> Accelerator:
             "(see the README, 'Several processes')"
         )
     return accelerator
+
+
+def _meet_again() -> None:
+    """Where torchrun has restarted the processes of one machine: lets them meet under keys of this attempt.
+
+    Its store outlives a restart (torch 2.14), and with it the addresses of the processes that are gone, to which the
+    quicker of the new ones would try to connect. Of several machines each counts its own restarts, so there is no
+    number that all of them know.
+    """
+    attempt, world = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), os.environ.get("WORLD_SIZE", "1")
+    if attempt == "0" or world == "1" or world != os.environ.get("LOCAL_WORLD_SIZE") or dist.is_initialized():
+        return
+    store, rank, size = next(dist.rendezvous("env://"))
+    dist.init_process_group(store=dist.PrefixStore(f"attempt {attempt}", store), rank=rank, world_size=size)
 
 
 def autocast_for(device: torch.device, precision: str) -> Callable[[], Any]:
@@ -123,13 +133,16 @@ def autocast_for(device: torch.device, precision: str) -> Callable[[], Any]:
 
 
 @torch.no_grad()
-def average_gradients(parameters: Iterable[Tensor]) -> None:
+def average_gradients(parameters: Iterable[Tensor], votes: Tensor | None = None) -> None:
     """Every .grad becomes its mean over the processes: one flat all-reduce for each dtype and device.
 
     Parameters without a gradient are left out: which ones have one must be the same on every process (the active
     operations are drawn from a generator that is seeded alike). Other sizes on another process end in an abort of gloo.
+
+    votes: a vector on the CPU that takes part in the first of these, so that the processes agree on what else there is
+    without another one; it becomes its mean too.
     """
-    _average([parameter.grad for parameter in parameters if parameter.grad is not None])
+    _average([parameter.grad for parameter in parameters if parameter.grad is not None], votes)
 
 
 @torch.no_grad()
@@ -144,20 +157,72 @@ def average_buffers(module: nn.Module) -> None:
     _average([buffer for buffer in module.buffers() if buffer.is_floating_point()])
 
 
-def _average(tensors: list[Tensor]) -> None:
+def _average(tensors: list[Tensor], votes: Tensor | None = None) -> None:
     processes = world_size()
-    if processes == 1 or not tensors:
+    if processes == 1:
         return
+    if not tensors:
+        tensors, votes = [] if votes is None else [votes], None
     groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
     for tensor in tensors:
         groups.setdefault((tensor.dtype, tensor.device), []).append(tensor)
-    for group in groups.values():
+    for (dtype, device), group in groups.items():
+        # Tensors that differ in their first axis at most are joined along it: three operations for each such shape and
+        # not for each of some hundred tensors.
+        alike: dict[torch.Size, list[Tensor]] = {}
+        for tensor in group:
+            alike.setdefault(tensor.shape[1:], []).append(tensor)
+        joined = [torch.cat(members) if members[0].ndim else torch.stack(members) for members in alike.values()]
         # reshape goes by index, not by memory, so a channels_last gradient meets its contiguous twin in the right place
-        flat = torch.cat([tensor.reshape(-1) for tensor in group])
+        rows = [part.reshape(-1) for part in joined]
+        if votes is not None:
+            rows.append(votes.to(device, dtype))
+        flat = torch.cat(rows)
         dist.all_reduce(flat)
         flat /= processes
-        parts = flat.split([tensor.numel() for tensor in group])
-        torch._foreach_copy_(group, [part.view(tensor.shape) for part, tensor in zip(parts, group, strict=True)])
+        ordered, means = [], []
+        for part, whole, members in zip(
+            flat.split([row.numel() for row in rows]), joined, alike.values(), strict=False
+        ):
+            ordered += members
+            whole = part.view(whole.shape)
+            means += whole.split([len(member) for member in members]) if members[0].ndim else whole.unbind()
+        torch._foreach_copy_(ordered, means)
+        if votes is not None:
+            votes.copy_(flat[-votes.numel() :])
+            votes = None
+
+
+# ---------------------------------------------------------------------------------------- each process's statistics
+
+
+def gather_statistics(modules: Iterable[nn.Module]) -> list[Tensor]:
+    """All floating-point buffers of the modules in one vector on the CPU for each process, by rank; [] for one.
+
+    It is what a checkpoint needs of the other processes: each has running statistics of its own.
+    """
+    buffers = _statistics(modules)
+    if world_size() == 1 or not buffers:
+        return []
+    mine = torch.cat([buffer.reshape(-1) for buffer in buffers])
+    gathered = [torch.empty_like(mine) for _ in range(world_size())]
+    dist.all_gather(gathered, mine)
+    return [vector.cpu() for vector in gathered]
+
+
+@torch.no_grad()
+def take_statistics(modules: Iterable[nn.Module], gathered: Sequence[Tensor]) -> None:
+    """Each process takes up its own of what ``gather_statistics`` gave; where their number is another, all the mean."""
+    if not gathered:
+        return
+    mine = gathered[dist.get_rank()] if len(gathered) == world_size() else torch.stack(list(gathered)).mean(0)
+    buffers = _statistics(modules)
+    for buffer, part in zip(buffers, mine.split([buffer.numel() for buffer in buffers]), strict=True):
+        buffer.copy_(part.view(buffer.shape))
+
+
+def _statistics(modules: Iterable[nn.Module]) -> list[Tensor]:
+    return [buffer for module in modules for buffer in module.buffers() if buffer.is_floating_point()]
 
 
 # ------------------------------------------------------------------------------------------------ batch statistics
@@ -204,11 +269,12 @@ class _NormalizeGlobally(torch.autograd.Function):
         x, weight, mean, var, total = ctx.saved_tensors
         invstd = (var + ctx.eps).rsqrt()
         unit = weight if weight is not None else torch.ones_like(mean)
-        # the kernel for given statistics: grad_x with mean and variance held fixed, sum(grad * x_hat), sum(grad)
+        # the kernel for given statistics: grad_x with mean and variance held fixed, sum(grad * x_hat), sum(grad); on
+        # CUDA it takes them as saved mean and 1 / deviation, on a CPU as running mean and variance
         grad = grad.contiguous(memory_format=_layout(x))
         if x.numel():
             grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
-                grad, x, unit, mean, var, None, None, False, ctx.eps, [True, True, True]
+                grad, x, unit, mean, var, mean, invstd, False, ctx.eps, [True, True, True]
             )
         else:
             grad_x, grad_weight, grad_bias = torch.empty_like(x), torch.zeros_like(unit), torch.zeros_like(unit)
@@ -275,11 +341,15 @@ def _forward_globally(norm: _BatchNorm, x: Tensor) -> Tensor:
 def convert_global_batch_norm(module: M) -> M:
     """The same module, its batch normalisation layers now with the statistics of all processes; untouched for one.
 
-    Layers are changed in place: parameters, buffers, hooks and state-dict keys stay the ones the optimizer knows.
-    ValueError for a batch normalisation whose forward is its own, because its statistics would silently stay local.
+    For a module on CUDA these are torch's SyncBatchNorm (timm's of it), new layers with the same parameters and keys.
+    On a CPU, where torch has none, layers are changed in place. ValueError there for a batch normalisation whose
+    forward is its own, because its statistics would silently stay local.
     """
     if world_size() == 1:
         return module
+    if any(parameter.is_cuda for parameter in module.parameters()):
+        converted: M = convert_sync_batchnorm(module)
+        return converted
     for name, layer in module.named_modules():
         if not isinstance(layer, _BatchNorm) or isinstance(layer, (GlobalBatchNorm, GlobalBatchNormAct)):
             continue

@@ -116,7 +116,8 @@ def run_to_resume(out: Path, resume: str | None, kind: str) -> tuple[dict[str, A
 
     Args:
         out: Folder of the run.
-        resume: None: a new run is wanted; "": that of the folder is to go on; else the checkpoint to go on from.
+        resume: None: a new run is wanted; "": that of the folder is to go on; "auto": so if there is one, else a new
+            one; else the checkpoint to go on from.
         kind: Of checkpoint.
 
     A run that was killed before its first checkpoint has settings in its log, and begins again with them.
@@ -125,6 +126,10 @@ def run_to_resume(out: Path, resume: str | None, kind: str) -> tuple[dict[str, A
         ValueError: A new run where one is already, nothing to resume, a checkpoint that cannot be read, no checkpoint
             and no settings in the log either.
     """
+    if resume == "auto":  # without a whole line in its log and a checkpoint nothing has been begun
+        resume = "" if (out / "checkpoint.pt").exists() or RunLog(out).num_lines else None
+        if resume is None:
+            return None, None
     log, checkpoint = out / "log.jsonl", Path(resume or out / "checkpoint.pt")
     if resume is None:
         if log.exists():

@@ -20,11 +20,11 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from nas_zoo.runs.checkpoint import check_finite, check_place, save_checkpoint, taking_up
-from nas_zoo.runs.distributed import longest_since, total_over_processes
+from nas_zoo.runs.distributed import average_buffers, gather_statistics, take_statistics, total_over_processes
 from nas_zoo.runs.facts import peak_memory_gb, run_facts
 from nas_zoo.runs.log import RunLog
 from nas_zoo.runs.settings import CHANGEABLE, describe, to_dict
@@ -50,8 +50,15 @@ class Program(Protocol):
     def batches(self, epoch: int, start: int) -> Iterable[Any]:
         """Of an epoch, from iteration `start` on."""
 
-    def step(self, epoch: int, step: int, batch: Any) -> Tensor:
-        """One iteration; its figures in the order of ``counted``, left on the device: see ``figures``."""
+    def step(self, epoch: int, step: int, batch: Any, votes: Tensor | None = None) -> Tensor:
+        """One iteration; its figures in the order of ``counted``, left on the device: see ``figures``.
+
+        `votes` go along with the weights' gradients to ``average_gradients``.
+        """
+
+    @property
+    def own_statistics(self) -> tuple[nn.Module, ...]:
+        """Those whose running statistics are each process's own, averaged at the end of an epoch; none with sync_bn."""
 
     def end_epoch(self, epoch: int, sums: Mapping[str, float]) -> dict[str, Any]:
         """What the log says of an epoch; `sums` are those of all its iterations and processes."""
@@ -109,12 +116,19 @@ class Loop:
             with taking_up(kind):
                 check_place(resume, settings.epochs, program.steps, len(program.counted))
                 program.load(resume)
+                take_statistics(program.own_statistics, resume.get("statistics", []))
                 self.epoch, self.step, self._seconds_before = resume["epoch"], resume["step"], resume["seconds"]
                 if accelerator.is_main_process:  # the others have added theirs to it
                     self._sums += resume["sums"]
                 self.log.take_up(resume["log_lines"], resume["settings"], changeable=CHANGEABLE)
             self.log.event("resumed", epoch=self.epoch + 1, iteration=self.step, commit=facts["commit"])
-            self._tell(f"resumed at epoch {self.epoch + 1}, iteration {self.step} of {program.steps}")
+            before, now = resume.get("processes"), accelerator.num_processes
+            others = (
+                f"; it goes on with {now} instead of {before} processes"
+                if isinstance(before, int) and before != now
+                else ""
+            )
+            self._tell(f"resumed at epoch {self.epoch + 1}, iteration {self.step} of {program.steps}{others}")
         self._begun = time.monotonic()
 
     def run(self, started: float | None = None) -> Reason | None:
@@ -124,26 +138,32 @@ class Loop:
         """
         program, epochs, device = self.program, self.settings.epochs, self.accelerator.device
         alone = self.accelerator.num_processes == 1
+
+        def ask() -> Tensor:
+            due = time.monotonic() - last_save > CHECKPOINT_SECONDS
+            return torch.tensor([*stop.votes(), float(due)])
+
         with StopRequest(self.settings.time_budget, started=started) as stop:
             while self.epoch < epochs:
                 if self.step == 0:
                     self._sums.zero_()
                 last_save = time.monotonic()
                 for batch in self._with_progress(self._kept(program.batches(self.epoch, self.step))):
-                    self._pending.append(program.step(self.epoch, self.step, batch))
+                    votes = ask()
+                    self._pending.append(program.step(self.epoch, self.step, batch, votes))
                     self.step += 1
-                    look = self.step % LOOK_EVERY == 0
-                    if look:
+                    if self.step % LOOK_EVERY == 0:
                         self._settle()
-                    # the others' clocks are asked now and then; one's own is free
-                    due = (look or alone) and longest_since(last_save, device) > CHECKPOINT_SECONDS
-                    reason = stop.agree(device)
+                    *reasons, due = (ask() if alone else votes).tolist()
+                    reason = stop.reason_of(reasons)
                     if (due or reason) and self.step < program.steps:
                         self._save()
                         last_save = time.monotonic()
                         if reason:
                             return self._stopped(reason)
                 self._settle()
+                for module in program.own_statistics:
+                    average_buffers(module)
                 with self._kept_on_error():
                     line = program.end_epoch(self.epoch, self._named(total_over_processes(self._sums, device)))
                 line |= {"seconds": round(self.seconds, 3), "peak_memory_gb": round(peak_memory_gb(device), 3)}
@@ -184,9 +204,11 @@ class Loop:
     def _save(self) -> None:
         self._settle()
         sums = total_over_processes(self._sums, self.accelerator.device)
+        statistics = gather_statistics(self.program.own_statistics)
         if self.accelerator.is_main_process:
             place = {"epoch": self.epoch, "step": self.step, "seconds": self.seconds, "sums": sums}
             place |= {"settings": to_dict(self.settings), "log_lines": self.log.num_lines}
+            place |= {"processes": self.accelerator.num_processes, "statistics": statistics}
             save_checkpoint(self.checkpoint, place | self.program.state(), self.kind)
         self.accelerator.wait_for_everyone()
 

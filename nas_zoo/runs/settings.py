@@ -36,6 +36,7 @@ __all__ = [
     "CHANGEABLE",
     "Parser",
     "add_flags",
+    "add_resume_flag",
     "describe",
     "given_flags",
     "read_config",
@@ -343,6 +344,12 @@ def _help(field: dataclasses.Field[Any]) -> str:
     notes = [f"in {unit}"] if unit else []
     notes.append("needed" if default is dataclasses.MISSING else f"default: {_show(default)}")
     return f"{text} ({', '.join(notes)})".strip().replace("%", "%%")
+
+
+def add_resume_flag(parser: argparse.ArgumentParser) -> None:
+    """--resume [CHECKPOINT], as ``runs.log.run_to_resume`` reads it."""
+    told = "continue the run in --out, or from this checkpoint; auto: continue the run if --out has one, else start it"
+    parser.add_argument("--resume", nargs="?", const="", metavar="CHECKPOINT", help=told)
 
 
 def given_flags(namespace: argparse.Namespace) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from types import FrameType, TracebackType
 from typing import Any, Literal, Self
 
@@ -86,17 +87,22 @@ class StopRequest:
             return self._signal
         return "time budget" if time.monotonic() >= self._deadline else None
 
+    def votes(self) -> list[float]:
+        """For each reason that there may be, 1 where it is this process's. ``reason_of`` reads their sum or mean."""
+        mine = self.reason()
+        return [float(reason == mine) for reason in _REASONS]
+
+    @staticmethod
+    def reason_of(votes: Sequence[float]) -> Reason | None:
+        """The reason that some process has, None if there is none."""
+        return next((reason for reason, vote in reversed(list(zip(_REASONS, votes, strict=True))) if vote), None)
+
     def agree(self, device: torch.device | str = "cpu") -> Reason | None:
         """The reason of any process, the same on all of them: all have to call it at the same step.
 
-        One all-reduce of an int by way of `device`; nothing for one process.
+        One all-reduce of three numbers by way of `device`; nothing for one process.
         """
-        reason = self.reason()
-        if distributed.world_size() == 1:
-            return reason
-        mine = 0 if reason is None else 1 + _REASONS.index(reason)
-        agreed = int(distributed.max_over_processes(torch.tensor(mine, device=device)))
-        return _REASONS[agreed - 1] if agreed else None
+        return self.reason_of(distributed.sum_over_processes(torch.tensor(self.votes(), device=device)).tolist())
 
 
 def _die_of(number: int) -> None:

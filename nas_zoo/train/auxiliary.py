@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-__all__ = ["AuxiliaryHead", "TensorDropPath", "Trained"]
+__all__ = ["AuxiliaryHead", "TensorDropPath", "Trained", "take_tensor_drop_paths"]
 
 
 class AuxiliaryHead(nn.Module):
@@ -73,3 +73,11 @@ class TensorDropPath(DropPath):
             return x
         mask = torch.bernoulli(self.keep.expand(x.shape[0], *[1] * (x.ndim - 1)))
         return x * (mask / self.keep).to(x.dtype)
+
+
+def take_tensor_drop_paths(model: nn.Module) -> None:
+    """Every DropPath of the model becomes a TensorDropPath."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, DropPath):
+                setattr(module, name, TensorDropPath())

@@ -165,7 +165,8 @@ class TrainSettings:
     precision: Literal["fp32", "bf16"] = setting("fp32", "bf16: autocast of the forward passes")
     channels_last: bool = setting(True, "memory format of images and weights; faster, same mathematics")
     compile: bool = setting(False, "torch.compile the training step's network")
-    sync_bn: bool = setting(True, "BatchNorm statistics over all processes, as one process would have them")
+    sync_bn: bool = setting(False, "BatchNorm statistics of the batches of all processes, as one process would have "
+                                   "them; no: each has its own, and running ones are averaged before use")  # fmt: skip
     workers: int = setting(2, "loader processes for data sets that do not fit in memory")
     skip_unreadable: int = setting(0, "go on without at most so many images that cannot be read, in each process")
     eval_every: int = setting(1, "epochs between two looks at the held-out part; 0: none on the way")

@@ -36,7 +36,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from timm.layers import DropPath
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3, freeze
 from torch import Tensor, nn
@@ -50,23 +49,17 @@ from nas_zoo.models.depthwise import strided_pointwise
 from nas_zoo.models.network import CellNet
 from nas_zoo.models.results import file_sha256
 from nas_zoo.runs.checkpoint import load_optimizer
-from nas_zoo.runs.distributed import (
-    autocast_for,
-    average_buffers,
-    average_gradients,
-    convert_global_batch_norm,
-    start_accelerator,
-)
+from nas_zoo.runs.distributed import autocast_for, average_gradients, convert_global_batch_norm, start_accelerator
 from nas_zoo.runs.ending import program, stopped
 from nas_zoo.runs.facts import begun_with
 from nas_zoo.runs.files import write_json
 from nas_zoo.runs.lock import only_run_in
 from nas_zoo.runs.log import run_to_resume
 from nas_zoo.runs.loop import Loop, figures
-from nas_zoo.runs.settings import Parser, add_flags, given_flags, resumed_settings, to_dict
+from nas_zoo.runs.settings import Parser, add_flags, add_resume_flag, given_flags, resumed_settings, to_dict
 from nas_zoo.runs.stop import Reason
 from nas_zoo.text import plain
-from nas_zoo.train.auxiliary import AuxiliaryHead, TensorDropPath, Trained
+from nas_zoo.train.auxiliary import AuxiliaryHead, Trained, take_tensor_drop_paths
 from nas_zoo.train.evaluation import evaluate
 from nas_zoo.train.model import chosen_args, make_model, origin_of_cells, read_weights, save_model, scaled_as_trained
 from nas_zoo.train.recipes import TrainSettings, settings_of
@@ -159,15 +152,11 @@ class Training:
                 )
             auxiliary = AuxiliaryHead(*self._tap_shape(in_chans), self.num_classes)
         if settings.compile and settings.drop_path and isinstance(self.model, CellNet):
-            for module in list(self.model.modules()):
-                for name, child in module.named_children():
-                    if isinstance(child, DropPath):
-                        setattr(module, name, TensorDropPath())
-        trained = Trained(self.model, auxiliary)
-        if settings.sync_bn:
-            trained = convert_global_batch_norm(trained)
-        self.trained = trained.to(memory_format=memory_format).to(device).train()
+            take_tensor_drop_paths(self.model)
+        trained = Trained(self.model, auxiliary).to(memory_format=memory_format).to(device).train()
+        self.trained = convert_global_batch_norm(trained) if settings.sync_bn else trained
         self.model = self.trained.model
+        self.num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.parameters = [parameter for parameter in self.trained.parameters() if parameter.requires_grad]
         self.network: Any = torch.compile(self.trained) if settings.compile else self.trained
         self.optimizer = create_optimizer_v2(
@@ -191,7 +180,7 @@ class Training:
             self.model.set_drop_path(self.settings.drop_path_rate(epoch))
         return self.train_batches.epoch(epoch, start)
 
-    def step(self, epoch: int, step: int, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def step(self, epoch: int, step: int, batch: tuple[Tensor, Tensor], votes: Tensor | None = None) -> Tensor:
         """One iteration: forward with the auxiliary head, backward, clipped step, moving average."""
         settings, (images, labels) = self.settings, batch
         rate = settings.rate(epoch, step, self.steps)
@@ -211,7 +200,7 @@ class Training:
             auxiliary = F.cross_entropy(_full(auxiliary_logits), labels, label_smoothing=settings.label_smoothing)
             total = loss + settings.aux_weight * auxiliary
         total.backward()
-        average_gradients(self.parameters)
+        average_gradients(self.parameters, votes)
         if settings.grad_clip:
             nn.utils.clip_grad_norm_(self.parameters, settings.grad_clip)
         self.optimizer.step()
@@ -233,12 +222,11 @@ class Training:
         }
         if self.source.skips.found:
             line["unreadable"] = len(self.source.skips.found)
-        weights = self.averaged()
         if settings.eval_every and (epoch + 1) % settings.eval_every == 0:
             if self.val_batches is not None:
-                line["val"] = self.evaluated(weights, self.val_batches)
+                line["val"] = self.evaluated(self.val_batches)
             if settings.test_curve:
-                line["test"] = self.evaluated(weights, self.test_batches)
+                line["test"] = self.evaluated(self.test_batches)
         return line
 
     def report(self, line: Mapping[str, Any]) -> str:
@@ -253,8 +241,15 @@ class Training:
                 text += f"  {split} {', '.join(figures_of)}"
         return f"{text}  {line['seconds']:.0f} s  {line['peak_memory_gb']:.2f} GB"
 
+    @property
+    def own_statistics(self) -> tuple[nn.Module, ...]:
+        """Network and moving average, unless the statistics are those of all processes."""
+        if self.settings.sync_bn:
+            return ()
+        return (self.trained,) if self.ema is None else (self.trained, self.ema.module)
+
     def state(self) -> dict[str, Any]:
-        """Without sync_bn the running statistics are those of the first process."""
+        """Without sync_bn the running statistics are those of the first process; see ``own_statistics``."""
         return {
             "model_args": self.model_args,
             "data": self.data,
@@ -271,22 +266,18 @@ class Training:
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
 
-    def averaged(self) -> dict[str, nn.Module]:
-        """The weights that are evaluated, the result's first: the moving average where there is one, and the last."""
-        if not self.settings.sync_bn:
-            average_buffers(self.trained)
-            if self.ema is not None:
-                average_buffers(self.ema.module)
-        weights: dict[str, nn.Module] = {} if self.ema is None else {"ema": self.ema.module}
-        return weights | {"last": self.model}
+    @property
+    def weights(self) -> dict[str, nn.Module]:
+        """Those that are evaluated, the result's first: the moving average where there is one, and the last."""
+        return ({} if self.ema is None else {"ema": self.ema.module}) | {"last": self.model}
 
-    def evaluated(self, weights: Mapping[str, nn.Module], batches: Batches) -> dict[str, dict[str, Any]]:
-        """``evaluate`` of each."""
-        return {name: evaluate(model, batches.epoch(0), self.autocast) for name, model in weights.items()}
+    def evaluated(self, batches: Batches) -> dict[str, dict[str, Any]]:
+        """``evaluate`` of each of the weights."""
+        return {name: evaluate(model, batches.epoch(0), self.autocast) for name, model in self.weights.items()}
 
     def result(self) -> dict[str, Any]:
         """The final figures on the test split: those of the weights that were named beforehand, and of the others."""
-        found = self.evaluated(self.averaged(), self.test_batches)
+        found = self.evaluated(self.test_batches)
         genotype = getattr(self.model, "genotype", None)
         first, *others = found
         began_with = {"began_with": self.settings.model} if self.settings.pretrained else {}
@@ -310,11 +301,6 @@ class Training:
         with torch.no_grad():
             tap = self.model.eval().forward_auxiliary(torch.zeros(1, in_chans, self.image_size, self.image_size))[1]
         return tap.shape[1], tap.shape[2]
-
-    @property
-    def num_parameters(self) -> int:
-        """Of the model, without the auxiliary head."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
 
 
 def _percent(value: float) -> str:
@@ -358,7 +344,7 @@ def train(
         loop.log.append({"kind": "result", **result})
         if accelerator.is_main_process:
             prepared = dataclasses.replace(test, mean=source.mean, std=source.std)
-            model = next(iter(run.averaged().values()))
+            model = next(iter(run.weights.values()))
             save_model(model, settings.out, prepared, image_size=run.image_size, crop_pct=settings.crop_pct)
             # what it was made with when it began; a resumed run's later commits are in events.jsonl
             more = begun_with(settings.out) | {"seconds": round(loop.seconds, 3), "settings": to_dict(settings)}
@@ -378,8 +364,7 @@ def train(
 def make_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="nas-zoo train", description=__doc__)
     parser.add_argument("--config", type=Path, help="YAML file of settings")
-    parser.add_argument("--resume", nargs="?", const="", metavar="CHECKPOINT",
-                        help="continue the run in --out, or from this checkpoint")  # fmt: skip
+    add_resume_flag(parser)
     add_flags(parser, TrainSettings)
     return parser
 

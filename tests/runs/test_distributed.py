@@ -19,8 +19,10 @@ from nas_zoo.runs.distributed import (
     average_buffers,
     average_gradients,
     convert_global_batch_norm,
+    gather_statistics,
     max_over_processes,
     sum_over_processes,
+    take_statistics,
     world_size,
 )
 from nas_zoo.runs.stop import StopRequest
@@ -158,13 +160,27 @@ def work(number: int, folder: str) -> None:
     )
     d.data = d.data.double()
     d.grad = torch.full_like(d, 10.0 * number)
-    average_gradients([a, b, c, d])
-    result["gradients"] = [a.grad, b.grad, c.grad, d.grad]
+    e, f = nn.Parameter(torch.tensor(0.0)), nn.Parameter(torch.zeros(5, 3, 2, 2))  # one without axes, one of c's row
+    e.grad, f.grad = torch.tensor(4.0 * number), torch.full_like(f, 2.0 * number)
+    votes = torch.tensor([float(number), 0.0])
+    average_gradients([a, b, c, d, e, f], votes)
+    result["gradients"] = [a.grad, b.grad, c.grad, d.grad, e.grad, f.grad]
+    only_votes = torch.tensor([4.0 * number])
+    average_gradients([b], only_votes)
+    result["votes"] = [votes, only_votes]
 
     buffers = nn.BatchNorm2d(2)
     buffers.load_state_dict(
         buffers.state_dict() | {"running_mean": torch.full((2,), float(number)), "num_batches_tracked": torch.tensor(7)}
     )
+    gathered = gather_statistics([buffers])
+    with torch.no_grad():
+        buffers.running_mean.zero_()  # type: ignore[union-attr]
+    take_statistics([buffers], gathered)
+    result["own"] = [gathered, buffers.running_mean.clone()]  # type: ignore[union-attr]
+    take_statistics([buffers], [*gathered, torch.full((4,), 8.0)])  # of three processes
+    result["of three"] = buffers.running_mean.clone()  # type: ignore[union-attr]
+    take_statistics([buffers], gathered)
     average_buffers(buffers)
     result["buffers"] = [buffers.running_mean, buffers.num_batches_tracked]
 
@@ -261,7 +277,11 @@ def test_other_batch_normalisation_is_refused_by_name(results):
 
 def test_gradients_become_their_mean(results):
     for result in results:
-        a, b, c, d = result["gradients"]
+        a, b, c, d, e, f = result["gradients"]
+        assert e == 2.0
+        assert torch.equal(f, torch.full((5, 3, 2, 2), 1.0))
+        votes, only_votes = result["votes"]
+        assert (votes.tolist(), only_votes.tolist()) == ([0.5, 0.0], [2.0])
         assert torch.equal(a, torch.full((2, 3, 2, 2), 0.5))
         assert b is None
         assert torch.equal(c, torch.arange(24.0).view(2, 3, 2, 2) * 1.5)
@@ -273,6 +293,25 @@ def test_buffers_become_their_mean_and_counters_stay(results):
         mean, count = result["buffers"]
         assert mean.tolist() == [0.5, 0.5]
         assert int(count) == 7
+
+
+def test_each_process_takes_up_its_own_statistics_and_other_numbers_of_them_the_mean(results):
+    for number, result in enumerate(results):
+        gathered, own = result["own"]
+        assert [vector.tolist() for vector in gathered] == [[0.0, 0.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]]
+        assert own.tolist() == [number, number]
+        assert result["of three"].tolist() == [3.0, 3.0]
+
+
+def test_saved_mean_and_deviation_give_a_cpu_the_same_bits():
+    # CUDA's kernel asserts that they are there, a CPU's looks at running mean and variance only
+    x, grad = joint_batch(0)[0], joint_batch(1)[0]
+    var, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+    unit, invstd = torch.ones(3), (var + 1e-5).rsqrt()
+    kernel = torch.ops.aten.native_batch_norm_backward
+    without = kernel(grad, x, unit, mean, var, None, None, False, 1e-5, [True, True, True])
+    given = kernel(grad, x, unit, mean, var, mean, invstd, False, 1e-5, [True, True, True])
+    assert all(torch.equal(one, other) for one, other in zip(without, given, strict=True))
 
 
 def test_sums_and_maxima(results):

@@ -41,7 +41,7 @@ TINY = ["--model", "cell_net_cifar", "--init-channels", "4", "--num-cells", "3",
 #: Everything that has a state or draws: auxiliary head, drop path, moving average, cutout, crops; 5 steps an epoch.
 SMALL = [*TINY, "--val-fraction", "0.2", "--batch-size", "32", "--epochs", "3", "--ema-decay", "0.9"]
 #: Without drop path, whose masks each process draws for its own rows.
-ALIKE = [*SMALL, "--drop-path", "0", "--epochs", "2"]
+ALIKE = [*SMALL, "--sync-bn", "--drop-path", "0", "--epochs", "2"]
 #: May differ between a run and the same run in pieces.
 TIMES = ("seconds", "peak_memory_gb")
 
