@@ -129,8 +129,7 @@ class Search:
 
     def step(self, epoch: int, step: int, batch: tuple[Batch, Batch], votes: Tensor | None = None) -> Tensor:
         """One iteration: an architecture step on the batch of the alpha half, a weight step on that of the other."""
-        settings = self.settings
-        for_weights, held_out = batch
+        settings, (for_weights, held_out) = self.settings, batch
         index = epoch * self.steps + step
         lr = cosine(settings.lr, settings.lr_min, epoch, settings.epochs)
         for group in self.weight_optimizer.param_groups:

@@ -94,7 +94,8 @@ def keep_freed_memory() -> None:
 def start_accelerator() -> Accelerator:
     """accelerate's device and processes; from here on the process keeps the memory it frees.
 
-    ValueError where several processes were started that do not know of each other: each would train alone.
+    ValueError where several processes were started that do not know of each other: each would train alone; and where
+    several were asked for and accelerate started one.
     """
     keep_freed_memory()
     _meet_again()
@@ -103,6 +104,12 @@ def start_accelerator() -> Accelerator:
         raise ValueError(
             "several processes were started but do not know of each other; on CPU set ACCELERATE_USE_CPU=true "
             "(see the README, 'Several processes')"
+        )
+    # accelerate (issue 2741) leaves an address to meet at, and neither rank nor number
+    if "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
+        raise ValueError(
+            "accelerate launch was asked for several processes on the CPU and starts one; what starts two: "
+            "ACCELERATE_USE_CPU=true torchrun --standalone --nproc-per-node 2 and the rest of the command"
         )
     return accelerator
 

@@ -17,9 +17,24 @@ import torch
 
 from nas_zoo.runs import distributed
 
-__all__ = ["begun_with", "peak_memory_gb", "published", "published_log", "run_facts"]
+__all__ = ["begun_with", "cautions", "peak_memory_gb", "published", "published_log", "run_facts"]
 
 _PACKAGES = ("nas-zoo", "torch", "torchvision", "timm", "accelerate", "numpy", "onnx", "onnxruntime-gpu")
+
+
+def cautions(settings: Any, device: torch.device, processes: int) -> list[str]:
+    """What a user should know of settings that were chosen, a sentence each."""
+    told = []
+    if device.type == "cpu" and settings.precision == "bf16":
+        told.append("warning: precision bf16 is slower than fp32 on a CPU: 1.98 times where it was measured")
+    if device.type == "cpu" and getattr(settings, "compile", False):
+        told.append("warning: compile is slower than without on a CPU: 1.57 times where it was measured")
+    if processes > 1 and settings.sync_bn and settings.precision == "fp32":
+        told.append(
+            "warning: sync_bn does what one process does but for the order of sums: in float32 two runs with other "
+            "numbers of processes part after some ten iterations"
+        )
+    return told
 
 
 def run_facts(device: torch.device | str | None = None) -> dict[str, Any]:

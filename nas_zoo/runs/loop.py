@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from nas_zoo.runs.checkpoint import check_finite, check_place, save_checkpoint, taking_up
 from nas_zoo.runs.distributed import average_buffers, gather_statistics, take_statistics, total_over_processes
-from nas_zoo.runs.facts import peak_memory_gb, run_facts
+from nas_zoo.runs.facts import cautions, peak_memory_gb, run_facts
 from nas_zoo.runs.log import RunLog
 from nas_zoo.runs.settings import CHANGEABLE, describe, to_dict
 from nas_zoo.runs.stop import Reason, StopRequest
@@ -111,7 +111,8 @@ class Loop:
             overwrite = not self.checkpoint.exists()  # killed before the first one: it begins again
             begun = {"seed": settings.seed, "steps_per_epoch": program.steps, **first_line}
             self.log.start(to_dict(settings), facts, overwrite=overwrite, **begun)
-            self._tell(describe(settings))
+            for text in (describe(settings), *cautions(settings, accelerator.device, accelerator.num_processes)):
+                self._tell(text)
         else:
             with taking_up(kind):
                 check_place(resume, settings.epochs, program.steps, len(program.counted))
@@ -140,8 +141,7 @@ class Loop:
         alone = self.accelerator.num_processes == 1
 
         def ask() -> Tensor:
-            due = time.monotonic() - last_save > CHECKPOINT_SECONDS
-            return torch.tensor([*stop.votes(), float(due)])
+            return torch.tensor([*stop.votes(), float(time.monotonic() - last_save > CHECKPOINT_SECONDS)])
 
         with StopRequest(self.settings.time_budget, started=started) as stop:
             while self.epoch < epochs:

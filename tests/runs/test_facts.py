@@ -10,7 +10,9 @@ import torch
 
 from nas_zoo.runs import facts as facts_module
 from nas_zoo.runs.checkpoint import load_checkpoint, save_checkpoint
-from nas_zoo.runs.facts import peak_memory_gb, published, published_log, run_facts
+from nas_zoo.runs.facts import cautions, peak_memory_gb, published, published_log, run_facts
+from nas_zoo.search.method import SearchSettings
+from nas_zoo.train.recipes import TrainSettings
 
 
 def test_run_facts_are_json_and_tell_nothing_of_the_machine(monkeypatch):
@@ -91,3 +93,13 @@ def test_of_what_is_published_no_folder_is_left():
     assert published_log(lines) == (
         '{"kind": "run", "data": {"name": "digits", "images": 9}}\n{"kind": "epoch", "loss": 1.5}\n'
     )
+
+
+def test_what_is_slower_on_a_cpu_and_how_float32_runs_part_is_said_once_where_it_is_chosen():
+    cpu, cuda, usual = torch.device("cpu"), torch.device("cuda"), TrainSettings()
+    both = TrainSettings(precision="bf16", compile=True)
+    assert cautions(usual, cpu, 2) == cautions(both, cuda, 1) == cautions(SearchSettings(sync_bn=True), cpu, 1) == []
+    assert [text.split()[1] for text in cautions(both, cpu, 1)] == ["precision", "compile"]
+    assert [text.split()[1] for text in cautions(SearchSettings(precision="bf16"), cpu, 1)] == ["precision"]
+    (text,) = cautions(SearchSettings(sync_bn=True), cpu, 2)
+    assert "part after some ten iterations" in text

@@ -416,6 +416,18 @@ def test_a_folder_and_a_tar_of_images_can_be_searched_on(tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_that_accelerate_was_asked_for_on_a_cpu_and_does_not_start_are_told(tmp_path):
+    launch = [str(Path(sys.executable).with_name("accelerate")), "launch", "--cpu", "--num_processes", "2"]
+    done = subprocess.run(
+        [*launch, str(ROOT / "search" / "run.py"), *SMALL, "--out", str(tmp_path / "run")],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "torchrun --standalone --nproc-per-node 2 and the rest of the command" in done.stderr
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+@pytest.mark.slow
 def test_accelerate_launches_the_script_and_a_loss_that_is_not_finite_keeps_the_checkpoint(tmp_path):
     out = tmp_path / "run"
     launch = [str(Path(sys.executable).with_name("accelerate")), "launch", "--cpu", str(ROOT / "search" / "run.py")]
