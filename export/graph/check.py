@@ -289,7 +289,7 @@ def _read(file: Path) -> onnx.ModelProto:
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise NotOnnx(f"{str(file)!r}: {error.strerror or error}; the name of an ONNX file is needed") from error
+        raise ValueError(f"{str(file)!r}: {error.strerror or error}; the name of an ONNX file is needed") from error
     try:
         proto = onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's DecodeError, whose class depends on the implementation

@@ -22,6 +22,9 @@ __all__ = ["CONVENTION", "Counts", "Stage", "count", "count_stages", "work_out"]
 
 CONVENTION = "multiply-adds of convolutions and classifier; parameters without auxiliary head"
 
+#: Of an image's side: more than any picture has, and what a tensor can still be counted for.
+MOST_PIXELS = 100_000
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -98,6 +101,8 @@ def _see(
     import torch  # here, because the arithmetic below needs none
     from torch import nn
 
+    if not all(1 <= size <= MOST_PIXELS for size in input_size):
+        raise ValueError(f"input_size must be numbers from 1 to {MOST_PIXELS}, got {input_size}")
     seen: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
     shapes: dict[str, tuple[int, ...]] = {}
     handles = []

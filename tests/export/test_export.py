@@ -349,8 +349,9 @@ def test_what_is_no_onnx_file_is_told_so(exported: Path, model: Any, tmp_path: P
         with pytest.raises(NotOnnx, match=r"x\.onnx: not an ONNX file"):
             check_onnx(path, model)
     for missing in (tmp_path / "none.onnx", tmp_path):
-        with pytest.raises(NotOnnx, match="the name of an ONNX file is needed"):
+        with pytest.raises(ValueError, match="the name of an ONNX file is needed") as mistake:
             check_onnx(missing, model)
+        assert not isinstance(mistake.value, NotOnnx)  # which is a finding about a file
 
 
 def test_an_invalid_graph_and_a_too_new_one_are_refused(exported: Path, model: Any, tmp_path: Path) -> None:

@@ -80,3 +80,10 @@ def test_figures_of_a_paper_are_told_by_data_and_empty_where_it_says_nothing():
     assert in_csv([]) == ""
     assert in_csv([{"a": 1, "b": None}]) == "a,b\n1,\n"
     assert {model["data"] for model in MODELS.values()} == {"c10", "c100", "in1k", "fmnist", "emnist"}
+
+
+@pytest.mark.parametrize("side", [0, 10**12])
+def test_an_image_that_no_tensor_can_be_is_refused(side):
+    model = timm.create_model("cell_net_cifar", device="meta", init_channels=2, num_cells=3)
+    with pytest.raises(ValueError, match="input_size must be numbers from 1 to 100000"):
+        count(model, (3, side, side))
