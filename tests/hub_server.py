@@ -83,6 +83,7 @@ class Fault:
     message: str
     cut: bool
     damage: bool
+    body: bytes | None
     times: int
     skip: int
 
@@ -148,6 +149,7 @@ class HubServer:
         message: str = "the server says no",
         cut: bool = False,
         damage: bool = False,
+        body: bytes | None = None,
         times: int = 1,
         skip: int = 0,
     ) -> None:
@@ -158,8 +160,9 @@ class HubServer:
             status, headers, message: Answer so.
             cut: Close the connection: of an upload after half of it has been read, of a download after half is sent.
             damage: An upload is stored, a download sent, with one byte changed.
+            body: Answer so, with `status` or 200, and with these headers alone.
         """
-        self.faults.append(Fault(kind, status, headers or {}, message, cut, damage, times, skip))
+        self.faults.append(Fault(kind, status, headers or {}, message, cut, damage, body, times, skip))
 
     def fault(self, kind: str) -> Fault | None:
         with self.lock:
@@ -199,6 +202,9 @@ class HubServer:
                     self.hang_up()
                     return
                 self.body = self.rfile.read(length)
+                if self.trouble and self.trouble.body is not None:
+                    self.send(self.trouble.body, self.trouble.status or 200, self.trouble.headers)
+                    return
                 try:
                     if self.trouble and self.trouble.status:
                         raise _Refused(self.trouble.status, self.trouble.message)

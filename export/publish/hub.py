@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,6 +48,9 @@ __all__ = ["Outcome", "Plan", "main", "plan", "publish", "stage"]
 MANIFEST = "manifest.json"
 #: Longest that the Hub may ask to wait before the next try, in seconds, and how often.
 PATIENCE_S, TRIES = 120, 4
+
+#: How the client begins to tell that the Hub does not take the card.
+_CARD_REFUSED = "Invalid metadata in README.md"
 
 T = TypeVar("T")
 
@@ -188,7 +192,9 @@ def plan(folder: Path | str, repo: str, *, revision: str = "main", private: bool
             about = _patiently(lambda: api.model_info(repo, revision=revision))
         except RevisionNotFoundError:
             branch_exists = False  # it will begin where the main branch is
-        head: str = about.sha
+        head = about.sha
+        if not isinstance(head, str):
+            raise _NoAnswer("what answers is not a Hub, or out of order (no commit)")
         remote = {
             entry.path: entry
             for entry in _patiently(lambda: list(api.list_repo_tree(repo, recursive=True, revision=head)))
@@ -292,13 +298,15 @@ def publish(
             *(CommitOperationAdd(name, str(Path(folder) / name)) for name in intended.to_send),
             *(CommitOperationDelete(name) for name in intended.to_delete),
         ]
-        failed: tuple[type[BaseException], ...] = (HfHubHTTPError, OSError, RuntimeError, *network_errors())
+        failed: tuple[type[BaseException], ...] = (HfHubHTTPError, OSError, RuntimeError, _NoAnswer, *network_errors())
         try:
-            commit: str = _patiently(
+            commit = _patiently(
                 lambda: api.create_commit(
                     repo, operations, commit_message=message, revision=revision, parent_commit=intended.head
                 )
             ).oid
+            if not isinstance(commit, str):
+                raise _NoAnswer("what answers is not a Hub, or out of order (no commit)")
         except failed:
             # The answer may have been lost and not the commit.
             after = _head(api, repo, revision)
@@ -348,6 +356,10 @@ def _api() -> Any:
 # ------------------------------------------------------------------------------------------------------------- errors
 
 
+class _NoAnswer(ValueError):
+    """The Hub, or what stands in its place, has sent something that its client cannot read."""
+
+
 def _patiently(call: Callable[[], T]) -> T:
     """The call's value; where the Hub says "too many requests", after the time it asks for."""
     from huggingface_hub.errors import HfHubHTTPError
@@ -360,6 +372,13 @@ def _patiently(call: Callable[[], T]) -> T:
             if _status(error) != 429 or attempt == TRIES or wait is None or wait > PATIENCE_S:
                 raise
             time.sleep(wait)
+        except (JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            # the client takes for granted what an answer holds
+            raise _NoAnswer(f"what answers is not a Hub, or out of order ({type(error).__name__})") from error
+        except ValueError as error:
+            if type(error) is not ValueError or str(error).startswith(_CARD_REFUSED):
+                raise
+            raise _NoAnswer(f"what answers is not a Hub, or out of order ({str(error).splitlines()[0]})") from error
     raise AssertionError
 
 
@@ -403,8 +422,12 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _in_words(error: BaseException, repo: str) -> str | None:
     """What has happened, in half a line; None for what is not the Hub's or the network's doing."""
-    from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import FileMetadataError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
+    if isinstance(error, _NoAnswer):
+        return str(error)
+    if isinstance(error, FileMetadataError):
+        return "what answers is not a Hub, or out of order (FileMetadataError)"
     log_in = "`hf auth login`, or HF_TOKEN, with a token that may write"
     if isinstance(error, LocalTokenNotFoundError):
         return f"there is no token: {log_in} is needed"
@@ -431,10 +454,12 @@ def _in_words(error: BaseException, repo: str) -> str | None:
         return known.get(status, other)
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set"
+    if type(error).__name__ == "TooManyRedirects":
+        return "what answers is not a Hub, or out of order (it redirects in a circle)"
     if isinstance(error, (*network_errors(), ConnectionError)):
         kind = "the connection was lost" if "Connect" not in type(error).__name__ else "the Hub cannot be reached"
         return f"{kind} ({type(error).__name__})"
-    if isinstance(error, ValueError) and str(error).startswith("Invalid metadata in README.md"):
+    if isinstance(error, ValueError) and str(error).startswith(_CARD_REFUSED):
         return f"the Hub does not accept the card: {' '.join(str(error).split(chr(10))[1:])}".rstrip(": ")
     if isinstance(error, OSError) and "Consistency check failed" in str(error):
         return "a download ended early"

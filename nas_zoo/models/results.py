@@ -312,7 +312,7 @@ def network_errors() -> tuple[type[Exception], ...]:
     from huggingface_hub.utils import _http
 
     library = getattr(_http, "httpx2", None) or getattr(_http, "httpx", None)
-    return () if library is None else (library.TransportError,)
+    return () if library is None else (library.RequestError,)
 
 
 def file_sha256(path: Path | str) -> str:

@@ -5,6 +5,7 @@ The real client of huggingface_hub talks to the Hub of tests/hub_server.py on lo
 
 import dataclasses
 import json
+import random
 import shutil
 import socket
 import warnings
@@ -393,6 +394,51 @@ def test_after_a_fault_the_repository_is_as_it_was(kind, fault, told, hub, stage
     assert hub.repos[REPO].branches == {"main": head}
     hub.faults.clear()
     assert publish(folder, REPO).sent
+    assert sent(hub) == contents(folder)
+
+
+ODD_ANSWERS = (
+    b"", b"<html>busy</html>", b"[", b"{}", b"[]", b"null", b"5", b'"x"', b'{"files": 5}', b'{"sha": null}',
+    b'{"objects": [{}]}', b'{"commitOid": 7}', b'[{"type": "file"}]', b'{"id": 3, "sha": 5, "siblings": {}}',
+    b"\xff\xfe", b"[" * 5000,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["whoami", "create", "yaml", "preupload", "batch", "verify", "commit", "info", "tree",
+                                  "resolve"])  # fmt: skip
+def test_an_answer_that_is_none_is_told_in_a_line_and_nothing_is_half_published(kind, hub, tmp_path, naps):
+    """Half a JSON, other JSON than is due, a page of HTML, a conflict without an address, an endless redirection."""
+    chance = random.Random(kind)
+    folder = tmp_path / "staged"
+    folder.mkdir()
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    (folder / "config.json").write_text("{}")
+    answers: list[dict[str, Any]] = [{"body": body} for body in ODD_ANSWERS]
+    answers += [{"body": chance.choice(ODD_ANSWERS), "status": chance.choice((201, 204, 400, 409, 418, 500, 503))}
+                for _ in range(6)]  # fmt: skip
+    answers += [{"cut": True}, {"status": 302, "headers": {"Location": f"{hub.endpoint}/api/whoami-v2"}, "body": b""},
+                {"status": 307, "headers": {"Location": "/api/models/zoo/blobs"}, "body": b""}]  # fmt: skip
+    publish(folder, REPO)
+    for number, answer in enumerate(answers):
+        if number % 2 == 0 or kind == "create":
+            hub.repos.clear()
+        before = sent(hub)
+        (folder / "model.safetensors").write_bytes(b"%d" % number)
+        (folder / "manifest.json").write_text(json.dumps({"files": {}, "number": number}))
+        hub.lfs.clear()
+        hub.fail(kind, **answer, times=99, skip=chance.randrange(2))
+        try:
+            publish(folder, REPO)
+        except ValueError as error:
+            told = str(error)
+            assert told.startswith("repo='zoo/blobs': "), (answer, told)
+            assert told.isprintable(), (answer, told)
+            # a commit whose answer is lost is there, and whole
+            assert sent(hub) in (before, contents(folder)), answer
+        else:
+            assert sent(hub) == contents(folder), answer
+        hub.faults.clear()
+    assert publish(folder, REPO).plan is not None
     assert sent(hub) == contents(folder)
 
 
