@@ -23,6 +23,12 @@ warm-up inverts on every second iteration ("alternately", section 3.2; section 4
 ``invert="every"``) and -alpha then also chooses the clamped operations; gradients of the weights are clipped at 5 as in
 DARTS, images are cropped and flipped as there.
 
+Two readings of Eq. 3. Taken at its word it holds in both steps of an iteration. The architecture step then descends the
+loss of softmax(-alpha), which lowers the alpha of what is good: were the weights to stand still, ``invert="every"``
+would leave the best operation last, and alternate iterations would push it up and down in turn. The purpose named in
+section 4.1, "fair learning of candidate operations", is the weight step's alone: ``invert_in="weights"`` inverts there
+and lets alpha learn as ever. Both are measured in docs/searches.md.
+
 Derivation: every edge keeps its strongest operation, and 'none' drops the edge (``derive="argmax"``). So say sections
 3.1 ("leaving only one operation with the highest alpha at each edge"), 3.2 ("exactly represents the derived model") and
 4.2 ("pruning all operations other than the top-1 operation for each edge"); it is the network that was trained, and the
@@ -60,10 +66,10 @@ def clamp(alpha_O: torch.Tensor) -> EdgeMixing:
     return EdgeMixing((int(alpha_O.argmax()),))
 
 
-def sign_of(step: Step, warmup_epochs: int, invert: str) -> float:
-    """Eq. 3: -1 where this iteration uses -alpha, else 1. An evaluation never does."""
+def sign_of(step: Step, warmup_epochs: int, invert: str, invert_in: str = "both") -> float:
+    """Eq. 3: -1 where this step uses -alpha, else 1. An evaluation never does, with "weights" only a weight step."""
     # Eq. 3   f_j(x_i) = sum_{o in O} [exp(-alpha_o^(i,j)) / sum_{o' in O} exp(-alpha_o'^(i,j))] * o(x_i)
-    if step.phase == "eval" or step.epoch >= warmup_epochs:
+    if step.phase == "eval" or step.epoch >= warmup_epochs or (step.phase == "alpha" and invert_in == "weights"):
         return 1.0
     return -1.0 if invert == "every" or step.index % 2 == 1 else 1.0
 
@@ -91,6 +97,9 @@ class EdasSettings(SearchSettings):
     warmup_epochs: int = setting(0, "epochs with inverted alpha, Eq. 3; 10 is the paper's EDAS with warm-up")
     invert: Literal["alternate", "every"] = setting(
         "alternate", "in warm-up, invert every second iteration or every one"
+    )
+    invert_in: Literal["both", "weights"] = setting(
+        "both", "in these iterations, invert in both steps as Eq. 3 is written, or in the weight step alone"
     )
     warmup_alpha_decay: float = setting(1e-3, "L2 on the drawn edge's alpha during warm-up; none after (section 4.1)")
     draw: Literal["one", "per_kind"] = setting("one", "relax one edge of all, or one in each cell kind")
@@ -147,7 +156,7 @@ class Edas(nn.Module):
     def mixing(self, step: Step) -> dict[str, Mixing]:
         """Eq. 2, with Eq. 3's sign in warm-up."""
         settings = self.settings
-        sign = sign_of(step, settings.warmup_epochs, settings.invert)
+        sign = sign_of(step, settings.warmup_epochs, settings.invert, settings.invert_in)
         drawn = self._drawn(step) if step.phase != "weights" or settings.relax_in_weight_step else {}
         return {
             kind: tuple(

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from nas_zoo.genotype import KINDS
+from nas_zoo.runs.settings import settings_from, to_dict
 from nas_zoo.search.discretize import CONFIGURATIONS, read_configuration
-from nas_zoo.search.method import Problem, Step
+from nas_zoo.search.method import Problem, Step, config_path
 from nas_zoo.search.methods.da2s import (
     Da2s,
     Da2sReleasedSettings,
@@ -127,7 +128,7 @@ def test_the_second_term_lifts_one_beta_and_the_clamp_stops_it_at_one():
         ("linear", 0.0, 24 / 49, 1.0),
         ("log", 0.0, math.log(25) / math.log(50), 1.0),
         ("exp", 2 ** (-49 / 5), 2**-5, 1.0),
-        ("step", 0.0, 1 / 3, 1.0),  # the 25th of 50 is the last of the second quarter
+        ("step", 0.0, 2 / 3, 1.0),
     ],
 )
 def test_control_functions_at_the_first_the_middle_and_the_last_epoch(name, first, middle, last):
@@ -140,9 +141,28 @@ def test_control_functions_at_the_first_the_middle_and_the_last_epoch(name, firs
     assert all(a <= b for a, b in itertools.pairwise(delayed))
 
 
-def test_step_switches_by_quarters():
-    values = [control("step", t, 48, 0) for t in range(1, 49)]
-    assert values == pytest.approx([0.0] * 12 + [1 / 3] * 12 + [2 / 3] * 12 + [1.0] * 12)
+def test_step_rises_in_epochs_13_25_and_38_of_50_as_in_the_authors_code():
+    values = [control("step", t, 50, 8) for t in range(1, 51)]
+    assert values == pytest.approx([0.0] * 12 + [1 / 3] * 12 + [2 / 3] * 13 + [1.0] * 13)
+    delayed = [control("step_delayed", t, 58, 8) for t in range(1, 59)]
+    assert delayed == pytest.approx([0.0] * 8 + values)
+
+
+def test_a_delayed_function_begins_in_the_epoch_after_its_delay_with_its_value_at_one():
+    settings = Da2sSettings(lambda_2="const_delayed", lambda_c="const")
+    assert settings.delay == 8
+    method = Da2s(settings)
+    assert [method.factors(t - 1)[1] for t in (1, 8, 9, 50)] == [0.0, 0.0, 4.0, 4.0]
+    literal = Da2s(Da2sSettings(lambda_2="const_delayed", lambda_c="const", delay_epochs=7))
+    assert [literal.factors(t - 1)[1] for t in (7, 8)] == [0.0, 4.0]
+
+
+def test_the_paper_s_learning_rate_and_the_authors_stand_side_by_side():
+    paper, code = (settings_from(Da2sSettings, {}, config_path(name)) for name in ("da2s_c10", "da2s_lr0025_c10"))
+    assert (paper.lr, paper.batch_size, paper.partial_channels) == (0.25, 256, 4)
+    assert (code.lr, code.batch_size, code.partial_channels) == (0.025, 64, 1)
+    ours, theirs = to_dict(paper), to_dict(code)
+    assert {name for name in ours if ours[name] != theirs[name]} == {"lr", "batch_size", "partial_channels"}
 
 
 @pytest.mark.parametrize("name", ["const", "linear", "log", "exp", "step"])

@@ -61,6 +61,33 @@ def test_eq3_inverts_on_every_second_iteration_of_the_warm_up_or_on_every_one():
     assert sign_of(step(1), 0, "every") == 1
 
 
+def test_eq3_in_the_weight_step_alone_leaves_the_architecture_step_as_it_is():
+    phases: tuple[Phase, ...] = ("alpha", "weights", "eval")
+    assert [sign_of(step(0, phase=p), 2, "every", "weights") for p in phases] == [1, -1, 1]
+    assert [sign_of(step(0, phase=p), 2, "every", "both") for p in phases] == [-1, -1, 1]
+
+
+@pytest.mark.parametrize(("invert_in", "place"), [("both", 0), ("weights", 7)])
+def test_under_a_constant_objective_the_literal_warm_up_pushes_the_best_operation_last(invert_in, place):
+    """Operation 5 costs nothing, all others 1, and no weight ever moves."""
+    method = Edas(EdasSettings(warmup_epochs=10, invert="every", invert_in=invert_in, warmup_alpha_decay=0.0))
+    cost = torch.ones(8)
+    cost[5] = 0.0
+
+    class Constant:
+        def held_out_loss(self, mixing):
+            return sum((mix.weights * cost).sum() for kind in KINDS for mix in mixing[kind] if mix.weights is not None)
+
+    optimizer = torch.optim.Adam(method.parameters(), 0.05)
+    for i in range(300):
+        optimizer.zero_grad(set_to_none=True)
+        method.loss(cast(Problem, Constant()), step(i)).backward()
+        optimizer.step()
+    for kind in KINDS:
+        for alpha_O in method.alpha[kind].parameters():
+            assert int((alpha_O < alpha_O[5]).sum()) == place  # so many operations stand below the best one
+
+
 def test_eq3_chooses_the_clamped_operations_and_the_weights_by_minus_alpha():
     method = Edas(EdasSettings(warmup_epochs=10))
     plain, inverted = method.mixing(step(0)), method.mixing(step(1))

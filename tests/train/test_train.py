@@ -488,6 +488,12 @@ def test_the_recipes_have_the_papers_numbers():
     assert (cifar.momentum, cifar.weight_decay, cifar.decay_all, cifar.grad_clip) == (0.9, 3e-4, True, 5.0)
     assert (cifar.cutout, cifar.aux_weight, cifar.drop_path) == (16, 0.4, 0.2)
     assert (cifar.schedule, cifar.schedule_per, cifar.label_smoothing) == ("cosine", "epoch", 0.0)
+    edas = tiny_settings("--recipe", "edas")
+    assert (edas.epochs, edas.batch_size, edas.lr, edas.min_lr) == (600, 64, 0.025, 0.001)
+    assert {name for name in RECIPES["edas"] if RECIPES["edas"][name] != RECIPES["cifar"][name]} == {
+        "batch_size",
+        "min_lr",
+    }
     imagenet = tiny_settings("--recipe", "imagenet")
     assert (imagenet.epochs, imagenet.batch_size, imagenet.lr, imagenet.weight_decay) == (250, 1024, 0.5, 3e-5)
     assert (imagenet.schedule, imagenet.warmup_epochs) == ("linear", 5)
