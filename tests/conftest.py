@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
@@ -14,3 +16,12 @@ def pytest_collection_modifyitems(config, items):
     if len(wanted) < len(items):
         config.hook.pytest_deselected(items=[item for item in items if item not in set(wanted)])
         items[:] = wanted
+
+
+@pytest.fixture
+def publish(tmp_path, monkeypatch):
+    """publish(NAME, content): what the link of weights of others leads to (tests/served_weights.py)."""
+    from tests.served_weights import served
+
+    with served(tmp_path / "torch", monkeypatch) as put:
+        yield put

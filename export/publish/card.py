@@ -4,7 +4,8 @@
     nas-zoo card --all
     nas-zoo card runs/net --to card --repo owner/net
 
-The card's figures are the row's and nobody else's; what a paper reports stands in a section of its own that says so.
+The card's figures are the row's and nobody else's; what a paper reports, or the authors of weights that are not ours,
+stands in a section of its own that says so.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from nas_zoo.export.cells.draw import draw_genotype
-from nas_zoo.export.publish.published import Checkpoint, add_choices, open_checkpoint
+from nas_zoo.export.publish.published import Checkpoint, Described, add_choices, open_checkpoint
 from nas_zoo.genotype import Genotype, genotype_record
 from nas_zoo.models import results
 from nas_zoo.models.count import CONVENTION
@@ -53,19 +54,21 @@ def card_data(checkpoint: Checkpoint) -> ModelCardData:
         "dataset_name": row.dataset,
         "dataset_split": "test",
     }
-    measured = checkpoint.measured
-    figures = [EvalResult(**common, metric_type="accuracy", metric_name="top-1 (%)", metric_value=row.top1)]
-    if row.top5 is not None:
-        figures.append(EvalResult(**common, metric_type="accuracy", metric_name="top-5 (%)", metric_value=row.top5))
+    found = {"top-1 (%)": row.top1, "top-5 (%)": row.top5} if isinstance(row, Result) and checkpoint.measured else {}
+    figures = [
+        EvalResult(**common, metric_type="accuracy", metric_name=name, metric_value=value)
+        for name, value in found.items()
+        if value is not None
+    ]
     return ModelCardData(
         model_name=checkpoint.name,
         library_name="timm",
         pipeline_tag="image-classification",
         license=row.license,
         datasets=[row.dataset_id] if row.dataset_id else None,
-        metrics=["accuracy"] if measured else None,
+        metrics=["accuracy"] if figures else None,
         tags=["image-classification", "timm", "nas-zoo", "neural-architecture-search", "darts", "onnx"],
-        eval_results=figures if measured else None,
+        eval_results=figures or None,
         ignore_metadata_errors=False,
     )
 
@@ -83,26 +86,33 @@ def card_text(checkpoint: Checkpoint, *, repo: str | None = None, onnx: bool = F
     """
     row, provenance = checkpoint.row, checkpoint.provenance
     here = row.name if checkpoint.folder is None else "local-dir:FOLDER"
-    share = row.top1 / 100
-    changed = row.changed_settings
     text = fill(
-        "nas_zoo.hub_cards", "template.md", row=row, measured=checkpoint.measured, changed=changed, onnx=onnx,
+        "nas_zoo.hub_cards", "template.md", row=row, measured=checkpoint.measured, onnx=onnx, theirs=checkpoint.theirs,
         provenance=dict.fromkeys(("method", "paper", "source", "notes", "conflicts")) | dict(provenance),
         title=repo.split("/")[1] if repo else checkpoint.title,
         picture=PICTURE,
-        standard_error=100 * math.sqrt(share * (1 - share) / row.test_images),
         paper=_paper(row),
         load_name=f"hf-hub:{repo}" if repo else here,
         mean=_numbers(row.mean),
         std=_numbers(row.std),
         classes=_classes(row),
-        averaged=bool(changed.get("ema_decay", RECIPES.get(row.recipe, {}).get("ema_decay", 0.0))),
+        **(_training(row) if isinstance(row, Result) else {}),
         convention=CONVENTION,
         papers=_papers(provenance),
         began_with=checkpoint.began_with,
         others=find_public(checkpoint.began_with) if checkpoint.began_with else None,
     )  # fmt: skip
     return f"---\n{card_data(checkpoint).to_yaml()}\n---\n\n{text}"
+
+
+def _training(row: Result) -> dict[str, Any]:
+    """What the card says of our own training beside the row."""
+    share, changed = row.top1 / 100, row.changed_settings
+    return {
+        "standard_error": 100 * math.sqrt(share * (1 - share) / row.test_images),
+        "changed": changed,
+        "averaged": bool(changed.get("ema_decay", RECIPES.get(row.recipe, {}).get("ema_decay", 0.0))),
+    }
 
 
 def write_card(checkpoint: Checkpoint, folder: Path | str, *, repo: str | None = None, onnx: bool = False) -> Path:
@@ -125,13 +135,13 @@ def _numbers(values: tuple[float, ...]) -> str:
     return ", ".join(f"{value:.4f}" for value in values)
 
 
-def _classes(row: Result) -> list[str]:
+def _classes(row: Result | Described) -> list[str]:
     """The first twenty, WordNet ids in words: the first of a synset's names says enough."""
     meant = row.label_descriptions
     return [f"{name} ({meant[name].split(',')[0]})" if name in meant else name for name in row.label_names[:20]]
 
 
-def _paper(row: Result) -> dict[str, Any]:
+def _paper(row: Result | Described) -> dict[str, Any]:
     """What the cells' paper reports, with the data and the network in words; "paper_err" is None where it is silent."""
     data = MODELS.get(row.model, {}).get("data", "c10")
     figures = paper_figures(row.cell, data) if row.cell else {"paper_err": None}

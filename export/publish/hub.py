@@ -6,7 +6,8 @@
 
 The folder: config.json and model.safetensors (which `timm.create_model('hf-hub:owner/name', pretrained=True)` reads,
 once nas_zoo is imported), model.onnx and its checked forms, genotype.json, reference.safetensors, training_log.jsonl,
-the card with the picture of the cells, LICENSE, and manifest.json with the SHA-256 of every file.
+the card with the picture of the cells, LICENSE, and manifest.json with the SHA-256 of every file. Weights of others
+are published where their licence allows it, or where you say which does (--license); the card names their authors.
 
 Everything becomes visible with the commit, or nothing does; publishing again sends what has changed. The token is that
 of `hf auth login` or HF_TOKEN; it is neither taken from the command line nor shown nor written anywhere.
@@ -20,7 +21,6 @@ import importlib.metadata
 import json
 import logging
 import re
-import shutil
 import sys
 import tempfile
 import time
@@ -91,7 +91,7 @@ def stage(
         raise ValueError(f"folder {str(folder)!r}: is not empty")
     model = checkpoint.model()
     with staged(place) as aside:
-        shutil.copyfile(checkpoint.weights, aside / HUB_FILE)
+        checkpoint.write_weights(aside / HUB_FILE)
         _write_config(checkpoint, model, aside / "config.json")
         write_json(aside / "genotype.json", {"name": row.cell or None, **json.loads(model.genotype.to_json())})
         write_weights(aside / "reference.safetensors", checkpoint.reference(), {"model": checkpoint.name})

@@ -27,6 +27,7 @@ from nas_zoo.export.cells.draw import draw_genotype
 from nas_zoo.export.graph.deliver import Forms, deliver
 from nas_zoo.export.graph.real_images import RealImages
 from nas_zoo.export.publish.published import Checkpoint, add_choices, open_checkpoint
+from nas_zoo.models.results import Result
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import staged, write_text
 from nas_zoo.runs.settings import Parser
@@ -157,7 +158,11 @@ def write_space(
 
 def _words(checkpoint: Checkpoint) -> str:
     row = checkpoint.row
-    figure = f": {row.top1:.2f} % top-1 on its {counted(row.test_images, 'test image')}" if checkpoint.measured else ""
+    figure = ""
+    if isinstance(row, Result) and checkpoint.measured:
+        figure = f": {row.top1:.2f} % top-1 on its {counted(row.test_images, 'test image')}"
+    if theirs := checkpoint.theirs:
+        figure = f" by others: {theirs.authors}, {theirs.page} (licence: {markdown(theirs.license)})"
     return (
         f"# {checkpoint.title}\n\n"
         f"A network of {counted(row.num_cells, 'cell')} and {counted(row.params, 'parameter')}, trained on "

@@ -8,11 +8,12 @@ from typing import Any
 
 import timm
 import torch
+from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
 from nas_zoo.models.registry import MODELS
 
-__all__ = ["StateDict", "load_model", "name_of_run", "read_state_dict", "state_dict_of"]
+__all__ = ["StateDict", "class_names", "load_model", "name_of_run", "read_state_dict", "state_dict_of"]
 
 StateDict = dict[str, torch.Tensor]
 
@@ -93,6 +94,16 @@ def _untrained(model: nn.Module) -> str:
     if getattr(model, "num_classes", 0) and classes and model.num_classes != classes:
         return "classifier"
     return "stem" if size and getattr(model, "in_chans", size[0]) != size[0] else ""
+
+
+def class_names(cfg: Any) -> tuple[str, ...] | None:
+    """What the logits of trained weights are of, in their order, as timm's configuration of them says.
+
+    Of weights of all of ImageNet, whose configurations leave it out, the 1,000 WordNet ids; None: nobody says.
+    """
+    if names := cfg.get("label_names"):
+        return tuple(names)
+    return tuple(ImageNetInfo().label_names()) if infer_imagenet_subset(cfg) == "imagenet-1k" else None
 
 
 def _near_names(name: str) -> str:

@@ -22,8 +22,10 @@ __all__ = ["KEY_SCHEMES", "PublicWeights", "find_public", "public_of", "public_w
 
 #: How the names in a file are made up (``nas_zoo.models.key_schemes``).
 KEY_SCHEMES = ("darts", "fairdarts", "nni", "cdarts", "pt_darts")
-#: Licences under which a file may be passed on with its notice.
-OPEN_LICENSES = ("apache-2.0", "mit")
+#: Licences under which anybody may pass a file on, changed too, with its notice. GPL and its like ask for more.
+OPEN_LICENSES = (
+    "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "cc0-1.0", "cc-by-4.0", "unlicense",
+)  # fmt: skip
 NO_LICENSE = "no licence stated"
 #: What a figure is of, where the authors say it.
 EPOCHS = ("best epoch", "last epoch", "mean of several runs", "not said")
@@ -112,9 +114,27 @@ class PublicWeights:
         return self.repository.split("/")[0]
 
     @property
+    def page(self) -> str:
+        """Of the repository at its commit, where the people, their licence and its notice are named."""
+        return f"https://github.com/{self.repository}" + (f"/tree/{self.commit}" if self.commit else "")
+
+    @property
     def may_be_passed_on(self) -> bool:
         """Whether the licence that the repository states lets anybody publish the weights again."""
         return self.license in OPEN_LICENSES
+
+    def license_to_publish(self, what: str) -> str:
+        """The licence under which `what` may be published, which begins a sentence: the authors'.
+
+        Raises:
+            ValueError: It does not allow it; then it is for the user to give one.
+        """
+        if not self.may_be_passed_on:
+            raise ValueError(
+                f"{what} {self.name}, weights of {self.authors} ({self.source}), of which it is said: {self.license}; "
+                "if you may publish what comes of them, give its licence with --license"
+            )
+        return self.license
 
     @property
     def numbering(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:

@@ -37,6 +37,7 @@ __all__ = [
     "read_results",
     "reference_path",
     "weights_path",
+    "words_of_classes",
     "write_results",
 ]  # fmt: skip
 
@@ -151,8 +152,7 @@ class Result:
     @property
     def label_descriptions(self) -> dict[str, str]:
         """What WordNet ids among the class names mean: {"n01440764": "tench, Tinca tinca"}; of other names nothing."""
-        ids = tuple(name for name in self.label_names if _WORDNET_ID.fullmatch(name))
-        return _wordnet_words(ids) if ids else {}
+        return words_of_classes(self.label_names)
 
     def cfg(self, package: Path | None = None) -> dict[str, Any]:
         """What these weights change in a timm configuration: their place, and the images that they were trained on.
@@ -175,6 +175,12 @@ class Result:
             "label_descriptions": self.label_descriptions or None,
             "license": self.license,
         }
+
+
+def words_of_classes(names: Sequence[str]) -> dict[str, str]:
+    """What WordNet ids among the names of classes mean."""
+    ids = tuple(name for name in names if _WORDNET_ID.fullmatch(name))
+    return _wordnet_words(ids) if ids else {}
 
 
 @functools.cache

@@ -281,17 +281,9 @@ def result_of_run(
 
 
 def _license_of(run: Run) -> str:
-    """The licence of a run's weights, where the user gives none; ValueError where it is for others to give."""
+    """The licence of a run's weights where the user gives none; ValueError where it is for others to give."""
     others = find_public(run.result.get("began_with") or "")
-    if others is None:
-        return "apache-2.0"
-    if not others.may_be_passed_on:
-        raise ValueError(
-            f"run {str(run.folder)!r} began with {others.name}, weights of {others.authors} ({others.source}), of "
-            f"which it is said: {others.license}; if you may publish what comes of them, give its licence with "
-            "--license"
-        )
-    return others.license
+    return "apache-2.0" if others is None else others.license_to_publish(f"run {str(run.folder)!r} began with")
 
 
 # ----------------------------------------------------------------------------------------------------------- weights

@@ -40,6 +40,11 @@ def with_row(run: Path, **changes: Any) -> Checkpoint:
     return dataclasses.replace(checkpoint, row=dataclasses.replace(checkpoint.row, **changes))
 
 
+def row_of(checkpoint: Checkpoint) -> Result:
+    assert isinstance(checkpoint.row, Result)
+    return checkpoint.row
+
+
 def about(dataset: Dataset) -> dict[str, str]:
     return {"dataset": dataset.title, "dataset_note": dataset.note, "dataset_id": dataset.hub_id}
 
@@ -87,7 +92,7 @@ def check_figures(text: str, row: Result) -> None:
 def test_the_committed_card_is_that_of_the_published_row(name, tmp_path):
     checkpoint = open_checkpoint(name)
     text = (CARDS / checkpoint.title / "README.md").read_text(encoding="utf-8")
-    check_figures(text, checkpoint.row)
+    check_figures(text, row_of(checkpoint))
     assert text == card_text(checkpoint), f"write it anew: nas-zoo card {name}"
     assert (CARDS / checkpoint.title / "cells.png").is_file()
 
@@ -99,12 +104,12 @@ def test_there_is_no_card_without_a_row():
 
 def test_a_cards_figures_are_the_rows(run):
     checkpoint = open_checkpoint(str(run))
-    check_figures(card_text(checkpoint), checkpoint.row)
+    check_figures(card_text(checkpoint), row_of(checkpoint))
     several = with_row(
         run, seeds=(0, 3, 5), seeds_top1=(80.0, 81.25, 79.5), spread=0.9014, top5=99.17, dtype="float16", top1=79.1667
     )
     text = card_text(several)
-    check_figures(text, several.row)
+    check_figures(text, row_of(several))
     assert "80.25 % on average" in text
     assert "those of the first seed, not of the best" in text
     assert "stored as float16 and used as float32; the figure is theirs. In float32" in text
@@ -116,18 +121,18 @@ def test_wordnet_ids_are_told_in_words(run):
     checkpoint = with_row(run, label_names=names)
     assert "Classes: n01440764 (tench), n03888257 (parachute), n99999999, c, d" in card_text(checkpoint)
     told = {"n01440764": "tench, Tinca tinca", "n03888257": "parachute, chute"}
-    assert checkpoint.row.cfg()["label_descriptions"] == told
-    assert open_checkpoint(str(run)).row.cfg()["label_descriptions"] is None  # cats and dogs mean what they say
+    assert row_of(checkpoint).cfg()["label_descriptions"] == told
+    assert row_of(open_checkpoint(str(run))).cfg()["label_descriptions"] is None  # cats and dogs mean what they say
 
 
 def test_a_wrong_figure_in_a_card_is_noticed(run):
     checkpoint = open_checkpoint(str(run))
-    text = card_text(checkpoint)
-    for figure in (f"value: {checkpoint.row.top1}", f"| {checkpoint.row.epochs} |", f"{checkpoint.row.params:,}"):
+    text, row = card_text(checkpoint), row_of(checkpoint)
+    for figure in (f"value: {row.top1}", f"| {row.epochs} |", f"{row.params:,}"):
         changed = text.replace(figure, figure.replace(figure[-1], "7") if figure[-1].isdigit() else "| 7 |")
         assert changed != text
         with pytest.raises(AssertionError):
-            check_figures(changed, checkpoint.row)
+            check_figures(changed, row)
 
 
 def test_the_papers_figures_stand_apart_and_are_called_the_papers(run):

@@ -1,16 +1,11 @@
 """Weights of others by name, timm's way: from a server on loopback, in the forms in which such files are.
 
-Of each row only the link and the hash are replaced, by those of a file of the same format that the test makes; the
-networks have their full size.
+The networks have their full size.
 """
 
 import argparse
-import dataclasses
-import hashlib
-import io
 import json
 import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,43 +18,9 @@ from torch import nn
 import nas_zoo  # noqa: F401  # registers
 from nas_zoo.genotype import load_genotype
 from nas_zoo.models import public
-from nas_zoo.models.registry import DATA, MODELS
-from tests.file_server import FileServer
-from tests.original_darts import original
 from tests.present import present
+from tests.served_weights import theirs_of
 from tests.their_networks import TheirNetwork
-
-Publish = Callable[..., None]
-
-
-@pytest.fixture
-def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Publish]:
-    """publish(NAME, content, legacy=False): from now on that is what the link of NAME leads to."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    rows = list(public.public_weights())
-    with FileServer({}) as server:
-
-        def put(name: str, content: Any, legacy: bool = False, **more: Any) -> None:
-            file = io.BytesIO()
-            torch.save(content, file, _use_new_zipfile_serialization=not legacy)
-            data = file.getvalue()
-            server.files[f"{name}.pt"] = data
-            blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-            place = next(i for i, row in enumerate(rows) if row.tag and row.name == name)
-            own = {"link": server.link(f"{name}.pt"), "git_blob": blob, "md5": ""}
-            rows[place] = dataclasses.replace(rows[place], **own | more)
-
-        monkeypatch.setattr(public, "public_weights", lambda: tuple(rows))
-        put.server = server  # type: ignore[attr-defined]
-        yield put
-
-
-def theirs_of(name: str, **how: Any) -> nn.Module:
-    """The network of a row's authors at its full size, with weights made up."""
-    model = MODELS[name.split(".")[0]]
-    data = DATA[model["data"]]
-    size = (model.get("init_channels", data.init_channels), data.num_cells, data.num_classes)
-    return original(load_genotype(model["cell"]), data.layout, *size, **how)
 
 
 def agree(ours: nn.Module, theirs: nn.Module, size: tuple[int, ...]) -> None:
