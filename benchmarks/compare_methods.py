@@ -69,6 +69,9 @@ PC_DARTS_WAY = 6e-4 * 35 * 97  # 35 of 50 epochs at 256
 DA2S_WAY = 3e-4 * 50 * 390  # the batch of the authors' code, 64; the paper names none
 DA2S_WAY_256 = 3e-4 * 50 * 97  # PC-DARTS' batch
 EDAS_WAY = 0.025 * 25 * 391 / 28  # 28 edges take turns
+GDAS_WAY = 3e-4 * 250 * 390  # 250 epochs of 25,000 images at 64
+DRNAS_WAY = 6e-4 * 30 * 390  # 30 of 50 epochs at 64
+FAIRDARTS_WAY = 3e-3 * 50 * 195  # 50 epochs at 128
 # What is retrained has 8 of 14 edges in every row that is not named for another number.
 TWO_EDGES = ("--derive", "darts")
 CASES = {
@@ -81,6 +84,14 @@ CASES = {
     "pc_darts": Case("pc_darts", ("--partial-channels", "4"), PC_DARTS_WAY, active=0.7),
     "alpha_max": Case("alpha_max", TWO_EDGES, EDAS_WAY, active=1 / 28),
     "edas_warmup": Case("edas", (*TWO_EDGES, "--warmup-epochs", "{warmup}"), EDAS_WAY, active=1 / 28),
+    "gdas": Case("gdas", (), GDAS_WAY),
+    "drnas": Case("drnas", (), DRNAS_WAY, active=0.6),
+    "fairdarts": Case("fairdarts", (), FAIRDARTS_WAY),
+    "edas_settled": Case("edas_settled", TWO_EDGES, EDAS_WAY, active=1 / 28),
+    "gdas_seed1": Case("gdas", (), GDAS_WAY, seed=1),
+    "drnas_seed1": Case("drnas", (), DRNAS_WAY, seed=1, active=0.6),
+    "fairdarts_seed1": Case("fairdarts", (), FAIRDARTS_WAY, seed=1),
+    "edas_settled_seed1": Case("edas_settled", TWO_EDGES, EDAS_WAY, seed=1, active=1 / 28),
     "random_seed1": Case("random", (), 0.0, seed=1),
     "random_seed2": Case("random", (), 0.0, seed=2),
 }
@@ -140,7 +151,7 @@ def row_of(name: str, case: Case, scale_name: str, search_folder: Path, train_fo
     return {
         "case": name,
         "method": case.method,
-        "edges": settings.get("edges", settings.get("derive", "")),
+        "edges": settings.get("edges") or settings.get("derive", "8/14"),
         "seed": case.seed,
         "scale": scale_name,
         "data": Path(first["data"]["name"]).name,

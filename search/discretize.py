@@ -43,7 +43,9 @@ __all__ = [
     "accuracies",
     "best_operations",
     "candidates",
+    "cell_of",
     "choices",
+    "configurations",
     "derive",
     "derive_argmax",
     "derive_configuration",
@@ -73,35 +75,51 @@ class EdgeGroup(NamedTuple):
     keep: int
 
 
-#: DA2S, section 4.2 and Table 4. 7/14 is not in the paper: it stands between 6/14 and 8/14 as they stand to each other.
-CONFIGURATIONS = {
-    "8/14": "2:2,3:2,4:2,5:2",
-    "7/14": "2:1,3:2,4:2,5:2",
-    "6/14": "2:1,3:1,4:2,5:2",
-    "5/14": "2:1,3:1,4:1,5:2",
-    "4/14": "2:1,3:1,4:1,5:1",
-    "3/14": "2+3:1,4:1,5:1",
-}
 _GROUP = re.compile(r"(\d+(?:\+\d+)*):(\d+)")
+_MOST_CHOICES = 200_000  # of edges; they are looked through one by one
 
 
-def read_configuration(text: str, space: SearchSpace) -> tuple[EdgeGroup, ...]:
-    """The groups of a configuration: a name of CONFIGURATIONS or its general form, "2+3:1,4:1,5:1".
+def configurations(space: SearchSpace) -> dict[str, str]:
+    """Name and general form of the configurations of a space, most edges first: for 4 nodes "8/14" to "3/14".
 
-    There nodes 2 and 3 keep one edge between them, nodes 4 and 5 one each.
+    DA2S, section 4.2 and Table 4, which has 4 nodes: each node keeps two edges or one, the last nodes two first; under
+    the last one nodes 2 and 3 keep one between them. 7/14 is not in the paper: it stands between 6/14 and 8/14 as they
+    stand to each other.
+    """
+    n, last = space.num_nodes, space.num_nodes + 1
+    found = {
+        f"{n + twice}/{space.num_edges}": ",".join(f"{node}:{1 + (node > last - twice)}" for node in range(2, last + 1))
+        for twice in range(n, -1, -1)
+    }
+    if n > 1:
+        rest = "".join(f",{node}:1" for node in range(4, last + 1))
+        found[f"{n - 1}/{space.num_edges}"] = f"2+3:1{rest}"
+    return found
+
+
+#: Of the papers' 4 nodes.
+CONFIGURATIONS = configurations(SearchSpace())
+
+
+def read_configuration(text: str | None, space: SearchSpace) -> tuple[EdgeGroup, ...]:
+    """The groups of a configuration: a name of ``configurations`` or the general form, "2+3:1,4:1,5:1".
+
+    There nodes 2 and 3 keep one edge between them, nodes 4 and 5 one each. None: two edges a node.
 
     Raises:
         ValueError: For a text that is neither, a node that is missing, foreign or named twice, and a count that no
             choice of edges can meet (an edge from a node that got no input itself is none).
     """
-    named = CONFIGURATIONS.get(text.strip())
+    names = configurations(space)
+    text = next(iter(names)) if text is None else text
+    named = names.get(text.strip())
     groups = []
     for part in re.split(r"\s*,\s*", (named or text).strip()):
         match = _GROUP.fullmatch(part)
         if not match:
             raise ValueError(
-                f"edges must be one of {', '.join(CONFIGURATIONS)}, or groups of nodes with the number of edges they "
-                f"keep, such as 2+3:1,4:1,5:1; got {text!r}, in which {part!r} is neither"
+                f"edges must be one of {', '.join(names)}, or groups of nodes with the number of edges they keep, such "
+                f"as {list(names.values())[-1]}; got {text!r}, in which {part!r} is neither"
             )
         groups.append(EdgeGroup(tuple(int(node) for node in match[1].split("+")), int(match[2])))
     nodes = sorted(node for group in groups for node in group.nodes)
@@ -111,6 +129,11 @@ def read_configuration(text: str, space: SearchSpace) -> tuple[EdgeGroup, ...]:
     for group in groups:
         if group.keep < 1:
             raise ValueError(f"edges must keep at least 1 edge in each group, got {text!r}")
+    entering = [sum(node in group.nodes for node, _ in space.edges) for group in groups]
+    if math.prod(math.comb(n, group.keep) for n, group in zip(entering, groups, strict=True)) > _MOST_CHOICES:
+        raise ValueError(
+            f"edges must leave at most {_MOST_CHOICES:,} choices of edges, got {text!r}, which leaves more"
+        )
     if not choices(tuple(groups), space):
         raise ValueError(
             f"edges must keep no more edges than there are, got {text!r}; node n has the n inputs 0 to n - 1"
@@ -122,7 +145,7 @@ def read_configuration(text: str, space: SearchSpace) -> tuple[EdgeGroup, ...]:
 def choices(groups: tuple[EdgeGroup, ...], space: SearchSpace) -> tuple[tuple[int, ...], ...]:
     """Every set of edges with the groups' counts in which no kept edge leaves a node without input.
 
-    At most 2^E sets: 16384 for the 14 edges of 4 nodes.
+    With two edges a node 180 for 4 nodes, 56,700 for 6.
     """
     members = [[e for e, (node, _) in enumerate(space.edges) if node in group.nodes] for group in groups]
     found = []
@@ -145,7 +168,7 @@ def candidates(groups: tuple[EdgeGroup, ...], space: SearchSpace) -> list[list[i
 # Derivation rules -----------------------------------------------------------------------------------------------------
 
 
-def _cell(nodes: list[list[Edge]]) -> Cell:
+def cell_of(nodes: list[list[Edge]]) -> Cell:
     """A cell that leaves out the edges of nodes nothing enters, and concatenates the others."""
     filled: list[int] = []
     kept = []
@@ -188,7 +211,7 @@ def derive_darts(
             entering = [e for e, (target, _) in enumerate(space.edges) if target == node]
             kept = sorted(sorted(entering, key=lambda e: -float(order_E[e]))[:edges_per_node])
             nodes.append([Edge(space.operations[choice_E[e]], space.edges[e][1]) for e in kept])
-        cells[kind] = _cell(nodes)
+        cells[kind] = cell_of(nodes)
     return Genotype(**cells)
 
 
@@ -218,7 +241,7 @@ def derive_configuration(
         for e in kept:
             node, source = space.edges[e]
             nodes[node - 2].append(Edge(space.operations[choice_E[e]], source))
-        cells[kind] = _cell(nodes)
+        cells[kind] = cell_of(nodes)
         assert sum(map(len, cells[kind].nodes)) == sum(group.keep for group in groups)
     return Genotype(**cells)
 
@@ -237,7 +260,7 @@ def derive_argmax(
         for (node, source), choice in zip(space.edges, scores_EO.argmax(dim=-1).tolist(), strict=True):
             if choice != space.none_index:
                 nodes[node - 2].append(Edge(space.operations[choice], source))
-        cells[kind] = _cell(nodes)
+        cells[kind] = cell_of(nodes)
     return Genotype(**cells)
 
 
@@ -246,13 +269,13 @@ DERIVATIONS: dict[str, Callable[..., Genotype]] = {"darts": derive_darts, "argma
 
 
 def derive(
-    rule: str,
+    rule: str | None,
     scores: Mapping[Kind, torch.Tensor],
     space: SearchSpace,
     strength: Mapping[Kind, torch.Tensor] | None = None,
 ) -> Genotype:
     """The genotype by a rule of DERIVATIONS or by an edge configuration (``read_configuration``)."""
-    if rule in DERIVATIONS:
+    if rule is not None and rule in DERIVATIONS:
         return DERIVATIONS[rule](scores, space, strength)
     return derive_configuration(scores, space, read_configuration(rule, space), strength)
 

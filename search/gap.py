@@ -24,7 +24,7 @@ from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import write_json
 from nas_zoo.runs.log import run_to_resume
 from nas_zoo.runs.settings import Parser, settings_from, whole
-from nas_zoo.search.discretize import CONFIGURATIONS, gap_table
+from nas_zoo.search.discretize import configurations, gap_table
 from nas_zoo.search.method import find_method
 from nas_zoo.search.report.history import GAP_FILE
 from nas_zoo.search.run import CHECKPOINT_KIND, Search
@@ -34,7 +34,7 @@ __all__ = ["main", "measure"]
 
 def measure(
     folder: Path,
-    edges: list[str],
+    edges: list[str] | None = None,
     data: str | None = None,
     data_root: Path | None = None,
     images: int = 0,
@@ -45,7 +45,7 @@ def measure(
 
     Args:
         folder: Of a run that has ended an epoch; its settings say all else.
-        edges: Configurations, rules of derivation, "found".
+        edges: Configurations, rules of derivation, "found"; None: "found" and every named configuration of the space.
         data: Where the run's data set lies now, if not where it was.
         data_root: The same for cifar10 and cifar100.
         images: Held-out images; 0: all of them.
@@ -74,6 +74,7 @@ def measure(
         run.load(state)
     # between two epochs: the one whose log line tells of this state
     epoch = state["epoch"] - 1 if state["step"] == 0 and state["epoch"] > 0 else state["epoch"]
+    edges = ["found", *configurations(run.method.space)] if edges is None else edges
     genotypes = {name: run.method.genotype(None if name == "found" else name) for name in edges}
     gap = run.gap(epoch, genotypes, run.eval_batches)
     return gap | {"n": run.eval_batches.num_samples, "method": settings.method, "epochs": state["epoch"]}
@@ -84,8 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     """The program: 0, or 2 for a mistake of the user's."""
     parser = Parser(prog="nas-zoo gap", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="folder of a search")
-    parser.add_argument("--edges", nargs="+", default=["found", *CONFIGURATIONS], metavar="EDGES",
-                        help="configurations (default: found and 8/14 to 3/14)")  # fmt: skip
+    parser.add_argument("--edges", nargs="+", metavar="EDGES", help="configurations (default: found and 8/14 to 3/14)")
     parser.add_argument("--data", help="where the run's data set lies now (default: where it was)")
     parser.add_argument("--test-data", help="the same for its --test-data")
     parser.add_argument("--data-root", type=Path, help="the same for cifar10 and cifar100")

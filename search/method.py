@@ -5,6 +5,7 @@ three calls: ``mixing``, ``loss``, ``genotype``. It never sees data, devices or 
 """
 
 import math
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import nn
 
-from nas_zoo.genotype import KINDS, Genotype
+from nas_zoo.genotype import KINDS, OPERATIONS, Genotype
+from nas_zoo.models.operations import SEARCH_OPERATIONS
 from nas_zoo.runs.settings import require, setting
 from nas_zoo.search.supernet import Mixing, SearchSpace
 
@@ -25,8 +27,10 @@ __all__ = [
     "Step",
     "config_path",
     "find_method",
+    "generator_of",
     "logits_of",
     "mean_entropy",
+    "seed_of",
     "shipped_configs",
 ]
 
@@ -39,6 +43,16 @@ class Step:
     index: int  # iterations since the start of the search, from 0; in phase "eval" the batch of the evaluation
     num_epochs: int
     phase: Literal["alpha", "weights", "eval"]  # architecture step, weight step, evaluation of the supernet
+
+
+def seed_of(what: str, seed: int, step: Step) -> int:
+    """A seed for what a method draws in a step: the same in every process and after a resume."""
+    return random.Random(f"{what} {seed} {step.phase} {step.epoch} {step.index}").getrandbits(63)
+
+
+def generator_of(what: str, seed: int, step: Step) -> torch.Generator:
+    """A generator of that seed, on the CPU."""
+    return torch.Generator().manual_seed(seed_of(what, seed, step))
 
 
 class Problem(Protocol):
@@ -102,6 +116,8 @@ class SearchSettings:
     epochs: int = setting(25, "epochs; one epoch sees each half of the training images once")
     num_cells: int = setting(8, "cells of the supernet, reduction cells at 1/3 and 2/3")
     init_channels: int = setting(16, "channels of a node in the first cells")
+    nodes: int = setting(4, "intermediate nodes of a cell, 1 to 6; published cells have 3 to 6")
+    operations: tuple[str, ...] = setting(SEARCH_OPERATIONS, "candidate operations, 'none' for no edge at all")
     batch_size: int = setting(64, "images a step, over all processes")
     partial_channels: int = setting(1, "K of PC-DARTS: operations work on 1/K of the channels; 1: on all of them")
     image_size: int | None = setting(None, "pixels; default: as the data set has them")
@@ -132,6 +148,13 @@ class SearchSettings:
                             ("crop_padding", 0), ("cutout", 0), ("eval_size", 0), ("gap_batches", 0),
                             ("skip_unreadable", 0), ("partial_channels", 1)):  # fmt: skip
             require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
+        require(1 <= self.nodes <= 6, "nodes", self.nodes, "from 1 to 6")
+        for operation in self.operations:
+            known = operation in ("none", *OPERATIONS)
+            require(known, "operations", operation, f"some of none, {', '.join(OPERATIONS)}")
+        different = len(set(self.operations)) == len(self.operations) and bool(set(self.operations) - {"none"})
+        what = "different ones, and another than 'none' among them"
+        require(different, "operations", ", ".join(self.operations), what)
         for name in ("lr", "alpha_lr"):
             require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "a finite number greater than 0")
         for name in ("lr_min", "momentum", "weight_decay", "grad_clip"):
@@ -148,6 +171,11 @@ class SearchSettings:
         budget = self.time_budget
         require(budget is None or budget > 0, "time_budget", budget, "more than 0 seconds")
 
+    @property
+    def space(self) -> SearchSpace:
+        """The cells that can be found."""
+        return SearchSpace(self.operations, self.nodes)
+
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -159,6 +187,10 @@ METHODS: dict[str, tuple[str, str, str]] = {
     "da2s_released": ("nas_zoo.search.methods.da2s", "Da2sReleasedSettings", "Da2s"),
     "darts": ("nas_zoo.search.methods.darts", "DartsSettings", "Darts"),
     "pc_darts": ("nas_zoo.search.methods.pc_darts", "PcDartsSettings", "PcDarts"),
+    "gdas": ("nas_zoo.search.methods.gdas", "GdasSettings", "Gdas"),
+    "drnas": ("nas_zoo.search.methods.drnas", "DrNasSettings", "DrNas"),
+    "fairdarts": ("nas_zoo.search.methods.fairdarts", "FairDartsSettings", "FairDarts"),
+    "edas_settled": ("nas_zoo.search.methods.edas_settled", "EdasSettledSettings", "EdasSettled"),
     "random": ("nas_zoo.search.methods.random_cells", "RandomSettings", "RandomCells"),
 }
 

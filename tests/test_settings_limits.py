@@ -50,6 +50,7 @@ SEARCH = [
     least("epochs", 1), least("num_cells", 1), least("init_channels", 2, partial_channels=1), least("batch_size", 2),
     least("partial_channels", 1), least("workers", 0), least("skip_unreadable", 0),
     least("crop_padding", 0), least("cutout", 0),
+    Limit("nodes", 1, 0, "from 1 to 6"), Limit("nodes", 6, 7, "from 1 to 6"),
     least("eval_size", 0), least("gap_batches", 0), least("image_size", 8, " pixels"),
     least("train_limit", 4, " images"), *positive("lr", lr_min=0.0), *positive("alpha_lr"),
     *not_negative("lr_min", lr=LARGEST), *not_negative("momentum"), *not_negative("weight_decay"),
@@ -87,6 +88,20 @@ OF_METHOD: dict[str, list[Limit]] = {
     "da2s_released": DA2S,
     "darts": [*not_negative("alpha_decay"), *positive("radius")],
     "pc_darts": [*not_negative("alpha_decay"), *rest("freeze_epochs")],
+    "gdas": [*not_negative("alpha_decay"), *positive("tau"), *positive("tau_last")],
+    "drnas": [*not_negative("anchor_weight"), *rest("freeze_epochs")],
+    "fairdarts": [
+        *not_negative("alpha_decay"),
+        *not_negative("zero_one_weight"),
+        Limit("threshold", 0.0, BELOW_0, "from 0 to below 1"),
+        Limit("threshold", BELOW_1, 1.0, "from 0 to below 1"),
+    ],
+    "edas_settled": [
+        *EDAS,
+        *not_negative("penalty_weight"),
+        Limit("delay_epochs", 0, -1, "from 0 to below epochs (25)"),
+        Limit("delay_epochs", 24, 25, "from 0 to below epochs (25)"),
+    ],
     "random": [],
 }
 

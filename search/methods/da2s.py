@@ -150,7 +150,7 @@ class Da2sSettings(SearchSettings):
     lr: float = setting(0.25, "learning rate of SGD on the weights, at the start (section 4.1)")
     lr_min: float = setting(0.0, "and at the end of its cosine")
     alpha_decay: float = setting(1e-3, "L2 on alpha and beta")
-    edges: str = setting("8/14", "edges to keep: 8/14 to 3/14, or groups of nodes: 2+3:1,4:1,5:1")
+    edges: str | None = setting(None, "edges to keep: 8/14 to 3/14, or groups, 2+3:1,4:1,5:1; default: two a node")
     lambda_c: Control = setting("linear", "control function of both losses (Table 2)")
     lambda_1: Control = setting("log_delayed", "of the operations' loss (Table 3)")
     lambda_2: Control = setting("const", "of the edges' loss (Table 3)")
@@ -177,7 +177,7 @@ class Da2sSettings(SearchSettings):
         for name, epochs in (("delay_epochs", self.delay), ("freeze_epochs", self.frozen)):
             what = f"from 0 to below epochs ({self.epochs})"
             require(0 <= epochs < self.epochs, name, getattr(self, name), what)
-        read_configuration(self.edges, SearchSpace())
+        read_configuration(self.edges, self.space)
 
     @property
     def delay(self) -> int:
@@ -214,7 +214,7 @@ class Da2s(nn.Module):
     def __init__(self, settings: Da2sSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.space = space = SearchSpace()
+        self.space = space = settings.space
         self.groups = read_configuration(settings.edges, space)
         generator = torch.Generator().manual_seed(settings.seed)
         start_E = torch.zeros(space.num_edges)

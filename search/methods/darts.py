@@ -35,7 +35,7 @@ from nas_zoo.models.operations import SEARCH_OPERATIONS
 from nas_zoo.runs.settings import require, setting
 from nas_zoo.search.discretize import derive, read_configuration
 from nas_zoo.search.method import Problem, SearchSettings, Step
-from nas_zoo.search.supernet import EdgeMixing, Mixing, SearchSpace
+from nas_zoo.search.supernet import EdgeMixing, Mixing
 
 __all__ = ["Darts", "DartsSettings", "relax_all"]
 
@@ -57,13 +57,16 @@ class DartsSettings(SearchSettings):
                                       "the work")  # fmt: skip
     alpha_decay: float = setting(1e-3, "L2 on alpha")
     radius: float = setting(0.01, "length of the weights' step in the finite difference of the second order")
-    edges: str = setting("8/14", "edges of the cells that are derived: 8/14, 4/14 ... or groups, 2+3:1,4:1,5:1")
+    operations: tuple[str, ...] = setting(("none", *SEARCH_OPERATIONS), "candidate operations of an edge")
+    edges: str | None = setting(
+        None, "edges of the cells: 8/14, 4/14 ... or groups, 2+3:1,4:1,5:1; default: two a node"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.alpha_decay < math.inf, "alpha_decay", self.alpha_decay, "a finite number of at least 0")
         require(0 < self.radius < math.inf, "radius", self.radius, "a finite number greater than 0")
-        read_configuration(self.edges, SearchSpace())
+        read_configuration(self.edges, self.space)
 
 
 class Darts(nn.Module):
@@ -72,7 +75,7 @@ class Darts(nn.Module):
     def __init__(self, settings: DartsSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.space = SearchSpace(operations=("none", *SEARCH_OPERATIONS))
+        self.space = settings.space
         generator = torch.Generator().manual_seed(settings.seed)
         shape = (self.space.num_edges, self.space.num_operations)
         self.alpha = nn.ParameterDict({kind: 1e-3 * torch.randn(shape, generator=generator) for kind in KINDS})

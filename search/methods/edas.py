@@ -49,7 +49,7 @@ from nas_zoo.models.operations import SEARCH_OPERATIONS
 from nas_zoo.runs.settings import require, setting
 from nas_zoo.search.discretize import derive
 from nas_zoo.search.method import Problem, SearchSettings, Step
-from nas_zoo.search.supernet import EdgeMixing, Mixing, SearchSpace
+from nas_zoo.search.supernet import EdgeMixing, Mixing
 
 __all__ = ["AlphaMaxSettings", "Edas", "EdasSettings", "clamp", "draw_edges", "relax"]
 
@@ -92,6 +92,7 @@ class EdasSettings(SearchSettings):
 
     method: str = setting("edas", "search method")
     epochs: int = setting(25, "epochs (section 4.1); one epoch sees each half of the training images once")
+    operations: tuple[str, ...] = setting(("none", *SEARCH_OPERATIONS), "candidate operations of an edge")
     num_cells: int = setting(20, "cells of the supernet: as deep as the derived network (section 4.1)")
     alpha_lr: float = setting(0.025, "learning rate of Adam on alpha (section 4.1)")
     warmup_epochs: int = setting(0, "epochs with inverted alpha, Eq. 3; 10 is the paper's EDAS with warm-up")
@@ -132,7 +133,7 @@ class Edas(nn.Module):
     def __init__(self, settings: EdasSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.space = SearchSpace(operations=("none", *SEARCH_OPERATIONS))
+        self.space = settings.space
         # One parameter an edge, whose gradient is None where it is not drawn: Adam then leaves it and its moments
         # alone. As rows of one tensor they would drift on by their momentum at a gradient of zero.
         generator = torch.Generator().manual_seed(settings.seed)

@@ -72,14 +72,17 @@ class PcDartsSettings(SearchSettings):
     alpha_lr: float = setting(6e-4, "learning rate of Adam on alpha and beta")
     alpha_decay: float = setting(1e-3, "L2 on alpha and beta")
     freeze_epochs: int | None = setting(None, "epochs at the start without architecture steps; default: 15 of 50")
-    edges: str = setting("8/14", "edges of the cells that are derived: 8/14, 4/14 ... or groups, 2+3:1,4:1,5:1")
+    operations: tuple[str, ...] = setting(("none", *SEARCH_OPERATIONS), "candidate operations of an edge")
+    edges: str | None = setting(
+        None, "edges of the cells: 8/14, 4/14 ... or groups, 2+3:1,4:1,5:1; default: two a node"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.alpha_decay < math.inf, "alpha_decay", self.alpha_decay, "a finite number of at least 0")
         what = f"from 0 to below epochs ({self.epochs})"
         require(0 <= self.frozen < self.epochs, "freeze_epochs", self.freeze_epochs, what)
-        read_configuration(self.edges, SearchSpace())
+        read_configuration(self.edges, self.space)
 
     @property
     def frozen(self) -> int:
@@ -92,7 +95,7 @@ class PcDarts(nn.Module):
     def __init__(self, settings: PcDartsSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.space = SearchSpace(operations=("none", *SEARCH_OPERATIONS))
+        self.space = settings.space
         generator = torch.Generator().manual_seed(settings.seed)
 
         def start(*shape: int) -> nn.ParameterDict:

@@ -21,7 +21,7 @@ from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.runs.settings import setting
 from nas_zoo.search.discretize import choices, derive, one_hot_mixing, read_configuration
 from nas_zoo.search.method import Problem, SearchSettings, Step
-from nas_zoo.search.supernet import Mixing, SearchSpace
+from nas_zoo.search.supernet import Mixing
 
 __all__ = ["RandomCells", "RandomSettings"]
 
@@ -32,11 +32,11 @@ class RandomSettings(SearchSettings):
 
     method: str = setting("random", "search method")
     epochs: int = setting(50, "epochs; one epoch sees each half of the training images once")
-    edges: str = setting("8/14", "edges of the cells: 8/14, 6/14, 5/14, 4/14, 3/14 or groups such as 2+3:1,4:1,5:1")
+    edges: str | None = setting(None, "edges of the cells: 8/14 to 3/14, or groups, 2+3:1,4:1,5:1; default: two a node")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        read_configuration(self.edges, SearchSpace())
+        read_configuration(self.edges, self.space)
 
 
 class RandomCells(nn.Module):
@@ -45,7 +45,7 @@ class RandomCells(nn.Module):
     def __init__(self, settings: RandomSettings) -> None:
         super().__init__()
         self.settings = settings
-        self.space = SearchSpace()
+        self.space = settings.space
         generator = torch.Generator().manual_seed(settings.seed)
         rng = random.Random(f"random cells {settings.seed}")
         allowed = choices(read_configuration(settings.edges, self.space), self.space)

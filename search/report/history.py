@@ -31,6 +31,10 @@ _METHODS = {
     "da2s_released": "DA2S (authors' code)",
     "darts": "DARTS",
     "pc_darts": "PC-DARTS",
+    "gdas": "GDAS",
+    "drnas": "DrNAS",
+    "fairdarts": "FairDARTS",
+    "edas_settled": "EDAS with DA2S' loss",
     "random": "random cells",
 }
 #: What the page takes from the first line of a log, from the line of an epoch and from gap.json, and what it must be.
