@@ -139,12 +139,12 @@ class SearchSettings:
     channels_last: bool = setting(True, "memory format of images and weights; faster, same mathematics")
     sync_bn: bool = setting(False, "BatchNorm statistics of the batches of all processes, as one process would have "
                                    "them; no: each has its own, and running ones are averaged before use")  # fmt: skip
-    workers: int = setting(2, "loader processes for data sets that do not fit in memory")
+    workers: int | None = setting(None, "processes that load data too large for memory; none: one a core, up to 16")
     skip_unreadable: int = setting(0, "go on without at most so many images that cannot be read, in each process")
     time_budget: float | None = setting(None, "write a checkpoint and stop after this long", unit="s")
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("num_cells", 1), ("init_channels", 2), ("batch_size", 2), ("workers", 0),
+        for name, least in (("epochs", 1), ("num_cells", 1), ("init_channels", 2), ("batch_size", 2),
                             ("crop_padding", 0), ("cutout", 0), ("eval_size", 0), ("gap_batches", 0),
                             ("skip_unreadable", 0), ("partial_channels", 1)):  # fmt: skip
             require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
@@ -165,7 +165,7 @@ class SearchSettings:
         require(self.lr_min <= self.lr, "lr_min", self.lr_min, f"at most lr ({self.lr})")
         both = all(0 <= beta < 1 for beta in self.alpha_betas)
         require(both, "alpha_betas", self.alpha_betas, "two numbers from 0 to below 1")
-        for name, least, unit in (("image_size", 8, " pixels"), ("train_limit", 4, " images")):
+        for name, least, unit in (("image_size", 8, " pixels"), ("train_limit", 4, " images"), ("workers", 0, "")):
             value = getattr(self, name)
             require(value is None or value >= least, name, value, f"at least {least}{unit}")
         budget = self.time_budget

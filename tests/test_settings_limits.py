@@ -111,6 +111,10 @@ TRAIN = [
     least("image_size", 8, " pixels"), least("train_limit", 2, " images"), least("init_channels", 2),
     least("num_cells", 1), *positive("lr", min_lr=0.0), *not_negative("min_lr", lr=LARGEST),
     *not_negative("momentum"), *not_negative("weight_decay"), *not_negative("grad_clip"), *not_negative("aux_weight"),
+    *not_negative("mixup"), *not_negative("cutmix"),
+    *(Limit(name, at, beyond, f"from 0 to {most}") for name, most in (("color_jitter", 1.0), ("hue_jitter", 0.5))
+      for at, beyond in ((0.0, BELOW_0), (most, math.nextafter(most, 2.0)))),
+    Limit("rand_augment", "rand-m9-n3-inc1", "augmix-m3", "timm's words for a RandAugment, such as rand-m9-mstd0.5"),
     *(Limit(name, at, beyond, "from 0 to below 1")
       for name in ("label_smoothing", "drop_path", "ema_decay", "val_fraction")
       for at, beyond in ((0.0, BELOW_0), (BELOW_1, 1.0))),

@@ -6,17 +6,24 @@ time, by any process and any loading worker. They are the same on every machine 
 
 The training transforms are those of DARTS (`utils._data_transforms_cifar10`), in its order: zero (black) padding and a
 random crop of the pixels, a random mirror image, scaling to mean 0 and deviation 1, and last the cutout, whose square
-is therefore 0 *after* scaling: the mean colour, not black, as the padding is.
+is therefore 0 *after* scaling: the mean colour, not black, as the padding is. For photographs there are besides
+torchvision's colour jitter and timm's RandAugment, image by image where it is decoded, and timm's mixup and cutmix of
+a whole batch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import random
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from nas_zoo.data.pictures import Box
@@ -25,9 +32,13 @@ from nas_zoo.data.sources import ImageSource
 __all__ = [
     "PHOTOGRAPH_PIXELS",
     "Augment",
+    "PictureChange",
     "cut_out",
     "default_augment",
+    "drawn_from",
     "epoch_order",
+    "hard_labels",
+    "mixed",
     "pad_crop_flip",
     "random_draws",
     "resized_crop_box",
@@ -36,7 +47,7 @@ __all__ = [
 PHOTOGRAPH_PIXELS = 96  # from this side on a random resized crop is the usual augmentation, below it the padded crop
 
 # Independent streams of random numbers.
-_ORDER, _CROP, RESIZED_CROP = 0, 1, 2
+_ORDER, _CROP, RESIZED_CROP, _JITTER, _RAND_AUGMENT, _MIX = 0, 1, 2, 3, 4, 5
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,12 @@ class Augment:
     random_resized_crop: instead of the padded crop, a part of crop_area (fractions of the whole area) and of a shape
     between 3:4 and 4:3 out of the *original* image, resized (Inception, as torchvision's RandomResizedCrop); images are
     then decoded anew for every batch.
+
+    color_jitter: brightness, contrast and saturation times a number from 1 - this to 1 + this; hue_jitter: hue turned
+    by at most this part of the circle; in random order, as torchvision's ColorJitter (DARTS on ImageNet: 0.4 and 0.2).
+    rand_augment: timm's words for its RandAugment, such as "rand-m9-mstd0.5". mixup, cutmix: alphas of the Beta
+    distribution that the shares of two mixed images come from, as timm's Mixup for whole batches; with both, one of
+    them by chance; 0: none.
     """
 
     crop_padding: int = 4
@@ -55,14 +72,36 @@ class Augment:
     cutout: int = 0
     random_resized_crop: bool = False
     crop_area: tuple[float, float] = (0.08, 1.0)
+    color_jitter: float = 0.0
+    hue_jitter: float = 0.0
+    rand_augment: str | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     def __post_init__(self) -> None:
+        for name, most in (("color_jitter", 1.0), ("hue_jitter", 0.5), ("mixup", math.inf), ("cutmix", math.inf)):
+            value = getattr(self, name)
+            if not 0 <= value <= most or value == math.inf:
+                what = "a finite number of at least 0" if most == math.inf else f"from 0 to {most}"
+                raise ValueError(f"{name} must be {what}, got {value}")
+        if self.rand_augment is not None:
+            _rand_augment(self.rand_augment, 224, (0.5,) * 3)
         for name in ("crop_padding", "cutout"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more pixels, got {getattr(self, name)}")
         low, high = self.crop_area
         if not 0 < low <= high <= 1:
             raise ValueError(f"crop_area must be two fractions 0 < low <= high <= 1, got {self.crop_area}")
+
+    @property
+    def changes_pictures(self) -> bool:
+        """Whether each image is changed for itself, where it is decoded, in every epoch anew."""
+        return bool(self.random_resized_crop or self.color_jitter or self.hue_jitter or self.rand_augment)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the images of a batch are mixed in pairs, so that its labels are shares of the classes."""
+        return bool(self.mixup or self.cutmix)
 
 
 def default_augment(
@@ -73,11 +112,12 @@ def default_augment(
     crop_padding: int | None = None,
     crop_area_min: float = 0.08,
     flip: bool | None = None,
+    **more: Any,
 ) -> Augment:
     """The usual augmentation for a source: padding of an eighth of the side (4 for 32), or random resized crops.
 
     crop_padding: in pixels of an image of 32, scaled to the image size. flip: None for mirror images only where the
-    source allows them (`flip_ok`: not for digits). Resized crops from 96 pixels on.
+    source allows them (`flip_ok`: not for digits). Resized crops from 96 pixels on. more: other fields of Augment.
     """
     size = image_size or source.image_size
     photograph = size >= PHOTOGRAPH_PIXELS
@@ -88,6 +128,7 @@ def default_augment(
         cutout=cutout,
         random_resized_crop=photograph,
         crop_area=(crop_area_min, 1.0),
+        **more,
     )
 
 
@@ -114,6 +155,23 @@ def random_draws(seed: int, epoch: int, indices: np.ndarray, count: int, stream:
     return (_mix(state[:, None] + numbers) >> np.uint64(11)) * 2.0**-53  # the upper 53 bits
 
 
+@contextlib.contextmanager
+def drawn_from(seed: int, epoch: int, index: int, stream: int) -> Iterator[None]:
+    """What is drawn inside from Python's and NumPy's global generators is a function of the arguments only.
+
+    timm's transforms draw there. The generators go on afterwards as if nothing had been drawn from them.
+    """
+    first, second = (random_draws(seed, epoch, np.array([index]), 2, stream)[0] * 2**32).astype(np.uint64).tolist()
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        random.seed(first)
+        np.random.seed(second)  # noqa: NPY002
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
 def epoch_order(seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
     """`indices` in the random order of one epoch."""
     return indices[np.argsort(random_draws(seed, epoch, indices, 1, _ORDER)[:, 0], kind="stable")]
@@ -136,7 +194,75 @@ def resized_crop_box(draws: np.ndarray, area: tuple[float, float], width: int, h
     return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
 
 
+# ---- one picture ----
+
+
+def _rand_augment(words: str, image_size: int, mean: tuple[float, ...]) -> Any:
+    """timm's RandAugment, with its own training pipeline's fill colour and longest translation."""
+    from timm.data.auto_augment import rand_augment_transform  # here: timm takes a second to import
+
+    colour = tuple(min(255, round(255 * value)) for value in mean)
+    fill = colour if len(colour) == 3 else colour[0]
+    try:
+        return rand_augment_transform(words, {"translate_const": int(image_size * 0.45), "img_mean": fill})
+    except (AssertionError, ValueError, KeyError):
+        raise ValueError(
+            f"rand_augment must be timm's words for a RandAugment, such as rand-m9-mstd0.5, got {words!r}"
+        ) from None
+
+
+class PictureChange:
+    """Colour jitter and RandAugment of one decoded image as a function of (seed, epoch, sample)."""
+
+    def __init__(self, augment: Augment, image_size: int, mean: tuple[float, ...]) -> None:
+        self.augment = augment
+        words = augment.rand_augment
+        self.rand_augment = None if words is None else _rand_augment(words, image_size, mean)
+
+    def __call__(self, pixels: np.ndarray, seed: int, epoch: int, index: int) -> np.ndarray:
+        """uint8 (H, W, C) of the same shape."""
+        jitter, hue = self.augment.color_jitter, self.augment.hue_jitter
+        if not (jitter or hue or self.rand_augment):
+            return pixels
+        from torchvision.transforms import functional as tvf  # here: only this needs torchvision
+
+        picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+        if jitter or hue:
+            draws = random_draws(seed, epoch, np.array([index]), 8, _JITTER)[0]
+            for which in np.argsort(draws[:4], kind="stable").tolist():
+                share = 2 * draws[4 + which] - 1
+                if which == 3:
+                    picture = tvf.adjust_hue(picture, hue * share) if hue else picture
+                elif jitter:
+                    adjust = (tvf.adjust_brightness, tvf.adjust_contrast, tvf.adjust_saturation)[which]
+                    picture = adjust(picture, 1 + jitter * share)
+        if self.rand_augment is not None:
+            with drawn_from(seed, epoch, index, _RAND_AUGMENT):
+                picture = self.rand_augment(picture)
+        return np.array(picture).reshape(pixels.shape)
+
+
 # ---- the batched transforms ----
+
+
+def mixed(
+    augment: Augment, images: Tensor, labels: Tensor, num_classes: int, seed: int, epoch: int, step: int
+) -> tuple[Tensor, Tensor]:
+    """The batch mixed with itself in reverse order, and float32 (n, num_classes) shares of the classes.
+
+    timm's Mixup in its mode for whole batches: every pair of a batch is mixed by the same share, which is a function
+    of (seed, epoch, step). n must be even; `images` are changed in place.
+    """
+    from timm.data.mixup import Mixup
+
+    mixup = Mixup(augment.mixup, augment.cutmix, label_smoothing=0.0, num_classes=num_classes)
+    with drawn_from(seed, epoch, step, _MIX):
+        return mixup(images, labels)
+
+
+def hard_labels(labels: Tensor) -> Tensor:
+    """The class of each image, (n,) int64: of mixed images the one that has the larger share."""
+    return labels if labels.ndim == 1 else labels.argmax(1)
 
 
 def pad_crop_flip(images: Tensor, padding: int, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,36 +17,70 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from nas_zoo.data.augment import (
     RESIZED_CROP,
     Augment,
+    PictureChange,
     cut_out,
     epoch_order,
+    mixed,
     pad_crop_flip,
     random_draws,
     resized_crop_box,
 )
 from nas_zoo.data.sources import DEVICE_LIMIT_GB, ImageSource, UnreadableImage, checked_indices
 
-__all__ = ["Batches"]
+__all__ = ["Batches", "usual_workers"]
 
 T = TypeVar("T")
 
 
+_MOST_WORKERS = 16  # on machines of many cores: each has its own part of the memory
+
+
+def usual_workers() -> int:
+    """So many processes decode by default: one a core that this process may use, its share where several train here."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    cores = float(len(affinity(0)) if affinity else os.cpu_count() or 1)
+    with contextlib.suppress(OSError, ValueError):  # a container's limit: microseconds of so many, or "max"
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cores = min(cores, int(quota) / int(period))
+    return int(max(1, min(_MOST_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))))
+
+
+Sample = tuple[int, int]  # epoch and index, so that a worker needs to be told nothing from epoch to epoch
+
+
 class _Decoding(Dataset[Tensor | str]):
-    """What the loading workers run: sample -> uint8 (H, W, C), with the resized crop of (seed, epoch, sample)."""
+    """What the loading workers run: (epoch, index) -> uint8 (H, W, C), cropped and changed as both and the seed say."""
 
-    def __init__(self, source: ImageSource, image_size: int, augment: Augment | None, seed: int, epoch: int) -> None:
-        self.source, self.image_size, self.seed, self.epoch = source, image_size, seed, epoch
-        self.augment = augment
+    def __init__(
+        self, source: ImageSource, image_size: int, augment: Augment | None, seed: int, mean: tuple[float, ...]
+    ) -> None:
+        self.source, self.image_size, self.augment, self.seed = source, image_size, augment, seed
+        self.change = None if augment is None else PictureChange(augment, image_size, mean)
 
-    def __getitem__(self, index: int) -> Tensor | str:
+    def __getitem__(self, sample: Sample) -> Tensor | str:
         """The pixels, or what is wrong with them: an error of a worker would end the epoch, with 25 lines."""
-        augment, part = self.augment, None
+        (epoch, index), augment, part = sample, self.augment, None
         if augment is not None and augment.random_resized_crop:
-            draws = random_draws(self.seed, self.epoch, np.array([index]), 40, RESIZED_CROP)[0]
+            draws = random_draws(self.seed, epoch, np.array([index]), 40, RESIZED_CROP)[0]
             part = partial(resized_crop_box, draws, augment.crop_area)
         try:
-            return torch.from_numpy(self.source.image(index, self.image_size, part))
+            pixels = self.source.image(index, self.image_size, part)
         except UnreadableImage as error:
             return str(error)
+        return torch.from_numpy(pixels if self.change is None else self.change(pixels, self.seed, epoch, index))
+
+
+class _Order:
+    """The samples of each batch that a loader is to give next; one loader gives one epoch after the other."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Sample]] = []
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
 
 
 def _collated(samples: list[Tensor | str]) -> tuple[Tensor | None, dict[int, str]]:
@@ -74,12 +111,15 @@ class Batches:
 
     `batch_size` is that of all processes together; rank r of `world` takes rows r, r + world ... of each batch. A small
     set is held as one uint8 tensor on the device and augmented there; one above `device_limit_gb`, and any set with
-    random resized crops, is decoded by `workers` processes (0: in this one) and augmented on the device by the same
-    code. `form` says which: "device" or "stream". Both give the same pixels.
+    random resized crops, colour jitter or RandAugment, is decoded by `workers` processes (0: in this one) and augmented
+    on the device by the same code. `form` says which: "device" or "stream". Both give the same pixels. With `shuffle`
+    the processes are kept from epoch to epoch.
 
-    augment None: no augmentation. drop_last: leave out the last, smaller batch; without it (evaluation) every sample
-    comes exactly once over all ranks, so a rank can have fewer rows in the last batch, or one batch less. Images that
-    turn out to be unreadable are left out as far as the source's `skips` allow; with drop_last others take their rows.
+    augment None: no augmentation; one that mixes gives float32 shares (n, classes) instead of labels, and its pairs are
+    those of this rank's rows, so that they differ with `world` (the share and its place do not). drop_last: leave out
+    the last, smaller batch; without it (evaluation) every sample comes exactly once over all ranks, so a rank can have
+    fewer rows in the last batch, or one batch less. Images that turn out to be unreadable are left out as far as the
+    source's `skips` allow; with drop_last others take their rows. workers None: see ``usual_workers``.
     mean, std: those of the source if None. image_size: that of the source if None. num_samples: before drop_last.
     """
 
@@ -99,7 +139,7 @@ class Batches:
         world: int = 1,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
-        workers: int = 0,
+        workers: int | None = 0,
         memory_format: torch.memory_format = torch.contiguous_format,
         device_limit_gb: float = DEVICE_LIMIT_GB,
     ) -> None:
@@ -109,7 +149,7 @@ class Batches:
         self.image_size = image_size or source.image_size
         self.device = torch.device(device)
         self.augment, self.shuffle, self.seed, self.drop_last = augment, shuffle, seed, drop_last
-        self.workers, self.memory_format = workers, memory_format
+        self.workers, self.memory_format = usual_workers() if workers is None else workers, memory_format
         self._count()
         scale = {"dtype": torch.float32, "device": self.device}
         self.mean, self.std = tuple(mean or source.mean), tuple(std or source.std)
@@ -121,8 +161,9 @@ class Batches:
         self._mean = torch.tensor(self.mean, **scale).view(1, -1, 1, 1)  # type: ignore[arg-type]
         self._std = torch.tensor(self.std, **scale).view(1, -1, 1, 1)  # type: ignore[arg-type]
         needed_gb = self.num_samples * self.image_size**2 * source.in_chans / 1e9
-        resized_crops = augment is not None and augment.random_resized_crop
-        self.form = "stream" if resized_crops or needed_gb > device_limit_gb else "device"
+        changed = augment is not None and augment.changes_pictures
+        self.form = "stream" if changed or needed_gb > device_limit_gb else "device"
+        self._loader: DataLoader[Any] | None = None  # kept from epoch to epoch
         self._held: Tensor | None = None
         self._row = np.arange(len(source))  # of each sample in the held tensor
         if self.form == "device":
@@ -154,6 +195,12 @@ class Batches:
             raise ValueError(f"rank must be from 0 to {self.world - 1}, got {self.rank}")
         if self.workers < 0:
             raise ValueError(f"workers must be 0 or more, got {self.workers}")
+        mixes = self.augment is not None and self.augment.mixes
+        if mixes and (not self.drop_last or self.batch_size % (2 * self.world)):
+            raise ValueError(
+                f"with mixup or cutmix batch_size must be a multiple of {2 * self.world}, since the images of each of "
+                f"the {self.world} process(es) are mixed in pairs, got {self.batch_size}"
+            )
         if self.drop_last and self.num_samples < self.batch_size:
             raise ValueError(
                 f"batch_size {self.batch_size} is larger than the {self.num_samples} images of {self.source.name}, "
@@ -177,25 +224,18 @@ class Batches:
             order[step * self.batch_size : (step + 1) * self.batch_size][self.rank :: self.world]
             for step in range(start, self.steps_per_epoch)
         ]
-        batches = [samples for samples in batches if len(samples)]
-        return self._from_device(epoch, batches) if self.form == "device" else self._from_stream(epoch, batches)
+        numbered = [(step, samples) for step, samples in enumerate(batches, start) if len(samples)]
+        return self._from_device(epoch, numbered) if self.form == "device" else self._from_stream(epoch, numbered)
 
-    def _from_device(self, epoch: int, batches: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _from_device(self, epoch: int, batches: list[tuple[int, np.ndarray]]) -> Iterator[tuple[Tensor, Tensor]]:
         assert self._held is not None
-        for samples in batches:
+        for step, samples in batches:
             plan = self._plan(epoch, samples)
-            yield self._finish(self._held.index_select(0, plan[:, 0]), plan)
+            yield self._finish(self._held.index_select(0, plan[:, 0]), plan, epoch, step)
 
-    def _from_stream(self, epoch: int, batches: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
-        loader = DataLoader(
-            _Decoding(self.source, self.image_size, self.augment, self.seed, epoch),
-            batch_sampler=[samples.tolist() for samples in batches],
-            num_workers=self.workers,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # its own, or the loader would draw from the global one on every start
-            collate_fn=_collated,
-        )
-        for samples, (images, faults) in zip(batches, _loaded(loader), strict=True):
+    def _from_stream(self, epoch: int, batches: list[tuple[int, np.ndarray]]) -> Iterator[tuple[Tensor, Tensor]]:
+        order = [[(epoch, index) for index in samples.tolist()] for _, samples in batches]
+        for (step, samples), (images, faults) in zip(batches, self._decoded(order), strict=True):
             if faults:
                 for fault in faults.values():
                     self.source.skips.add(fault, begun=True)
@@ -207,7 +247,30 @@ class Batches:
                 if self.drop_last:  # a training batch keeps its size: it has some of its other images twice
                     rows = np.resize(np.arange(len(samples)), len(samples) + len(faults))
                     samples, images = samples[rows], images[rows]
-            yield self._finish(images.to(self.device, non_blocking=True), self._plan(epoch, samples))
+            images = images.to(self.device, non_blocking=True)
+            yield self._finish(images, self._plan(epoch, samples), epoch, step)
+
+    def _decoded(self, order: list[list[Sample]]) -> Iterator[tuple[Any, dict[int, str]]]:
+        """`_collated` of each batch, from the loader that is kept unless another epoch has it."""
+        loader, self._loader = self._loader or self._new_loader(), None
+        loader.batch_sampler.batches = order  # type: ignore[union-attr]  # an _Order
+        try:
+            yield from _loaded(loader)
+        except GeneratorExit:  # the rest of the epoch is not wanted; after an error the processes may have ended
+            self._loader = loader if self.shuffle else None
+            raise
+        self._loader = loader if self.shuffle else None
+
+    def _new_loader(self) -> DataLoader[Any]:
+        return DataLoader(
+            _Decoding(self.source, self.image_size, self.augment, self.seed, self.mean),
+            batch_sampler=_Order(),
+            num_workers=self.workers,
+            persistent_workers=self.shuffle and self.workers > 0,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # its own, or the loader would draw from the global one on every start
+            collate_fn=_collated,
+        )
 
     def _plan(self, epoch: int, samples: np.ndarray) -> Tensor:
         """(n, 7) int64 on the device: row, label, top, left, mirrored, cutout y, cutout x. One transfer a batch."""
@@ -221,8 +284,8 @@ class Batches:
                 columns[:, 4] = 0
         return torch.from_numpy(columns).to(self.device)
 
-    def _finish(self, pixels: Tensor, plan: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 (n, H, W, C) -> the batch: augmented, scaled, in the memory format asked for."""
+    def _finish(self, pixels: Tensor, plan: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        """uint8 (n, H, W, C) -> the batch: augmented, scaled, in the memory format asked for, mixed."""
         augment = self.augment
         if augment is not None and (augment.flip or augment.crop_padding):
             padding = 0 if augment.random_resized_crop else augment.crop_padding
@@ -232,4 +295,7 @@ class Batches:
         images.div_(255).sub_(self._mean).div_(self._std)  # operation by operation what torchvision's transforms do
         if augment is not None and augment.cutout:
             cut_out(images, augment.cutout, plan[:, 5], plan[:, 6])
-        return images, plan[:, 1].contiguous()
+        labels = plan[:, 1].contiguous()
+        if augment is None or not augment.mixes:
+            return images, labels
+        return mixed(augment, images, labels, self.source.num_classes, self.seed, epoch, step)

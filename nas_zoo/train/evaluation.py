@@ -78,7 +78,7 @@ def evaluate_model(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     device: torch.device | str = "cpu",
-    workers: int = 0,
+    workers: int | None = 0,
     autocast: Callable[[], Any] | None = None,
 ) -> dict[str, Any]:
     """`evaluate` over all images of a source; scaled as the model's pretrained_cfg says unless told.
@@ -124,7 +124,7 @@ class EvaluateSettings:
     image_size: int | None = setting(None, "side of the images; none: that of the model", unit="pixels")
     batch_size: int = setting(256, "images at once, which has no bearing on the figures")
     precision: Literal["fp32", "bf16"] = setting("fp32", "bf16: autocast of the forward passes")
-    workers: int = setting(2, "loader processes for data sets that do not fit in memory")
+    workers: int | None = setting(None, "processes that load data too large for memory; none: one a core, up to 16")
 
     def __post_init__(self) -> None:
         require_least(self, image_size=1, batch_size=1, workers=0)

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 from timm.optim import list_optimizers
 
+from nas_zoo.data.augment import Augment, default_augment
+from nas_zoo.data.sources import ImageSource
 from nas_zoo.runs.schedule import learning_rate
 from nas_zoo.runs.settings import read_config, require, setting, settings_from
 
@@ -66,7 +68,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "ema_decay": 0.0,
     },
     # ImageNet as EDAS and DA2S train (from P-DARTS and PC-DARTS): C = 48 and 14 cells are the models' own defaults.
-    # Random resized crops and mirroring as there; their colour jitter is left out.
+    # Random resized crops, mirroring and colour jitter as there (P-DARTS, PC-DARTS: train_imagenet.py).
     "imagenet": {
         "epochs": 250,
         "batch_size": 1024,
@@ -85,6 +87,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "aux_weight": 0.4,
         "cutout": 0,
         "crop_area_min": 0.08,
+        "color_jitter": 0.4,
+        "hue_jitter": 0.2,
         "ema_decay": 0.0,
         "image_size": 224,
         "crop_pct": 0.875,
@@ -183,13 +187,19 @@ class TrainSettings:
     crop_area_min: float = setting(0.08, "least part of a photograph that a random crop shows, from 96 pixels on")
     flip: bool | None = setting(None, "mirror half of the images; none: photographs yes, digits no")
     cutout: int = setting(16, "side of the blanked square, at 32 pixels; scaled to the image size", unit="pixels")
+    color_jitter: float = setting(0.0, "brightness, contrast, saturation: changed by up to this part (DARTS: 0.4)")
+    hue_jitter: float = setting(0.0, "most that the hue is turned, as part of the circle (DARTS: 0.2); 0: off")
+    rand_augment: str | None = setting(None, "timm's RandAugment in its words, such as rand-m9-mstd0.5; none: off. "
+                                             "timm has no colour jitter beside it: --color-jitter 0")  # fmt: skip
+    mixup: float = setting(0.0, "alpha of timm's mixup of a batch's images in pairs (usual: 0.2 to 0.8); 0: off")
+    cutmix: float = setting(0.0, "alpha of timm's cutmix (usual: 1); with mixup one of them by chance; 0: off")
     ema_decay: float = setting(0.0, "moving average of the weights: its decay, less in a short run; 0: off")
     precision: Literal["fp32", "bf16"] = setting("fp32", "bf16: autocast of the forward passes")
     channels_last: bool = setting(True, "memory format of images and weights; faster, same mathematics")
     compile: bool = setting(False, "torch.compile the training step's network")
     sync_bn: bool = setting(False, "BatchNorm statistics of the batches of all processes, as one process would have "
                                    "them; no: each has its own, and running ones are averaged before use")  # fmt: skip
-    workers: int = setting(2, "loader processes for data sets that do not fit in memory")
+    workers: int | None = setting(None, "processes that load data too large for memory; none: one a core, up to 16")
     skip_unreadable: int = setting(0, "go on without at most so many images that cannot be read, in each process")
     eval_every: int = setting(1, "epochs between two looks at the held-out part; 0: none on the way")
     test_curve: bool = setting(False, "look at the test split then too; shown and logged, used for nothing")
@@ -197,7 +207,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 2), ("warmup_epochs", 0), ("crop_padding", 0), ("cutout", 0),
-                            ("workers", 0), ("eval_every", 0), ("seed", 0), ("skip_unreadable", 0)):  # fmt: skip
+                            ("eval_every", 0), ("seed", 0), ("skip_unreadable", 0)):  # fmt: skip
             require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
         for name in ("min_lr", "momentum", "weight_decay", "grad_clip", "aux_weight"):
             require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "a finite number of at least 0")
@@ -207,7 +217,7 @@ class TrainSettings:
         require(self.min_lr <= self.lr, "min_lr", self.min_lr, f"at most lr ({self.lr})")
         for name in ("crop_pct", "crop_area_min", "layer_decay"):
             require(0 < getattr(self, name) <= 1, name, getattr(self, name), "greater than 0 and at most 1")
-        for name, least, unit in (("image_size", 8, " pixels"), ("train_limit", 2, " images"),
+        for name, least, unit in (("image_size", 8, " pixels"), ("train_limit", 2, " images"), ("workers", 0, ""),
                                   ("init_channels", 2, ""), ("num_cells", 1, "")):  # fmt: skip
             value = getattr(self, name)
             require(value is None or value >= least, name, value, f"at least {least}{unit}")
@@ -217,8 +227,22 @@ class TrainSettings:
             raise ValueError(f"aux_weight must be 0 with layer_decay={self.layer_decay}, got {self.aux_weight}")
         budget = self.time_budget
         require(budget is None or budget > 0, "time_budget", budget, "more than 0 seconds")
+        Augment(**self._more)  # which checks them
         known = [str(name) for name in list_optimizers()]
         require(self.optimizer in known, "optimizer", self.optimizer, f"one of timm's ({', '.join(known)})")
+
+    @property
+    def _more(self) -> dict[str, Any]:
+        names = ("color_jitter", "hue_jitter", "rand_augment", "mixup", "cutmix")
+        return {name: getattr(self, name) for name in names}
+
+    def augment(self, source: ImageSource, size: int) -> Augment:
+        """The training augmentation of a source's images of `size` pixels."""
+        cutout = round(self.cutout * size / 32)
+        return default_augment(
+            source, size, cutout, crop_padding=self.crop_padding, crop_area_min=self.crop_area_min, flip=self.flip,
+            **self._more,
+        )  # fmt: skip
 
     def rate(self, epoch: int, step: int, steps: int) -> float:
         """The learning rate of iteration ``step`` of ``steps`` in an epoch, both from 0."""

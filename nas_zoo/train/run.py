@@ -18,7 +18,7 @@ moving average where ``ema_decay`` is above 0, else the last. To choose between 
 
 Every random choice is a function of seed, epoch and iteration, so ``--resume`` continues the run as if it had never
 stopped, and several processes order and augment as one process with the same global batch does. Only the masks of drop
-path (and of a model's own dropout) differ with the number of processes, each drawing those of its own rows.
+path (and of a model's own dropout) and the pairs of mixup differ with their number, since each has its own rows.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3, freeze
 from torch import Tensor, nn
 
-from nas_zoo.data.augment import default_augment, epoch_order, random_draws
+from nas_zoo.data.augment import epoch_order, hard_labels, random_draws
 from nas_zoo.data.batches import Batches
 from nas_zoo.data.fingerprint import check_same_data, fingerprints
 from nas_zoo.data.named import SPLITS, open_for_run
@@ -109,10 +109,7 @@ class Training:
         order = epoch_order(settings.seed, -3, np.arange(count))
         self.num_classes, in_chans = len(self.source.classes), self.source.in_chans
 
-        augment = default_augment(
-            self.source, size, round(settings.cutout * size / 32), crop_padding=settings.crop_padding,
-            crop_area_min=settings.crop_area_min, flip=settings.flip,
-        )  # fmt: skip
+        augment = settings.augment(self.source, size)
 
         begins = model_args is None
         if model_args is None:
@@ -208,7 +205,7 @@ class Training:
         if self.ema is not None:
             self.ema.update(self.model, step=epoch * self.steps + step + 1)
 
-        n, correct = len(labels), (logits.detach().argmax(1) == labels).sum()
+        n, correct = len(labels), (logits.detach().argmax(1) == hard_labels(labels)).sum()
         return figures(loss.detach() * n, correct, n)
 
     def end_epoch(self, epoch: int, sums: Mapping[str, float]) -> dict[str, Any]:
