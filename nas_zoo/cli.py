@@ -235,10 +235,12 @@ def _where_weights_are(name: str) -> str:
 
 def predict(options: argparse.Namespace) -> int:
     from nas_zoo.export.runtime.classifier import OnnxClassifier
+    from nas_zoo.export.runtime.providers import gpu_options
 
     classifier = OnnxClassifier(
-        options.model, options.provider, options.threads, options.batch_size, device_id=options.device_id
-    )
+        options.model, options.provider, options.threads, options.batch_size, device_id=options.device_id,
+        **gpu_options(options),
+    )  # fmt: skip
     failed = 0
     for are_folders, group in itertools.groupby(map(Path, options.images), Path.is_dir):
         paths = list(group)
@@ -374,6 +376,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--device-id", type=whole(0), default=0, help="which GPU (default: 0)")
     sub.add_argument("--json", action="store_true", help="one JSON line an image")
+    # the fields of GpuOptions, whose import takes numpy
+    sub.add_argument("--cuda-graphs", action="store_true", help="of cuda: record launches once and replay them")
+    sub.add_argument("--cudnn-search", default="exhaustive", help="exhaustive (default), heuristic or default")
+    sub.add_argument(
+        "--tensorrt-cache", type=Path, help="of tensorrt: folder where it keeps engines for the next start"
+    )
+    sub.add_argument("--tensorrt-fp16", action="store_true", help="of tensorrt: calculate a float32 file in float16")
     sub = command("draw", draw, "draw a genotype's cells as SVG or PNG")
     sub.add_argument("genotype", help="a name of `nas-zoo list --cells`, a file, a search's folder")
     sub.add_argument("output", nargs="*", help=".svg and .png files to write (default: the genotype's name as .svg)")

@@ -362,6 +362,11 @@ class ExportSettings(ModelSettings):
         None, "of the model in the repository of --to-triton; none: the model's, or its folder's"
     )
     overwrite: bool = setting(False, "replace the version that is in the repository already")
+    tensorrt_cache: str | None = setting(None, "of --to-triton: folder on the server where TensorRT keeps its engines")
+    tensorrt_fp16: bool = setting(False, "of --to-triton: TensorRT may calculate a float32 file in float16")
+    cudnn_search: Literal["exhaustive", "heuristic", "default"] = setting(
+        "exhaustive", "of --to-triton: how cuDNN's convolutions are chosen where TensorRT does not serve"
+    )
     labels: Path | None = setting(None, "text file with the name of a class on each line")
     mean: tuple[float, ...] | None = setting(None, "mean of each channel, 0..1")
     std: tuple[float, ...] | None = setting(None, "standard deviation of each channel, 0..1")
@@ -375,6 +380,10 @@ class ExportSettings(ModelSettings):
         super().__post_init__()
         require_least(self, calibration_images=1, check_images=1, input_size=1)
         require(self.agreement is None or 0 <= self.agreement <= 1, "agreement", self.agreement, "from 0 to 1")
+        server = ("tensorrt_cache", "tensorrt_fp16", "cudnn_search")
+        given = [name for name in server if getattr(self, name) != getattr(type(self), name)]
+        if given and self.to_triton is None:
+            raise ValueError(f"{given[0]} is of a server's repository: give --to-triton REPOSITORY")
 
 
 _OF_IMAGES = ("labels", "mean", "std", "input_size", "crop_pct")
@@ -444,7 +453,7 @@ def _write_one(name: str, settings: ExportSettings) -> None:
 def _write_folder(name: str, settings: ExportSettings) -> None:
     from nas_zoo.export.graph.deliver import Forms, deliver
     from nas_zoo.export.graph.real_images import real_images
-    from nas_zoo.export.runtime.triton import check_free, write_repository
+    from nas_zoo.export.runtime.triton import check_compiled, check_free, write_repository
 
     if settings.output is not None:
         raise ValueError("--output can be given without --to and --to-triton only")
@@ -470,8 +479,11 @@ def _write_folder(name: str, settings: ExportSettings) -> None:
     folder = Path(name.removeprefix("local-dir:"))
     own = name_of_run(folder) if folder.is_dir() else metadata.get("model", "model")
     called = settings.model_name or own.replace(".", "_")
+    server = {key: getattr(settings, key) for key in ("tensorrt_cache", "tensorrt_fp16", "cudnn_search")}
     if settings.to_triton is not None:
         check_free(settings.to_triton, called, overwrite=settings.overwrite)
+        compiled = forms.layout is None and (not forms.int8 or forms.int8_target == "tensorrt")
+        check_compiled(compiled, settings.tensorrt_cache, settings.tensorrt_fp16, "the last form of these")
     images = None
     if settings.images is not None:
         images = real_images(str(settings.images), split=None, limit=settings.check_images, **of_model)
@@ -491,7 +503,8 @@ def _write_folder(name: str, settings: ExportSettings) -> None:
         if settings.to is not None:
             print(f"wrote {', '.join(path.name for path in paths)} to {to}")
         if settings.to_triton is not None:
-            print(f"wrote {write_repository(paths[-1], settings.to_triton, called, overwrite=settings.overwrite)}")
+            place = write_repository(paths[-1], settings.to_triton, called, overwrite=settings.overwrite, **server)
+            print(f"wrote {place}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     nas-zoo bench edas_c10 --threads 1 --csv bench.csv
     nas-zoo bench runs/digits --onnx digits.onnx digits_int8.onnx --runtime eager onnx --batch 1 8 64
+    nas-zoo bench edas_c10 --runtime onnx --provider tensorrt --tensorrt-cache engines --tensorrt-fp16
 
 Latency only: a model without weights is timed with random ones. Every figure is of repeated calls after a warm-up, the
 median with the first and last decile beside it; two machines, or one that does other work meanwhile, do not compare.
@@ -22,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,7 +32,8 @@ from torch import nn
 from nas_zoo.export.graph.check import check_model, read_checked
 from nas_zoo.export.graph.to_onnx import ModelSettings, export_onnx
 from nas_zoo.export.graph.variants import metadata_of
-from nas_zoo.export.runtime.classifier import OnnxClassifier
+from nas_zoo.export.runtime.classifier import PROVIDERS, OnnxClassifier, raise_if_hopeless
+from nas_zoo.export.runtime.providers import GpuOptions, gpu_options
 from nas_zoo.models.load import load_model
 from nas_zoo.models.table import in_csv
 from nas_zoo.runs.ending import program
@@ -45,8 +47,8 @@ RUNTIMES = ("eager", "compile", "onnx")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 #: of a row, in their order
 COLUMNS = (
-    "model", "runtime", "dtype", "batch", "median_ms", "p10_ms", "p90_ms", "images_per_s", "peak_memory_gb", "n",
-    "first_call_s", "device", "device_name", "threads", "versions",
+    "model", "runtime", "provider", "dtype", "batch", "median_ms", "p10_ms", "p90_ms", "images_per_s",
+    "peak_memory_gb", "n", "first_call_s", "device", "device_name", "threads", "versions",
 )  # fmt: skip
 
 
@@ -116,6 +118,10 @@ def bench_model(
     compile_mode: str | None = None,
     channels_last: bool = False,
     cuda_graphs: bool = False,
+    provider: str | None = None,
+    cudnn_search: Literal["exhaustive", "heuristic", "default"] = "exhaustive",
+    tensorrt_cache: Path | None = None,
+    tensorrt_fp16: bool = False,
     warmup_s: float = 0.5,
     min_s: float = 1.0,
     repeats: int = 10,
@@ -129,12 +135,13 @@ def bench_model(
         runtimes: "eager", "compile" (compiles anew for each batch size, which takes a minute), "onnx".
         onnx_files: Files to time as "onnx"; none: the model is exported (float32) for it. The dtype of such a row is
             the file's.
-        device: "cpu" or "cuda"; ONNX Runtime then uses the provider of that name or it is an error.
+        device: "cpu" or "cuda".
         dtype: Of eager and compile.
         threads: Of a CPU; None for as many as torch has.
         compile_mode: Of torch.compile, such as "reduce-overhead" (CUDA graphs) or "max-autotune".
         channels_last: The memory format of model and images in eager and compile.
-        cuda_graphs: Of OnnxClassifier.
+        provider: Of ONNX Runtime, used or it is an error; that of the device's name if None.
+        cuda_graphs, cudnn_search, tensorrt_cache, tensorrt_fp16: Of OnnxClassifier.
         warmup_s, min_s, repeats: See ``measure``.
         progress: Is told in words what is being timed.
 
@@ -153,6 +160,13 @@ def bench_model(
     require(threads is None or threads >= 1, "threads", threads, "at least 1")
     if place.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device 'cuda': torch sees no CUDA device; `nas-zoo doctor` says what is missing")
+    provider, gpu = provider or place.type, GpuOptions(cuda_graphs, cudnn_search, tensorrt_cache, tensorrt_fp16)
+    require(provider in PROVIDERS, "provider", provider, f"one of {', '.join(PROVIDERS)}")
+    if "onnx" in runtimes:
+        gpu.check(provider)
+        raise_if_hopeless(provider, cuda_graphs)
+    if (provider == "cpu") != (place.type == "cpu"):
+        raise ValueError(f"provider {provider!r} works on another device than device {place.type!r}")
     size = tuple(input_size or model.pretrained_cfg["input_size"])  # type: ignore[index]
     require(min(size) >= 1, "input_size", size, "numbers of at least 1")
     say = progress or (lambda _: None)
@@ -170,7 +184,7 @@ def bench_model(
                     say(f"{name}: {runtime}{f' {file.name}' if file else ''}, batch {batch}")
                     row = _one(
                         model, runtime, file, batch, size, place, dtype, used, compile_mode, channels_last,
-                        cuda_graphs, {"warmup_s": warmup_s, "min_s": min_s, "repeats": repeats},
+                        provider, gpu, {"warmup_s": warmup_s, "min_s": min_s, "repeats": repeats},
                     )  # fmt: skip
                     row |= {"model": name, "runtime": runtime, "batch": batch, **facts}
                     rows.append({column: row[column] for column in COLUMNS})
@@ -202,7 +216,8 @@ def _one(
     threads: int,
     compile_mode: str | None,
     channels_last: bool,
-    cuda_graphs: bool,
+    provider: str,
+    gpu: GpuOptions,
     effort: dict[str, Any],
 ) -> dict[str, Any]:
     memory = _Memory(device)
@@ -210,9 +225,7 @@ def _one(
     x = torch.randn(batch, *size, generator=torch.Generator().manual_seed(0)).to(device)
     call: Callable[[], Any]
     if file is not None:
-        classifier = OnnxClassifier(
-            file, provider=device.type, threads=threads, batch_size=batch, cuda_graphs=cuda_graphs
-        )
+        classifier = OnnxClassifier(file, provider, threads, batch, **gpu_options(gpu))
         dtype = classifier.dtype
         if classifier.takes_images:  # of the size that it works on, so that little is resized
             x = torch.from_numpy(np.stack([classifier.prepare(image) for image in _pixels(x)])).to(device)
@@ -238,6 +251,7 @@ def _one(
     first = time.perf_counter() - begin
     timing = measure(call, synchronize=synchronize, **effort)
     return {
+        "provider": None if file is None else provider + (" fp16" if gpu.tensorrt_fp16 else ""),
         "dtype": dtype,
         "median_ms": _rounded(1e3 * timing.median_s),
         "p10_ms": _rounded(1e3 * timing.p10_s),
@@ -365,19 +379,21 @@ class _Memory:
 
 
 @dataclass(frozen=True)
-class BenchSettings(ModelSettings):
+class BenchSettings(GpuOptions, ModelSettings):
     """The model and how it is timed"""
 
     onnx: tuple[Path, ...] = setting((), "ONNX files of it to time; none: it is exported for that")
     runtime: tuple[str, ...] | None = setting(None, "of eager, compile, onnx; none: all that work here")
     batch: tuple[int, ...] = setting((1, 8, 64), "batch sizes")
-    device: str = setting("auto", "cpu, cuda, or auto: the GPU if there is one")
+    device: str = setting("auto", "cpu, cuda, or auto: that of the provider, else the GPU if there is one")
+    provider: Literal["cpu", "cuda", "tensorrt"] | None = setting(
+        None, "of ONNX Runtime: cpu, cuda or tensorrt; none: as the device is called"
+    )
     dtype: str = setting("float32", "of eager and compile: float32, float16 or bfloat16")
     threads: int | None = setting(None, "threads of a CPU; none: one a core")
     input_size: int | None = setting(None, "side of an image", unit="pixels")
     compile_mode: str | None = setting(None, "of torch.compile: reduce-overhead, max-autotune")
     channels_last: bool = setting(False, "memory format of model and images in eager and compile")
-    cuda_graphs: bool = setting(False, "replay of recorded launches in ONNX Runtime, on CUDA")
     warmup_s: float = setting(0.5, "calls before the timing go on for so long", unit="s")
     min_s: float = setting(1.0, "timed calls go on for so long", unit="s")
     repeats: int = setting(10, "timed calls at least")
@@ -408,7 +424,14 @@ def _bench(name: str, settings: BenchSettings) -> list[dict[str, Any]]:
         _check_csv(settings.csv)
     for file in settings.onnx:
         require(file.is_file(), "onnx", file, "a file that exists")
-    device = settings.device if settings.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    device = settings.device
+    if settings.provider is not None:
+        if "onnx" not in (settings.runtime or RUNTIMES):
+            raise ValueError(f"provider {settings.provider!r} is of the runtime onnx, which is not among --runtime")
+        raise_if_hopeless(settings.provider, settings.cuda_graphs)
+        device = device if device != "auto" else "cpu" if settings.provider == "cpu" else "cuda"
+    elif device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     require(device in ("cpu", "cuda"), "device", device, "one of cpu, cuda, auto")
     model = _model(name, settings)
     channels, *sides = model.pretrained_cfg["input_size"]  # type: ignore[index]
@@ -429,7 +452,8 @@ def _bench(name: str, settings: BenchSettings) -> list[dict[str, Any]]:
                 threads=settings.threads,
                 compile_mode=settings.compile_mode,
                 channels_last=settings.channels_last,
-                cuda_graphs=settings.cuda_graphs,
+                provider=settings.provider,
+                **gpu_options(settings),
                 warmup_s=settings.warmup_s,
                 min_s=settings.min_s,
                 repeats=settings.repeats,
@@ -460,7 +484,18 @@ def _model(name: str, settings: BenchSettings) -> nn.Module:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    shown = ("runtime", "dtype", "batch", "median_ms", "p10_ms", "p90_ms", "images_per_s", "peak_memory_gb", "n")
+    shown = (
+        "runtime",
+        "provider",
+        "dtype",
+        "batch",
+        "median_ms",
+        "p10_ms",
+        "p90_ms",
+        "images_per_s",
+        "peak_memory_gb",
+        "n",
+    )
     cells = [shown, *(tuple("" if row[c] is None else str(row[c]) for c in shown) for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(shown))]
     first = rows[0]

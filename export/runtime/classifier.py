@@ -28,19 +28,28 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image
 
 from nas_zoo.data import pictures
 from nas_zoo.data.listing import list_folder, tell_left_out
+from nas_zoo.export.runtime.providers import GpuOptions
 from nas_zoo.runs.settings import require
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["PROVIDERS", "FolderPredictions", "OnnxClassifier", "Prediction", "ProviderError", "provider_problems"]
+__all__ = [
+    "PROVIDERS",
+    "FolderPredictions",
+    "OnnxClassifier",
+    "Prediction",
+    "ProviderError",
+    "provider_problems",
+    "raise_if_hopeless",
+]
 
 logger = logging.getLogger("nas_zoo")
 
@@ -110,12 +119,18 @@ class OnnxClassifier:
             file that has none, and then only for images that are not scaled yet.
         device_id: Which GPU.
         cuda_graphs: Record the launches of each batch size once and replay them, which saves the CPU's time at small
-            batches; CUDA only, one call at a time, 16 shapes at most (others run as usual). Not run so far: no GPU.
+            batches; CUDA only, one call at a time, 16 shapes at most (others run as usual), and no file that takes
+            images of any size. Needs a torch that sees the GPU.
         tf32: Whether CUDA may round the factors of a product to 10 bits, as PyTorch's convolutions do by default.
+        cudnn_search: How cuDNN's convolutions are chosen: "exhaustive" tries them at each new shape, which takes
+            seconds, "heuristic" and "default" do not.
+        tensorrt_cache: Folder for TensorRT's engines, which a later start on the same machine takes up.
+        tensorrt_fp16: Whether TensorRT may calculate a float32 file in float16; a float16 file always is.
 
     All methods may be called from several threads. `provider` is the one in use, `metadata` the texts of the file,
     `dtype` that of its weights; `takes_images` says that its preprocessing is inside. `label_descriptions` tells what
-    labels mean that are no words, such as WordNet ids: {"n01440764": "tench, Tinca tinca"}.
+    labels mean that are no words, such as WordNet ids: {"n01440764": "tench, Tinca tinca"}. CUDA and TensorRT have not
+    been run so far: there was no GPU.
 
     Raises:
         ProviderError: The provider does not work here.
@@ -138,6 +153,9 @@ class OnnxClassifier:
         device_id: int = 0,
         cuda_graphs: bool = False,
         tf32: bool = True,
+        cudnn_search: Literal["exhaustive", "heuristic", "default"] = "exhaustive",
+        tensorrt_cache: str | os.PathLike[str] | None = None,
+        tensorrt_fp16: bool = False,
     ) -> None:
         self.path = Path(path)
         require(provider in (*PROVIDERS, "auto"), "provider", provider, f"one of {', '.join(PROVIDERS)}, auto")
@@ -145,12 +163,12 @@ class OnnxClassifier:
             require(value is None or _is_whole(value, least), name, value, f"a whole number of at least {least}")
         if not self.path.is_file():
             raise ValueError(f"{str(self.path)!r} is no file; an ONNX file is needed")
-        if cuda_graphs and provider != "cuda":
-            raise ValueError(f"cuda_graphs works with provider='cuda' alone, got provider={provider!r}")
+        cache = None if tensorrt_cache is None else Path(tensorrt_cache)
+        self._gpu = GpuOptions(cuda_graphs, cudnn_search, cache, tensorrt_fp16)
+        self._gpu.check(provider)
         self.batch_size = batch_size
         self.device_id = device_id
         self._tf32 = tf32
-        self._cuda_graphs = cuda_graphs
         self._graphs: dict[tuple[int, ...], tuple[Any, Any, torch.Tensor, torch.Tensor]] = {}
         self._graph_lock = threading.Lock()
         self._threads = threads
@@ -160,6 +178,8 @@ class OnnxClassifier:
         self._read_contract()
         self.dtype = self.metadata.get("dtype", "float32")  # of the weights
         self._read_metadata(labels, mean, std, input_size, crop_pct, interpolation)
+        if cuda_graphs:
+            self._require_fixed_shapes()
         if provider in ("cuda", "tensorrt"):
             self._switch_to(provider)
         elif provider == "auto":
@@ -183,12 +203,10 @@ class OnnxClassifier:
                     f"{str(self.path)!r}: ONNX Runtime {onnxruntime.__version__} does not load it "
                     f"({self.path.stat().st_size} bytes): {_plain(error)}"
                 ) from error
-        cuda = {"device_id": self.device_id, "use_tf32": int(self._tf32)}
-        if self._cuda_graphs:
-            cuda["enable_cuda_graph"] = 1
-        chosen: list[Any] = [(PROVIDERS["cuda"], cuda)]
+        chosen: list[Any] = [(PROVIDERS["cuda"], self._gpu.of_cuda(self.device_id, self._tf32))]
         if provider == "tensorrt":
-            chosen.insert(0, (PROVIDERS["tensorrt"], self._tensorrt_options()))
+            engines = self._gpu.of_tensorrt(self.device_id, self.dtype, self._least_and_largest_input())
+            chosen.insert(0, (PROVIDERS["tensorrt"], engines))
         chatter = io.StringIO()
         with _captured_stderr() as lines:
             try:
@@ -208,18 +226,23 @@ class OnnxClassifier:
         session.disable_fallback()  # else a run that fails starts anew on the CPU, with a print
         return session
 
-    def _tensorrt_options(self) -> dict[str, Any]:
+    def _least_and_largest_input(self) -> tuple[str, str] | None:
+        """Of one image and of a whole batch, as TensorRT's options have it; None where an image's sides are free."""
         sides = self._fixed[1:] if self.takes_images else self.input_size or self._fixed[1:]
+        if not all(isinstance(side, int) for side in sides):
+            return None
+        least, largest = (f"{self._input_name}:{'x'.join(map(str, (batch, *sides)))}" for batch in (1, self.batch_size))
+        return least, largest
 
-        def shape(batch: int) -> str:
-            return f"{self._input_name}:{'x'.join(map(str, (batch, *sides)))}"
-
-        options: dict[str, Any] = {"device_id": self.device_id}
-        if all(isinstance(side, int) for side in sides):
-            # One engine for all batches; without it each new batch size builds another.
-            options["trt_profile_min_shapes"] = shape(1)
-            options["trt_profile_opt_shapes"] = options["trt_profile_max_shapes"] = shape(self.batch_size)
-        return options
+    def _require_fixed_shapes(self) -> None:
+        """ValueError where a replay of recorded launches would not fit the next images."""
+        sides = self._fixed[1:] if self.takes_images else self.input_size or self._fixed[1:]
+        if not all(isinstance(side, int) for side in (*sides, self.num_classes)):
+            more = "; the file without preprocessing goes" if self.takes_images else ""
+            raise ValueError(
+                f"cuda_graphs needs shapes that are fixed but for the batch, got input {list(self._fixed)} and "
+                f"{self.num_classes or 'any number of'} classes of {self.path.name}{more}"
+            )
 
     def _use(self, session: Any, provider: str) -> None:
         self._session = session
@@ -234,7 +257,7 @@ class OnnxClassifier:
 
     def _switch_to(self, provider: str) -> None:
         """Makes the provider the one in use, proven by a run; ProviderError otherwise."""
-        _raise_if_hopeless(provider)
+        raise_if_hopeless(provider, self._gpu.cuda_graphs)
         session, chatter = self._open(provider)
         got = session.get_providers()[0] if session is not None else "none"
         if got != PROVIDERS[provider]:
@@ -475,7 +498,7 @@ class OnnxClassifier:
             self._session.run_with_iobinding(binding)
             return torch.from_numpy(binding.copy_outputs_to_cpu()[0]).to(self._device)
         result = torch.empty(len(x), self.num_classes, dtype=self._torch_type(self._output_type), device=self._device)
-        if self._cuda_graphs and self.provider == "cuda":
+        if self._gpu.cuda_graphs and self.provider == "cuda":
             return self._replay(x, result)
         binding = self._session.io_binding()
         self._bind_input(binding, x)
@@ -783,9 +806,14 @@ def _driver_problem(cuda_version: str, platform: str) -> str | None:
     return None
 
 
-def _raise_if_hopeless(provider: str) -> None:
+def raise_if_hopeless(provider: str, cuda_graphs: bool = False) -> None:
     """ProviderError before anything is loaded, so that all reasons are told at once and nothing else is printed."""
     problems = provider_problems(provider)
+    if cuda_graphs:
+        import torch
+
+        if not torch.cuda.is_available():  # whose tensors hold what a graph reads and writes
+            problems.append(f"cuda_graphs needs a torch that sees the GPU, torch {torch.__version__} sees none")
     if problems:
         raise ProviderError(f"provider={provider!r} does not work here: {'; '.join(problems)}")
 

@@ -1,6 +1,6 @@
 """Writes an exported ONNX file as a model repository of NVIDIA's Triton inference server (onnxruntime backend).
 
-    nas-zoo export runs/photos --to-triton repository --dtype float16
+    nas-zoo export runs/photos --to-triton repository --dtype float16 --tensorrt-cache /engines
     tritonserver --model-repository=repository
 
     repository/NAME/config.pbtxt    shapes, dynamic batching, one instance a GPU (or a CPU), TensorRT, warm-up
@@ -26,10 +26,11 @@ from onnx import TensorProto
 
 from nas_zoo.export.graph.check import read_checked, shape_of
 from nas_zoo.export.graph.variants import metadata_of
+from nas_zoo.export.runtime.providers import CUDNN_SEARCHES
 from nas_zoo.runs.files import staged, write_text
 from nas_zoo.runs.settings import require
 
-__all__ = ["INSTANCE_KINDS", "check_free", "config_text", "write_repository"]
+__all__ = ["INSTANCE_KINDS", "check_compiled", "check_free", "config_text", "write_repository"]
 
 INSTANCE_KINDS = ("KIND_AUTO", "KIND_GPU", "KIND_CPU")
 _TYPES: dict[int, str] = {
@@ -54,6 +55,9 @@ def write_repository(
     instances: int = 1,
     instance_kind: str = "KIND_AUTO",
     tensorrt: bool | None = None,
+    tensorrt_cache: str | None = None,
+    tensorrt_fp16: bool = False,
+    cudnn_search: str = "exhaustive",
 ) -> Path:
     """The folder of the model in the repository, which is made where it does not exist.
 
@@ -67,6 +71,10 @@ def write_repository(
         instances, instance_kind: So many copies on each GPU, or on the CPU: KIND_AUTO (a GPU where there is one).
         tensorrt: Whether TensorRT compiles the graph on a GPU, which takes minutes at the server's start; None: where
             it serves well, see above.
+        tensorrt_cache: Folder on the server's machine where TensorRT keeps its engines, one for all batches, for the
+            next start.
+        tensorrt_fp16: Whether TensorRT may calculate a float32 file in float16; a float16 file always is.
+        cudnn_search: What CUDA alone does for convolutions: "exhaustive", "heuristic" or "default", as in GpuOptions.
 
     Raises:
         ValueError: A name or number that the server does not take, or something else in the place.
@@ -75,9 +83,10 @@ def write_repository(
     _require_whole("version", version, 1)
     texts = {
         "config.pbtxt": config_text(
-            proto, name, max_batch_size, max_delay_us, instances, instance_kind, tensorrt, data=Path(path).name
+            proto, name, max_batch_size, max_delay_us, instances, instance_kind, tensorrt,
+            tensorrt_cache, tensorrt_fp16, cudnn_search, data=Path(path).name,
         )
-    }
+    }  # fmt: skip
     if (labels := _labels(proto, Path(path).name)) is not None:
         texts[LABELS_FILE] = "".join(f"{label}\n" for label in labels)
     check_free(repository, name, version, overwrite)
@@ -104,6 +113,16 @@ def check_free(repository: str | os.PathLike[str], name: str, version: int = 1, 
         raise ValueError(f"{name}: version {version} is in the repository already; --overwrite replaces it")
 
 
+def check_compiled(compiled: bool, tensorrt_cache: str | None, tensorrt_fp16: bool, data: str) -> None:
+    """ValueError for options of TensorRT where it does not compile the file; asked before a long export, too."""
+    chosen = {"tensorrt_cache": tensorrt_cache is not None, "tensorrt_fp16": tensorrt_fp16}
+    if not compiled and any(chosen.values()):
+        name = next(name for name, given in chosen.items() if given)
+        raise ValueError(
+            f"{name} is for files that TensorRT compiles, of images of one size and not int8 for CPUs, {data} is none"
+        )
+
+
 def config_text(
     proto: onnx.ModelProto,
     name: str,
@@ -112,6 +131,9 @@ def config_text(
     instances: int = 1,
     instance_kind: str = "KIND_AUTO",
     tensorrt: bool | None = None,
+    tensorrt_cache: str | None = None,
+    tensorrt_fp16: bool = False,
+    cudnn_search: str = "exhaustive",
     *,
     data: str = "the file",
 ) -> str:
@@ -134,6 +156,9 @@ def config_text(
             f"{data}: tensorrt works for files with images of one size, and of the int8 ones for those made for it "
             "(--int8-target tensorrt)"
         )
+    compiled = serves_well if tensorrt is None else tensorrt
+    check_compiled(compiled, tensorrt_cache, tensorrt_fp16, data)
+    require(cudnn_search in CUDNN_SEARCHES, "cudnn_search", cudnn_search, f"one of {', '.join(CUDNN_SEARCHES)}")
     labels = f"\n    label_filename: {_quoted(LABELS_FILE)}" if "labels" in texts else ""
     blocks = [
         f"name: {_quoted(name)}",
@@ -148,15 +173,25 @@ def config_text(
         f"dynamic_batching {{\n  max_queue_delay_microseconds: {max_delay_us}\n}}",
         f"instance_group [\n  {{\n    count: {instances}\n    kind: {instance_kind}\n  }}\n]",
     ]
-    if serves_well if tensorrt is None else tensorrt:
-        options = {"precision_mode": _PRECISIONS[dtype], "max_workspace_size_bytes": str(2**30)}
-        lines = [f"        parameters {{ key: {_quoted(k)} value: {_quoted(v)} }}" for k, v in options.items()]
-        blocks.append(
-            "\n".join(
-                ["optimization {", "  execution_accelerators {", "    gpu_execution_accelerator [", "      {",
-                 '        name: "tensorrt"', *lines, "      }", "    ]", "  }", "}"]
-            )
-        )  # fmt: skip
+    accelerators: dict[str, dict[str, str]] = {}
+    if compiled:
+        precision = "FP16" if tensorrt_fp16 and dtype == "float32" else _PRECISIONS[dtype]
+        options = {"precision_mode": precision, "max_workspace_size_bytes": str(2**30)}
+        if tensorrt_cache is not None:
+            options |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": tensorrt_cache}
+            for which, batch in (("min", 1), ("opt", max_batch_size), ("max", max_batch_size)):
+                shape = "x".join(map(str, (batch, *_dims(source))))
+                options[f"trt_profile_{which}_shapes"] = f"{source.name}:{shape}"
+        accelerators["tensorrt"] = options
+    if cudnn_search != "exhaustive":
+        accelerators["cuda"] = {"cudnn_conv_algo_search": cudnn_search.upper()}
+    if accelerators:
+        lines = ["optimization {", "  execution_accelerators {", "    gpu_execution_accelerator ["]
+        entries = []
+        for accelerator, options in accelerators.items():
+            given = [f"        parameters {{ key: {_quoted(k)} value: {_quoted(v)} }}" for k, v in options.items()]
+            entries.append("\n".join(["      {", f"        name: {_quoted(accelerator)}", *given, "      }"]))
+        blocks.append("\n".join([*lines, ",\n".join(entries), "    ]", "  }", "}"]))
     # The first request of a size would wait for the GPU's kernels to be chosen, or for TensorRT.
     blocks.append("model_warmup [\n" + ",\n".join(_warmup(source, size, texts, data) for size in
                                                   sorted({1, max_batch_size})) + "\n]")  # fmt: skip

@@ -1,6 +1,7 @@
 """export/bench.py: what a timing is of, and real runs of a tiny network on the CPU."""
 
 import csv
+import re
 import shutil
 import time
 from pathlib import Path
@@ -100,6 +101,34 @@ def test_what_cannot_be_timed_is_told_first(model: Any, arguments: dict, message
 def test_a_gpu_that_is_not_there_is_told(model: Any) -> None:
     with pytest.raises(ValueError, match="torch sees no CUDA device"):
         bench_model(model, name="tiny", device="cuda")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_provider_that_does_not_work_here_ends_in_one_line_before_anything_is_timed(
+    provider: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["darts_v2_c10", f"--provider={provider}"]) == 2
+    out, error = capfd.readouterr()
+    assert out == ""
+    assert re.fullmatch(f"nas-zoo bench: provider='{provider}' does not work here: .*(driver|CPUs only).*\n", error)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--provider=cpu", "--tensorrt-fp16"], "tensorrt_fp16 works with provider='tensorrt' alone, got"),
+        (["--provider=cpu", "--cudnn-search=heuristic"], "cudnn_search works with provider cuda, tensorrt, auto, got"),
+        (["--provider=cpu", "--runtime=eager"], "provider 'cpu' is of the runtime onnx"),
+    ],
+)
+def test_options_of_a_provider_are_checked_before_anything_is_timed(
+    words: list[str], told: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["darts_v2_c10", *([] if "--runtime=eager" in words else ["--runtime=onnx"]), *words])
+    out, error = capfd.readouterr()
+    assert (code, out, error.count("\n")) == (2, "", 1)
+    assert told in error
 
 
 def test_threads_are_as_before_afterwards(model: Any) -> None:

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import mmap
 import os
 import struct
 import subprocess
@@ -23,8 +24,10 @@ from PIL import Image
 from nas_zoo.cli import main as nas_zoo_main
 from nas_zoo.data import pictures
 from nas_zoo.export.graph.to_onnx import export_onnx
+from nas_zoo.export.graph.variants import with_preprocessing
 from nas_zoo.export.runtime import classifier as runtime
 from nas_zoo.export.runtime.classifier import OnnxClassifier, Prediction, ProviderError, provider_problems
+from nas_zoo.export.runtime.providers import GpuOptions
 
 LABELS = ["ant", "bee", "cow", "dog", "elk"]
 SIDE = 12
@@ -536,11 +539,65 @@ def test_a_file_that_takes_no_images_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"provider": "gpu"}, {"threads": 0}, {"batch_size": 0}, {"device_id": -1}, {"cuda_graphs": True}],
-)
+    [{"provider": "gpu"}, {"threads": 0}, {"batch_size": 0}, {"device_id": -1}, {"cuda_graphs": True},
+     {"cudnn_search": "fast"}, {"cudnn_search": "heuristic"}, {"tensorrt_cache": "engines"}, {"tensorrt_fp16": True},
+     {"tensorrt_fp16": True, "provider": "cuda"}, {"tensorrt_cache": __file__, "provider": "tensorrt"}],
+)  # fmt: skip
 def test_wrong_arguments_are_named(exported: Path, arguments: dict) -> None:
-    with pytest.raises(ValueError, match=next(iter(arguments))):
+    with pytest.raises(ValueError, match=f"^{next(iter(arguments))} (must be|works with)"):
         OnnxClassifier(exported, **arguments)
+
+
+def test_gpu_options_become_the_words_of_onnx_runtime(exported: Path, tmp_path: Path) -> None:
+    chosen = GpuOptions(cuda_graphs=True, cudnn_search="heuristic")
+    assert chosen.of_cuda(1, False) == {
+        "device_id": 1, "use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC", "enable_cuda_graph": 1}  # fmt: skip
+    assert GpuOptions().of_cuda(0, True) == {"device_id": 0, "use_tf32": 1, "cudnn_conv_algo_search": "EXHAUSTIVE"}
+    engines = GpuOptions(tensorrt_cache=tmp_path / "some" / "engines", tensorrt_fp16=True)
+    classifier = OnnxClassifier(exported, batch_size=8)
+    assert engines.of_tensorrt(0, "float32", classifier._least_and_largest_input()) == {
+        "device_id": 0,
+        "trt_fp16_enable": 1,
+        "trt_profile_min_shapes": f"pixel_values:1x3x{SIDE}x{SIDE}",
+        "trt_profile_opt_shapes": f"pixel_values:8x3x{SIDE}x{SIDE}",
+        "trt_profile_max_shapes": f"pixel_values:8x3x{SIDE}x{SIDE}",
+        **{f"trt_{kind}_cache_enable": 1 for kind in ("engine", "timing")},
+        **{f"trt_{kind}_cache_path": str(tmp_path / "some" / "engines") for kind in ("engine", "timing")},
+    }
+    assert (tmp_path / "some" / "engines").is_dir()
+    # the types of a file's weights have to be allowed
+    plain = GpuOptions()
+    assert plain.of_tensorrt(0, "float32", None) == {"device_id": 0}
+    assert plain.of_tensorrt(0, "float16", None) == {"device_id": 0, "trt_fp16_enable": 1}
+    assert plain.of_tensorrt(0, "int8", None) == {"device_id": 0, "trt_int8_enable": 1}
+
+
+def test_the_options_are_in_onnx_runtimes_libraries() -> None:
+    """It overlooks no unknown one, but tells only where there is a GPU."""
+    folder = Path(runtime._import_onnxruntime().__file__).parent / "capi"
+    given = {
+        "cuda": GpuOptions(cuda_graphs=True).of_cuda(0, True),
+        "tensorrt": GpuOptions(tensorrt_cache=folder, tensorrt_fp16=True).of_tensorrt(0, "int8", ("a", "b")),
+    }
+    for name, options in given.items():
+        library = folder / f"libonnxruntime_providers_{name}.so"
+        if not library.exists():
+            pytest.skip("onnxruntime without CUDA")
+        with open(library, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as words:
+            assert [option for option in options if words.find(option.encode() + b"\0") < 0] == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+def test_cuda_graphs_are_refused_with_all_that_is_missing(exported: Path) -> None:
+    with pytest.raises(ProviderError, match=r"no NVIDIA driver .*; cuda_graphs needs a torch that sees the GPU"):
+        OnnxClassifier(exported, provider="cuda", cuda_graphs=True)
+
+
+def test_cuda_graphs_need_shapes_that_stay(exported: Path, tmp_path: Path) -> None:
+    proto = with_preprocessing(onnx.load(exported))
+    (tmp_path / "images.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(ValueError, match=r"cuda_graphs needs shapes that are fixed .*file without preprocessing goes"):
+        OnnxClassifier(tmp_path / "images.onnx", provider="cuda", cuda_graphs=True)
 
 
 # Providers -----------------------------------------------------------------------------------------------------------
@@ -650,6 +707,33 @@ def test_cuda_gives_the_logits_of_the_cpu(exported: Path, classifier: OnnxClassi
     np.testing.assert_array_equal(on_gpu.logits(x.cuda()), on_gpu.logits(x))
     (prediction,) = on_gpu.predict([photograph()], top_k=1)
     assert prediction.labels == classifier.predict([photograph()], top_k=1)[0].labels
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("search", ["heuristic", "default"])
+def test_any_search_of_cudnns_gives_the_logits_of_the_cpu(
+    exported: Path, classifier: OnnxClassifier, search: Any
+) -> None:
+    on_gpu = OnnxClassifier(exported, provider="cuda", batch_size=4, tf32=False, cudnn_search=search)
+    x = torch.randn(4, 3, SIDE, SIDE)
+    np.testing.assert_allclose(on_gpu.logits(x), classifier.logits(x), atol=1e-3)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_tensorrt_keeps_its_engines(exported: Path, classifier: OnnxClassifier, tmp_path: Path) -> None:
+    try:
+        first = OnnxClassifier(exported, provider="tensorrt", batch_size=4, tensorrt_cache=tmp_path)
+    except ProviderError as error:
+        pytest.skip(str(error))
+    x = torch.randn(4, 3, SIDE, SIDE)
+    np.testing.assert_allclose(first.logits(x), classifier.logits(x), atol=2e-2)
+    engines = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.engine")}
+    assert engines
+    again = OnnxClassifier(exported, provider="tensorrt", batch_size=4, tensorrt_cache=tmp_path)
+    np.testing.assert_array_equal(again.logits(x), first.logits(x))
+    assert {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.engine")} == engines
 
 
 @pytest.mark.gpu

@@ -117,6 +117,40 @@ def test_tensorrt_gets_the_precision_of_the_file_and_no_file_it_cannot_read(
             config_text(graph(dtype, **texts), "m", tensorrt=True)
 
 
+def test_a_folder_for_engines_and_float16_are_named_in_the_configuration(definition: Any, tmp_path: Path) -> None:
+    folder = write_repository(
+        written(tmp_path, graph()), tmp_path / "repo", "m", max_batch_size=32, tensorrt_cache='/var/"engines"',
+        tensorrt_fp16=True, cudnn_search="heuristic",
+    )  # fmt: skip
+    config = text_format.Parse((folder / "config.pbtxt").read_text("utf-8"), definition.ModelConfig())
+    tensorrt, cuda = config.optimization.execution_accelerators.gpu_execution_accelerator
+    assert (tensorrt.name, cuda.name) == ("tensorrt", "cuda")
+    assert dict(tensorrt.parameters) == {
+        "precision_mode": "FP16",
+        "max_workspace_size_bytes": "1073741824",
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": '/var/"engines"',
+        # one engine for all batches
+        "trt_profile_min_shapes": "pixel_values:1x3x8x8",
+        "trt_profile_opt_shapes": "pixel_values:32x3x8x8",
+        "trt_profile_max_shapes": "pixel_values:32x3x8x8",
+    }
+    assert dict(cuda.parameters) == {"cudnn_conv_algo_search": "HEURISTIC"}
+
+
+def test_options_of_tensorrt_are_refused_where_it_does_not_compile_the_file() -> None:
+    images = with_preprocessing(graph())
+    for arguments in ({"tensorrt_cache": "/engines"}, {"tensorrt_fp16": True}):
+        name = next(iter(arguments))
+        for proto, more in ((images, {}), (graph("int8", int8_target="cpu"), {}), (graph(), {"tensorrt": False})):
+            with pytest.raises(ValueError, match=f"^{name} is for files that TensorRT compiles"):
+                config_text(proto, "m", **arguments, **more)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="cudnn_search must be one of exhaustive, heuristic, default, got 'fast'"):
+        config_text(graph(), "m", cudnn_search="fast")
+    # what has no engine has CUDA's convolutions to choose
+    assert "HEURISTIC" in config_text(images, "m", cudnn_search="heuristic")
+
+
 def test_nothing_in_a_repository_is_replaced_unasked(tmp_path: Path) -> None:
     path, repository = written(tmp_path, graph()), tmp_path / "repo"
     folder = write_repository(path, repository, "m")
