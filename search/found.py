@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +62,11 @@ def write_cells(
             write_json(path, json.loads(cells.to_json()) | {"provenance": provenance})
 
 
-def save_derived(supernet: Supernet, method: Method, out: Path) -> None:
+def save_derived(supernet: Supernet, method: Method, classes: Sequence[str], out: Path) -> None:
     """The derived networks with the search's own weights: by the method's rule, and by the others where they differ."""
     own, others = method.genotype(), genotypes_by(method, DERIVATIONS)
     found = {"derived": own} | {f"derived_{rule}": cells for rule, cells in others.items() if cells not in (None, own)}
+    told = {"classes": json.dumps(classes)}
     for name, genotype in found.items():
         network = derived_network(supernet, genotype)
-        write_weights(out / f"{name}.safetensors", network.state_dict(), {"genotype": genotype.to_json()})
+        write_weights(out / f"{name}.safetensors", network.state_dict(), told | {"genotype": genotype.to_json()})

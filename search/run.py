@@ -295,7 +295,7 @@ def search(
             return reason
         if accelerator.is_main_process:
             if settings.partial_channels == 1:  # else the supernet has weights for a part of the channels only
-                save_derived(run.supernet, run.method, settings.out)
+                save_derived(run.supernet, run.method, run.source.classes, settings.out)
             last = RunLog.read(settings.out)[-1]
             print(gap_table(last["gap"], last["held_out"]["n"]))
             print(f"search finished in {loop.seconds:.0f} s: {settings.out / 'genotype.json'}")

@@ -2,6 +2,9 @@
 
 nas-zoo evaluate runs/edas_c10 --data cifar10
 nas-zoo evaluate hf-hub:owner/name --data photos.tar.xz --split test
+
+The classes of the data must be those of the model, in name and order; where the model does not name its own (weights of
+others for CIFAR-100), "same_classes" is null in the line and a note says so.
 """
 
 from __future__ import annotations
@@ -22,10 +25,11 @@ from nas_zoo.data.batches import Batches
 from nas_zoo.data.listing import nfc
 from nas_zoo.data.named import open_source
 from nas_zoo.data.sources import ImageSource
-from nas_zoo.models.load import load_model
+from nas_zoo.models.load import class_names, load_model
 from nas_zoo.runs.distributed import autocast_for, max_over_processes, start_accelerator, sum_over_processes, world_size
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.settings import Parser, add_flags, given_flags, require_least, setting, settings_from
+from nas_zoo.text import plain
 
 __all__ = ["EvaluateSettings", "evaluate", "evaluate_model", "main"]
 
@@ -158,7 +162,17 @@ def main(argv: list[str] | None = None) -> int:
         workers=settings.workers,
         autocast=autocast_for(accelerator.device, settings.precision),
     )
-    print(json.dumps({"model": namespace.model, "data": source.name, "split": settings.split, **figures}))
+    # Names that differ are refused; without names nothing vouches for the figure but the order that both are thought
+    # to have.
+    same = class_names(cfg) == tuple(map(nfc, source.classes)) or None
+    if same is None:
+        print(
+            f"nas-zoo evaluate: {plain(namespace.model)} does not say what its {len(source.classes)} classes are; that "
+            f"they are those of {plain(source.name)}, in the same order, is not known",
+            file=sys.stderr,
+        )
+    about = {"model": namespace.model, "data": source.name, "split": settings.split, "same_classes": same}
+    print(json.dumps(about | figures))
     return 0
 
 

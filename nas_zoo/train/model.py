@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import timm
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from nas_zoo.data.listing import nfc
 from nas_zoo.data.sources import ImageSource
 from nas_zoo.genotype import Genotype, as_genotype, genotype_record, provenance_of
 from nas_zoo.models.config import write_config
+from nas_zoo.models.load import class_names
 from nas_zoo.models.registry import DATA, MODELS
 from nas_zoo.runs.files import staged, write_weights
 from nas_zoo.train.recipes import TrainSettings
@@ -21,6 +24,7 @@ from nas_zoo.train.recipes import TrainSettings
 __all__ = [
     "chosen_args",
     "describe_mismatch",
+    "load_first",
     "make_model",
     "origin_of_cells",
     "read_weights",
@@ -84,6 +88,60 @@ def make_model(
         if "unexpected keyword" not in str(error):
             raise
         raise ValueError(f"model={settings.model!r} cannot be made with {', '.join(args)}: {error}") from None
+
+
+def load_first(model: Any, settings: TrainSettings, classes: Sequence[str]) -> str | None:
+    """Loads the file of first weights, if there is one, and decides about the classifier; words on it, None without.
+
+    The classifier of first weights is kept where its classes are those of the data, in name and order: one of as many
+    other classes would begin with answers that mean something else. Where trained weights do not say what their classes
+    are, it is new unless ``keep_classifier``; a file that does not say it (an older search's) keeps its own.
+    """
+    file, known = settings.init_weights, None
+    if file is not None:
+        tensors, metadata = read_weights(file)
+        model.load_state_dict(tensors)
+        known = _classes_in(metadata, file)
+        whose, count = repr(str(file)), len(classes)
+    elif settings.pretrained:
+        cfg = timm.get_pretrained_cfg(settings.model)
+        assert cfg is not None
+        known, whose, count = class_names(vars(cfg)), settings.model, cfg.num_classes
+        model.pretrained_cfg.pop("tag", None)  # it names weights that these will not be any more
+    else:
+        return None
+    if settings.keep_classifier:
+        if count != len(classes):
+            raise ValueError(
+                f"keep_classifier: the weights of {whose} are of {count} classes, the data of {len(classes)}"
+            )
+        return f"the classifier is that of {whose}, kept as asked"
+    if count != len(classes):
+        return f"the classifier is new, for {len(classes)} classes where {whose} has {count}"
+    if known is not None and tuple(map(nfc, known)) == tuple(classes):
+        return f"the classifier is that of {whose}, whose classes these are"
+    if known is None and file is not None:
+        return f"the classifier is that of {whose}, which does not say of which classes"
+    model.reset_classifier(len(classes))
+    why = (
+        "does not say of which classes its own is (--keep-classifier keeps it)"
+        if known is None
+        else "has other classes"
+    )
+    return f"the classifier is new: {whose} {why}"
+
+
+def _classes_in(metadata: Mapping[str, str], file: Path) -> tuple[str, ...] | None:
+    """The names of the classes in a file's metadata; None where it has none."""
+    if "classes" not in metadata:
+        return None
+    try:
+        names = json.loads(metadata["classes"])
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"init_weights={str(file)!r}: its classes are no list of names: {metadata['classes'][:80]!r}")
+    return tuple(names)
 
 
 def scaled_as_trained(settings: TrainSettings, source: ImageSource) -> ImageSource:
@@ -150,6 +208,7 @@ def save_model(
     size = image_size or source.image_size
     genotype = getattr(model, "genotype", None)
     metadata = {"genotype": genotype.to_json()} if isinstance(genotype, Genotype) else {}
+    metadata["classes"] = json.dumps(source.classes)
     with staged(folder) as aside:
         write_weights(aside / "model.safetensors", model.state_dict(), metadata)
         write_config(

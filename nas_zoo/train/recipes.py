@@ -157,6 +157,7 @@ class TrainSettings:
     num_cells: int | None = setting(None, "cells in all; none: the model's own")
     init_weights: Path | None = setting(None, "start from a .safetensors file, such as a search's derived.safetensors")
     pretrained: bool = setting(False, "begin with the trained weights of that model (`nas-zoo list --pretrained`)")
+    keep_classifier: bool = setting(False, "keep the classifier of first weights, though its classes may be others")
     frozen_stem: bool = setting(False, "keep the weights of the stem as they are; its statistics follow the images")
     layer_decay: float = setting(1.0, "of the learning rate, from each layer to the one before it, as in timm; 1: none")
     data: str = setting("digits", "data set: digits, cifar10, cifar100, a folder, tar or zip of class folders")
@@ -223,6 +224,10 @@ class TrainSettings:
             require(value is None or value >= least, name, value, f"at least {least}{unit}")
         if self.pretrained and self.init_weights is not None:
             raise ValueError("pretrained and init_weights are two sets of first weights: give one of them")
+        if self.keep_classifier and not self.pretrained and self.init_weights is None:
+            raise ValueError(
+                "keep_classifier goes with pretrained or init_weights: without first weights there is none"
+            )
         if self.layer_decay < 1.0 and self.aux_weight:
             raise ValueError(f"aux_weight must be 0 with layer_decay={self.layer_decay}, got {self.aux_weight}")
         budget = self.time_budget

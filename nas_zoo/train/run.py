@@ -61,7 +61,7 @@ from nas_zoo.runs.stop import Reason
 from nas_zoo.text import plain
 from nas_zoo.train.auxiliary import AuxiliaryHead, Trained, take_tensor_drop_paths
 from nas_zoo.train.evaluation import evaluate
-from nas_zoo.train.model import chosen_args, make_model, origin_of_cells, read_weights, save_model, scaled_as_trained
+from nas_zoo.train.model import chosen_args, load_first, make_model, origin_of_cells, save_model, scaled_as_trained
 from nas_zoo.train.recipes import TrainSettings, settings_of
 
 __all__ = ["Training", "main", "parse", "train"]
@@ -118,8 +118,8 @@ class Training:
         torch.manual_seed(settings.seed)
         own_weights = begins and settings.pretrained
         self.model: Any = make_model(settings, self.num_classes, in_chans, self.model_args, pretrained=own_weights)
-        if begins and settings.init_weights is not None:
-            self.model.load_state_dict(read_weights(settings.init_weights)[0])
+        #: What became of the classifier of first weights, in words.
+        self.classifier = load_first(self.model, settings, self.source.classes) if begins else None
         channels_last = settings.channels_last and not (device.type == "cpu" and strided_pointwise(self.model))
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         batches = partial(
@@ -329,12 +329,12 @@ def train(
     facts = {"result_weights": "last" if run.ema is None else "ema", "cells": origin_of_cells(settings)}
     with only_run_in(settings.out, accelerator):
         loop = Loop(run, settings, accelerator, CHECKPOINT_KIND, resume, data=data,
-                    parameters=run.num_parameters, **facts)  # fmt: skip
+                    parameters=run.num_parameters, classifier=run.classifier, **facts)  # fmt: skip
         if resume is None and accelerator.is_main_process:
             watch = "none" if run.val_batches is None else f"{num_val} {run.val_batches.source.part}".strip()
             use = f"images: {data['train']} {source.part} to train on, {watch} to watch the run, "
             use += f"{len(test)} {test.part} for the final figure; {run.num_parameters:,} parameters"
-            print(use.replace("  ", " "), flush=True)
+            print("; ".join(filter(None, (use.replace("  ", " "), run.classifier))), flush=True)
         if (reason := loop.run(started)) is not None:
             return reason
         result = run.result()

@@ -14,8 +14,10 @@ from nas_zoo.export.publish.card import main as main_card
 from nas_zoo.export.publish.published import open_checkpoint
 from nas_zoo.release.adopt import adopt
 from nas_zoo.runs.distributed import start_accelerator
+from nas_zoo.train.evaluation import main as main_evaluate
 from nas_zoo.train.recipes import RECIPES
 from nas_zoo.train.run import Training, main, parse
+from tests.served_weights import theirs_of
 from tests.weights import write_images
 
 MODEL = "darts_v2_c10_s"
@@ -50,6 +52,82 @@ def test_a_run_begins_with_the_weights_and_with_their_scaling_of_images(photos, 
     first, second = (scales[f"cells.{i}.preprocess1.conv.weight"] for i in (0, 1))
     assert first / second == pytest.approx(0.75)
     assert settings.lr == RECIPES["finetune"]["lr"] < RECIPES["quick"]["lr"]
+
+
+def renamed(photos, folder):
+    """The same pictures under ten other names of classes, in the same order."""
+    for split in ("train", "test"):
+        (folder / split).mkdir(parents=True)
+        for number, place in enumerate(sorted((photos / split).iterdir())):
+            (folder / split / f"animal_{number}").symlink_to(place)
+    return folder
+
+
+def test_as_many_other_classes_get_a_new_classifier_unless_the_user_keeps_it(photos, tmp_path, capsys):
+    others = renamed(photos, tmp_path / "others")
+    own: Any = timm.create_model(MODEL, pretrained=True)
+
+    def begun(data, *more: str) -> Training:
+        return Training(parse(words(data, tmp_path, *more))[0], start_accelerator())
+
+    for training, said, kept in (
+        (begun(photos), f"the classifier is that of {MODEL}, whose classes these are", True),
+        (begun(others), f"the classifier is new: {MODEL} has other classes", False),
+        (begun(others, "--keep-classifier"), f"the classifier is that of {MODEL}, kept as asked", True),
+    ):
+        assert training.classifier == said
+        assert torch.equal(training.model.classifier.weight, own.classifier.weight) is kept
+        assert torch.equal(training.model.cells[3].preprocess1.conv.weight, own.cells[3].preprocess1.conv.weight)
+    again = begun(others)
+    assert torch.equal(again.model.classifier.weight, begun(others).model.classifier.weight)  # of the seed
+
+    # it is told when the run begins, stands in its log, and the run's own file says its classes
+    assert main(words(others, tmp_path / "run")) == 0
+    assert f"parameters; the classifier is new: {MODEL} has other classes\n" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])["classifier"].endswith("classes")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert "tag" not in config["pretrained_cfg"]
+    for data, said in ((others, "whose classes these are"), (photos, "has other classes")):
+        flags = ["--recipe", "quick", "--data", str(data), "--out", str(tmp_path / "b"), "--workers", "0"]
+        first = ["--init-weights", str(tmp_path / "run" / "model.safetensors"), "--model", MODEL]
+        assert str(Training(parse([*flags, *first])[0], start_accelerator()).classifier).endswith(said)
+    # and it is not measured on the classes it came from
+    assert main_evaluate([str(tmp_path / "run"), "--data", str(photos)]) == 2
+    assert "its classes are not the model's; class 0 is 'airplane'" in capsys.readouterr().err
+    assert main_evaluate([str(tmp_path / "run"), "--data", str(others)]) == 0
+    assert json.loads(capsys.readouterr().out)["same_classes"] is True
+
+
+def test_weights_that_do_not_say_their_classes_are_vouched_for_by_nobody(publish, photos, tmp_path, capsys):
+    """As many classes as CIFAR-100 has, whatever they are."""
+    hundred = tmp_path / "hundred"
+    for split in ("train", "test"):
+        for number in range(100):
+            (hundred / split).mkdir(parents=True, exist_ok=True)
+            (hundred / split / f"{number:02d}").symlink_to(photos / "test" / "cat")
+    theirs = theirs_of("relativenas_c100.emi").state_dict()
+    publish("relativenas_c100.emi", theirs)
+    flags = ["--recipe", "finetune", "--model", "relativenas_c100.emi", "--pretrained", "--data", str(hundred),
+             "--workers", "0", "--out", str(tmp_path / "run")]  # fmt: skip
+    new = Training(parse(flags)[0], start_accelerator())
+    assert new.classifier == (
+        "the classifier is new: relativenas_c100.emi does not say of which classes its own is "
+        "(--keep-classifier keeps it)"
+    )
+    assert not torch.equal(new.model.classifier.weight, theirs["classifier.weight"])
+    kept = Training(parse([*flags, "--keep-classifier"])[0], start_accelerator())
+    assert torch.equal(kept.model.classifier.weight, theirs["classifier.weight"])
+
+    small = tmp_path / "small"
+    for number in range(100):
+        (small / "test" / f"{number:02d}").mkdir(parents=True)
+        (small / "test" / f"{number:02d}" / "a.png").symlink_to(photos / "test" / "cat" / "00.png")
+    assert (
+        main_evaluate(["relativenas_c100.emi", "--data", str(small), "--test-data", str(small), "--workers", "0"]) == 0
+    )
+    out, err = capsys.readouterr()
+    assert json.loads(out)["same_classes"] is None
+    assert "relativenas_c100.emi does not say what its 100 classes are; that they are those of" in err
 
 
 def test_a_frozen_stem_stays_and_the_rest_learns_and_another_head_is_new(photos, tmp_path):
@@ -106,6 +184,15 @@ def test_what_does_not_go_together_is_told(photos, tmp_path):
         (["--init-weights", "other.safetensors"], "pretrained and init_weights are two sets of first weights"),
         (["--layer-decay", "0.5", "--aux-weight", "0.4"], "aux_weight must be 0 with layer_decay=0.5, got 0.4"),
         (["--layer-decay", "0"], "layer_decay"),
+        (["--no-pretrained", "--keep-classifier"], "keep_classifier goes with pretrained or init_weights"),
     ):
         with pytest.raises(ValueError, match=said):
             parse(words(photos, tmp_path, *more))
+    few = tmp_path / "few"
+    for split, name in ((split, name) for split in ("train", "test") for name in ("cat", "dog")):
+        (few / split).mkdir(parents=True, exist_ok=True)
+        (few / split / name).symlink_to(photos / split / name)
+    with pytest.raises(
+        ValueError, match="keep_classifier: the weights of darts_v2_c10_s are of 10 classes, the data of 2"
+    ):
+        Training(parse(words(few, tmp_path, "--keep-classifier"))[0], start_accelerator())
