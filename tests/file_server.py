@@ -10,6 +10,7 @@ Ranges and ETags are honoured as GitHub's hosts do. Nothing here knows of the cl
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import threading
 import time
@@ -27,7 +28,9 @@ PAGE = b"<html><body><h1>Sign in to continue</h1></body></html>"
 
 @dataclass
 class Fault:
-    kind: str  # "cut", "status", "page", "redirect", "slow", "stall", "no_length", "no_range", "claims" (a length)
+    #: "cut", "status", "page", "redirect", "slow", "stall", "no_length", "no_range", "claims" (a length), "packed" (by
+    #: gzip, though it was not asked for), "elsewhere" (another part than was asked for)
+    kind: str
     at: int = 0
     status: int = 0
     body: bytes = b""
@@ -79,6 +82,11 @@ class FileServer:
                     self.send_response(302)
                     self.send_header("Location", fault.to)
                     self.end_headers()
+                elif fault.kind == "packed":
+                    self.answer(200, gzip.compress(served.files[name]), {"Content-Encoding": "gzip"})
+                elif fault.kind == "elsewhere":
+                    data = served.files[name][7:]
+                    self.answer(206, data, {"Content-Range": f"bytes 7-{len(data) + 6}/{len(data) + 7}"})
                 elif fault.kind == "page":
                     self.answer(200, fault.body, {"Content-Type": "text/html; charset=utf-8"})
                 elif fault.kind == "status" or name not in served.files:

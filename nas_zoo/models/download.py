@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from nas_zoo.models.public import PublicWeights
+from nas_zoo.text import plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,10 +57,17 @@ class _Cut(_Failed):
 
 
 def cache_folder() -> Path:
-    """Where fetched files are kept: hub/checkpoints/nas-zoo in torch's cache."""
+    """Where fetched files are kept: hub/checkpoints/nas-zoo in torch's cache.
+
+    Raises:
+        ValueError: The user has no home folder, and TORCH_HOME names no other.
+    """
     from torch.hub import get_dir
 
-    return Path(get_dir()) / "checkpoints" / "nas-zoo"
+    place = Path(get_dir())
+    if place.parts[0].startswith("~"):  # as it stays where nobody knows a home
+        raise ValueError(f"there is no home folder to keep fetched weights in ({place}): set TORCH_HOME to a folder")
+    return place / "checkpoints" / "nas-zoo"
 
 
 def fetch_public(
@@ -127,7 +135,7 @@ def public_state_dict(row: PublicWeights, **how: Any) -> dict[str, Tensor]:
 
 def _by_hand(row: PublicWeights, path: Path, words: str) -> NoReturn:
     raise ValueError(
-        f"weights of {row.name}: {words}; fetch {row.link} with a browser and put it at {path}, "
+        f"weights of {row.name}: {plain(words)}; fetch {row.link} with a browser and put it at {path}, "
         f"or turn it into ours with `nas-zoo convert FILE --model {row.name} OUT.safetensors`"
     ) from None
 
@@ -202,7 +210,7 @@ def _check_is_checkpoint(path: Path) -> None:
     """That the bytes begin as torch's files do, and not as what servers send instead."""
     with path.open("rb") as file:
         head = file.read(1 << 16)
-    if b"<" in head[:64] and re.match(rb"[\s\xef\xbb\xbf]*<(!doctype|html|\?xml)", head, re.IGNORECASE):
+    if re.match(rb"[\s\xef\xbb\xbf]*<(!doctype|!--|html|head|body|\?xml)", head, re.IGNORECASE):
         if b"drive.google.com" in head or b"drive.usercontent.google.com" in head:
             raise _Failed("Google Drive answered with a page that wants a confirmation or a sign-in")
         raise _Failed("a web page came instead of a file")
@@ -248,7 +256,7 @@ def _receive(row: PublicWeights, path: Path, partial: Path, timeout: float) -> N
     from tqdm import tqdm
 
     have = partial.stat().st_size if partial.is_file() else 0
-    etag = _notes(path).get("etag")
+    etag = _notes(path).get("etag", "")
     headers = {"User-Agent": "nas-zoo", "Accept-Encoding": "identity"}
     # Without either, bytes of two files could be joined and nobody would see it.
     if have and (etag or row.git_blob or row.sha256 or row.md5):
@@ -256,7 +264,11 @@ def _receive(row: PublicWeights, path: Path, partial: Path, timeout: float) -> N
     request = urllib.request.Request(row.link, headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=timeout) as answer:
-            start = have if answer.status == 206 and _begins_at(answer, have) else 0
+            if (packed := answer.headers.get("Content-Encoding", "identity").lower()) != "identity":
+                raise _Failed(f"the server sent it packed ({packed}), which was not asked for")
+            if answer.status == 206 and not _begins_at(answer, have):
+                raise _Failed("the server sent another part of the file than was asked for")
+            start = have if answer.status == 206 else 0
             _write_notes(path, {"link": row.link, "etag": answer.headers.get("ETag")})
             length = answer.headers.get("Content-Length")
             total = start + int(length) if length and length.isdecimal() else None
@@ -282,7 +294,10 @@ def _receive(row: PublicWeights, path: Path, partial: Path, timeout: float) -> N
                 raise _Cut(f"the connection broke after {got:,} of {total:,} bytes")
     except urllib.error.HTTPError as error:
         error.close()
-        _tell_status(error.code, have, partial)
+        if error.code == 416 and have:  # what there is, is all of it already, or of another file: begin anew
+            partial.unlink(missing_ok=True)
+            return _receive(row, path, partial, timeout)
+        _tell_status(error.code)
     except TimeoutError:
         raise _Cut(f"the server sent nothing for {timeout:g} seconds") from None
     except (http.client.HTTPException, ConnectionError) as error:
@@ -291,18 +306,17 @@ def _receive(row: PublicWeights, path: Path, partial: Path, timeout: float) -> N
         if isinstance(error.reason, TimeoutError):
             raise _Cut(f"the server sent nothing for {timeout:g} seconds") from None
         raise _Cut(f"the server cannot be reached ({_said(error.reason)})") from None
+    except ValueError as error:  # of a link that leads on to what is no address
+        raise _Failed(f"the link leads to what is no address ({_said(error)})") from None
 
 
-def _tell_status(code: int, have: int, partial: Path) -> NoReturn:
-    if code == 416 and have:  # what there is, is as long as the file or longer: nothing to go on with
-        partial.unlink(missing_ok=True)
-        raise _Failed("what was there of it does not fit the file that the server has now")
+def _tell_status(code: int) -> NoReturn:
     if code in (404, 410):
         raise _Failed(f"the file is not there any more (the server answered {code})")
     if code in (401, 403):
         raise _Failed(f"the server does not give it to everybody (it answered {code})")
     if 300 <= code < 400:
-        raise _Failed(f"the link leads in a circle (the server answered {code})")
+        raise _Failed(f"the link leads in a circle or to no web address (the server answered {code})")
     raise _Cut(f"the server answered {code}: try again later")
 
 
@@ -332,12 +346,14 @@ def _notes_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _notes(path: Path) -> dict[str, Any]:
+def _notes(path: Path) -> dict[str, str]:
+    """What was kept; nothing where it is damaged. An ETag is sent again, so it must be what headers may hold."""
     try:
         notes = json.loads(_notes_path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return notes if isinstance(notes, dict) else {}
+    kept = notes.items() if isinstance(notes, dict) else ()
+    return {key: value for key, value in kept if isinstance(value, str) and value.isascii() and value.isprintable()}
 
 
 def _write_notes(path: Path, notes: dict[str, Any]) -> None:

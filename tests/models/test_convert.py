@@ -18,6 +18,7 @@ from nas_zoo.cli import main
 from nas_zoo.genotype import Genotype, load_genotype
 from nas_zoo.models.convert import convert_checkpoint, convert_state_dict, describe
 from nas_zoo.models.load import load_model, read_state_dict, state_dict_of
+from tests.old_torch import old_file
 from tests.original_darts import original
 
 # Input 0 of the normal cell unread, a node that reaches nothing, every operation with weights of two names.
@@ -154,6 +155,19 @@ def test_the_command_writes_safetensors_and_says_what_it_left_out(tmp_path, caps
     assert "num_cells=8 does not fit" in error
     assert main(["convert", str(tmp_path / "theirs.pt"), *options, str(tmp_path / "ours.pt")]) == 2
     assert ".safetensors" in capsys.readouterr().err
+
+
+def test_a_file_of_torch_0_3_from_a_gpu_and_in_half_precision_is_read(tmp_path):
+    theirs = original(load_genotype("darts_v2"), "cifar", 4, 3)
+    state = {f"module.{key}": value.half() for key, value in theirs.state_dict().items() if "num_batches" not in key}
+    (tmp_path / "old.pt").write_bytes(old_file(state, "cuda:3", epoch=600, optimizer={"param_groups": [{"lr": 0.1}]}))
+    convert_checkpoint(tmp_path / "old.pt", tmp_path / "ours.safetensors", "darts_v2")
+    ours = timm.create_model("cell_net_cifar", genotype="darts_v2", init_channels=4, num_cells=3, num_classes=10)
+    ours.load_state_dict(load_file(tmp_path / "ours.safetensors"))
+    theirs.load_state_dict({key: value.half().float() for key, value in theirs.state_dict().items()})
+    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(ours.eval()(x), theirs.eval()(x), rtol=0, atol=1e-5)
 
 
 class Command:

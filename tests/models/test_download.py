@@ -11,9 +11,12 @@ import logging
 import multiprocessing
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,6 +126,30 @@ def test_the_cache_is_torchs(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "hub" / "checkpoints" / "nas-zoo"
 
 
+def test_a_user_without_a_home_is_told_and_no_folder_is_called_tilde(monkeypatch, tmp_path):
+    for name in ("HOME", "TORCH_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as it answers for a user of no account
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"there is no home folder to keep fetched weights in .*: set TORCH_HOME"):
+        fetch_public(row("http://nowhere.invalid/w.pt"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_server_says_cannot_order_a_terminal_about(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            with listening.accept()[0] as connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"\x1b[2J\x1b]0;mine\x07\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(ValueError, match="the connection broke") as caught:
+            fetch_public(row(f"http://127.0.0.1:{listening.getsockname()[1]}/w.pt"), folder=tmp_path)
+    assert str(caught.value).isprintable()
+
+
 # ------------------------------------------------------------------------------------------------- broken connections
 
 
@@ -142,6 +169,46 @@ def test_a_later_command_goes_on_where_the_last_one_stopped(server, tmp_path):
     assert (tmp_path / f"{wanted.file_name}.partial").stat().st_size == 100_000
     assert fetch_public(wanted, folder=tmp_path).read_bytes() == DATA
     assert server.requests[-1][1]["Range"] == "bytes=100000-"
+
+
+def test_a_download_that_was_whole_already_is_not_a_fault(server, tmp_path):
+    """The process ended between the last byte and the file's name; the server then has nothing to go on with (416)."""
+    wanted = row(server.link("w.pt"))
+    (tmp_path / f"{wanted.file_name}.partial").write_bytes(DATA)
+    assert fetch_public(wanted, folder=tmp_path).read_bytes() == DATA
+    assert [headers.get("Range") for _, headers in server.requests] == [f"bytes={len(DATA)}-", None]
+
+
+@pytest.mark.parametrize(
+    "notes", ['{"etag": 5}', '{"etag": "a\\nb: c"}', '{"etag": "\\u20ac"}', '{"sha256": 5}', "[1]", "{"]
+)
+def test_damaged_notes_are_passed_over(notes, server, tmp_path):
+    wanted = row(server.link("w.pt"), git_blob="")
+    (tmp_path / f"{wanted.file_name}.partial").write_bytes(DATA[:100])
+    (tmp_path / f"{wanted.file_name}.json").write_text(notes)
+    assert fetch_public(wanted, folder=tmp_path).read_bytes() == DATA
+    (tmp_path / f"{wanted.file_name}.json").write_text(notes)
+    assert fetch_public(wanted, folder=tmp_path, local_only=True).read_bytes() == DATA
+
+
+def test_ctrl_c_keeps_what_came_and_the_next_command_goes_on(server, tmp_path):
+    server.fault("slow", seconds=0.3)
+    code = "import sys; from tests.models.test_download import row; from pathlib import Path; "
+    code += "from nas_zoo.models.download import fetch_public; fetch_public(row(sys.argv[1]), folder=Path(sys.argv[2]))"
+    root = Path(__file__).parents[2]
+    partial = tmp_path / "relativenas_c10.emi.pt.partial"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, server.link("w.pt"), str(tmp_path)], cwd=root, stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )  # fmt: skip
+    while process.poll() is None and not (partial.is_file() and partial.stat().st_size):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) != 0
+    had = partial.stat().st_size
+    assert 0 < had < len(DATA)
+    assert fetch_public(row(server.link("w.pt")), folder=tmp_path).read_bytes() == DATA
+    assert server.requests[-1][1]["Range"] == f"bytes={had}-"
 
 
 def test_bytes_of_two_files_are_never_joined(server, tmp_path):
@@ -187,6 +254,14 @@ FAULTS: dict[str, tuple[Break, str]] = {
     "forbidden": (lambda s: s.fault("status", status=403), "the server does not give it to everybody"),
     "busy": (lambda s: s.fault("status", status=500), "the server answered 500: try again later"),
     "circle": (lambda s: setattr(s, "always", _to_itself(s)), "the link leads in a circle"),
+    "to no web": (lambda s: s.fault("redirect", to="file:///etc/passwd"), "in a circle or to no web address"),
+    "to no host": (lambda s: s.fault("redirect", to=f"http://{'a' * 70}/w.pt"), "the link leads to what is no address"),
+    "packed": (lambda s: s.fault("packed"), "the server sent it packed (gzip), which was not asked for"),
+    "another part": (lambda s: s.fault("elsewhere"), "the server sent another part of the file than was asked for"),
+    "a page with a comment": (
+        lambda s: s.fault("page", body=b"<!-- a -->" + PAGE),
+        "a web page came instead of a file",
+    ),
     "a page": (lambda s: s.fault("page", body=PAGE), "a web page came instead of a file"),
     "Drive": (lambda s: s.fault("page", body=DRIVE_PAGE), "Google Drive answered with a page"),
     "LFS": (
