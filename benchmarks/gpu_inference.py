@@ -38,8 +38,8 @@ import timm
 import torch
 from torch import nn
 
+from nas_zoo.export.graph.onnx_file import export_onnx, plain_copy
 from nas_zoo.export.graph.real_images import real_images
-from nas_zoo.export.graph.to_onnx import export_onnx, plain_copy
 from nas_zoo.export.graph.variants import float16_variant, to_bytes
 from nas_zoo.export.runtime.bench import RUNTIMES, bench_model, write_csv
 from nas_zoo.export.runtime.classifier import OnnxClassifier, provider_problems

@@ -31,7 +31,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for the reference among the tests
 
-from nas_zoo.export.graph.to_onnx import export_onnx
+from nas_zoo.export.graph.onnx_file import export_onnx
 from nas_zoo.export.runtime.classifier import OnnxClassifier
 from nas_zoo.models.network import CellNet
 from nas_zoo.runs.facts import run_facts

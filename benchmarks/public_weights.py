@@ -20,9 +20,9 @@ import torch
 
 import nas_zoo  # noqa: F401  # registers
 from nas_zoo.data.named import open_source
+from nas_zoo.models.catalog import MODELS
 from nas_zoo.models.download import fetch_public
 from nas_zoo.models.public import PublicWeights, public_weights
-from nas_zoo.models.registry import MODELS
 from nas_zoo.train.evaluation import evaluate_model
 
 COLUMNS = ("name", "measured_err", "reported_err", "reported_of", "images", "sha256", "why_not")

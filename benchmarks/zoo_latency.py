@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 from nas_zoo.export.runtime.bench import COLUMNS, bench_model, write_csv
-from nas_zoo.models.registry import MODELS
+from nas_zoo.models.catalog import MODELS
 from nas_zoo.runs.ending import program
 
 RUNTIMES = ("eager", "compile", "onnx")

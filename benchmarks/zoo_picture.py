@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nas_zoo.models.registry import DATA, MODELS
+from nas_zoo.models.catalog import DATA, MODELS
 from nas_zoo.models.table import is_small, model_rows
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import replacing

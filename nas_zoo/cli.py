@@ -36,7 +36,7 @@ PROGRAMS = {
 def list_(options: argparse.Namespace) -> int:
     from nas_zoo.genotype import describe_cells
     from nas_zoo.models import table
-    from nas_zoo.models.registry import MODELS
+    from nas_zoo.models.catalog import MODELS
 
     if options.cells and options.pretrained:
         raise ValueError("--cells and --pretrained are two lists: give one of them")
@@ -136,8 +136,8 @@ def info(options: argparse.Namespace) -> int:
     import timm
 
     from nas_zoo.genotype import load_genotype
+    from nas_zoo.models.catalog import MODELS
     from nas_zoo.models.count import CONVENTION, count, count_stages
-    from nas_zoo.models.registry import MODELS
     from nas_zoo.models.table import paper_figures
 
     name = options.model
@@ -295,8 +295,8 @@ def convert(options: argparse.Namespace) -> int:
 
 def _settings_of_model(name: str) -> dict[str, Any]:
     """What the weights of MODEL or MODEL.TAG are converted with."""
+    from nas_zoo.models.catalog import MODELS, settings_of
     from nas_zoo.models.public import find_public
-    from nas_zoo.models.registry import MODELS, settings_of
 
     if name.split(".")[0] not in MODELS:
         raise ValueError(f"unknown model {name!r}; `nas-zoo list` shows ours")

@@ -68,8 +68,8 @@ def run_demo(out: Path, seed: int = 0, overwrite: bool = False) -> dict[str, Any
     from nas_zoo.data.named import open_source
     from nas_zoo.export.cells.draw import draw_genotype
     from nas_zoo.export.graph.check import check_onnx, summary
+    from nas_zoo.export.graph.onnx_file import export_onnx
     from nas_zoo.export.graph.real_images import RealImages
-    from nas_zoo.export.graph.to_onnx import export_onnx
     from nas_zoo.export.runtime.classifier import OnnxClassifier
     from nas_zoo.models.load import load_model
     from nas_zoo.runs.log import RunLog

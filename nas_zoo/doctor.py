@@ -124,7 +124,7 @@ def _onnx() -> list[Finding]:
     import timm
 
     from nas_zoo.export.graph.check import check_onnx
-    from nas_zoo.export.graph.to_onnx import export_onnx
+    from nas_zoo.export.graph.onnx_file import export_onnx
     from nas_zoo.export.runtime.classifier import OnnxClassifier, ProviderError, provider_problems
 
     findings = []

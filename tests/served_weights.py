@@ -14,7 +14,7 @@ from torch import nn
 
 from nas_zoo.genotype import load_genotype
 from nas_zoo.models import public
-from nas_zoo.models.registry import DATA, MODELS
+from nas_zoo.models.catalog import DATA, MODELS
 from tests.file_server import FileServer
 from tests.original_darts import original
 

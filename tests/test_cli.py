@@ -11,8 +11,8 @@ from PIL import Image
 
 from nas_zoo.cli import main
 from nas_zoo.genotype import count_cells, describe_cells
+from nas_zoo.models.catalog import MODELS
 from nas_zoo.models.count import count
-from nas_zoo.models.registry import MODELS
 
 COMMANDS = [
     "list", "info", "search", "gap", "genotype", "report", "train", "adopt", "evaluate", "export", "check", "card",

@@ -70,7 +70,7 @@ def test_models_are_registered_whatever_is_imported_first(words: str) -> None:
         "assert model.pretrained_cfg['tag'] == 'jpeg_e4'; assert nas_zoo.darts_v2_c10_s().num_cells == 8;"
         "print(json.dumps(timm.list_models(module='nas_zoo')))"
     )
-    assert run(code) == sorted(run("import json, nas_zoo.models.registry as r; print(json.dumps(list(r.MODELS)))"))
+    assert run(code) == sorted(run("import json, nas_zoo.models.catalog as c; print(json.dumps(list(c.MODELS)))"))
 
 
 def write_classifier(path: Path) -> Path:

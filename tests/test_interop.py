@@ -20,10 +20,10 @@ import timm
 import torch
 from PIL import Image
 
-from nas_zoo.export.graph.to_onnx import export_onnx
+from nas_zoo.export.graph.onnx_file import export_onnx
 from nas_zoo.genotype import load_genotype
+from nas_zoo.models.catalog import MODELS
 from nas_zoo.models.config import write_config
-from nas_zoo.models.registry import MODELS
 from nas_zoo.runs.files import write_weights
 
 # Other packages' warnings are theirs.

@@ -36,8 +36,8 @@ import torch
 
 import nas_zoo
 from nas_zoo.genotype import load_genotype
+from nas_zoo.models.catalog import MODELS
 from nas_zoo.models.public import find_public
-from nas_zoo.models.registry import MODELS
 
 KNOWN_TESTS = 13  # 11 of a model, 2 of its weights
 PASSED = ("passed", "already")  # mark of a test that --results leaves out

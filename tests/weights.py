@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nas_zoo.models.registry import CIFAR10_CLASSES
+from nas_zoo.models.catalog import CIFAR10_CLASSES
 from nas_zoo.train.run import main as train
 
 ROOT = Path(__file__).parents[1]

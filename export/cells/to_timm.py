@@ -20,10 +20,10 @@ from typing import Any
 from nas_zoo import __version__
 from nas_zoo.genotype import KINDS, Cell, Genotype, as_genotype
 from nas_zoo.models import operations
+from nas_zoo.models.catalog import DATA
 from nas_zoo.models.depthwise import DepthwiseConv
 from nas_zoo.models.layout import LAYOUTS, plan_network
 from nas_zoo.models.network import SkippedCell, StemBlock
-from nas_zoo.models.registry import DATA
 from nas_zoo.runs.files import write_text
 from nas_zoo.text import fill
 

@@ -30,17 +30,9 @@ import torch
 from onnx.external_data_helper import uses_external_data
 from torch import nn
 
+from nas_zoo.export.graph.model import MODEL_HELP, ModelSettings, named_model
+from nas_zoo.export.graph.onnx_file import BATCH_AXIS, INPUT_NAME, OUTPUT_NAME, plain_copy, weights_sha256
 from nas_zoo.export.graph.real_images import RealImages, real_images
-from nas_zoo.export.graph.to_onnx import (
-    BATCH_AXIS,
-    INPUT_NAME,
-    MODEL_HELP,
-    OUTPUT_NAME,
-    ModelSettings,
-    named_model,
-    plain_copy,
-    weights_sha256,
-)
 from nas_zoo.export.graph.variants import IMAGES_NAME, PROBABILITIES_NAME, metadata_of
 from nas_zoo.export.runtime.classifier import OnnxClassifier, softmax
 from nas_zoo.genotype import Genotype

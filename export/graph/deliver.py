@@ -18,9 +18,9 @@ import onnx
 from torch import nn
 
 from nas_zoo.export.graph.check import TOLERANCES, check_onnx, summary
+from nas_zoo.export.graph.onnx_file import export_onnx
 from nas_zoo.export.graph.quantize import int8_variant
 from nas_zoo.export.graph.real_images import RealImages
-from nas_zoo.export.graph.to_onnx import export_onnx
 from nas_zoo.export.graph.variants import LAYOUTS, float16_variant, to_bytes, with_preprocessing
 from nas_zoo.export.runtime.classifier import OnnxClassifier
 from nas_zoo.runs.files import staged, write_bytes, write_json

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from nas_zoo.export.graph.to_onnx import INPUT_NAME
+from nas_zoo.export.graph.onnx_file import INPUT_NAME
 from nas_zoo.export.graph.variants import metadata_of, quiet, set_metadata
 
 __all__ = ["METHODS", "TARGETS", "int8_variant"]

@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from nas_zoo.export.graph.to_onnx import BATCH_AXIS, INPUT_NAME, OUTPUT_NAME
+from nas_zoo.export.graph.onnx_file import BATCH_AXIS, INPUT_NAME, OUTPUT_NAME
 
 __all__ = [
     "IMAGES_NAME", "LAYOUTS", "PROBABILITIES_NAME", "float16_variant", "metadata_of", "set_metadata", "to_bytes",

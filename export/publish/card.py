@@ -24,9 +24,9 @@ from nas_zoo.export.cells.draw import draw_genotype
 from nas_zoo.export.publish.published import Checkpoint, Described, add_choices, open_checkpoint
 from nas_zoo.genotype import Genotype, genotype_record
 from nas_zoo.models import results
+from nas_zoo.models.catalog import DATA, MODELS
 from nas_zoo.models.count import CONVENTION
 from nas_zoo.models.public import find_public
-from nas_zoo.models.registry import DATA, MODELS
 from nas_zoo.models.results import Result
 from nas_zoo.models.table import paper_figures
 from nas_zoo.runs.ending import program

@@ -33,8 +33,8 @@ from typing import Any, TypeVar
 
 import nas_zoo
 from nas_zoo.export.graph.deliver import Forms, deliver
+from nas_zoo.export.graph.onnx_file import images_of
 from nas_zoo.export.graph.real_images import real_images
-from nas_zoo.export.graph.to_onnx import images_of
 from nas_zoo.export.publish.card import write_card
 from nas_zoo.export.publish.published import Checkpoint, add_choices, open_checkpoint
 from nas_zoo.models.config import write_config

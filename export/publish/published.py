@@ -15,10 +15,11 @@ import timm
 
 from nas_zoo.genotype import genotype_record
 from nas_zoo.models import results
+from nas_zoo.models.catalog import MODELS
 from nas_zoo.models.count import count
 from nas_zoo.models.load import class_names, load_model, name_of_run
 from nas_zoo.models.public import PublicWeights, find_public
-from nas_zoo.models.registry import MODELS, find_result
+from nas_zoo.models.registry import find_result
 from nas_zoo.models.results import Result
 from nas_zoo.release.adopt import Dataset, read_run, reference_tensors, result_of_run
 from nas_zoo.runs.facts import published_log

@@ -30,7 +30,8 @@ import torch
 from torch import nn
 
 from nas_zoo.export.graph.check import check_model, read_checked
-from nas_zoo.export.graph.to_onnx import ModelSettings, export_onnx
+from nas_zoo.export.graph.model import ModelSettings
+from nas_zoo.export.graph.onnx_file import export_onnx
 from nas_zoo.export.graph.variants import metadata_of
 from nas_zoo.export.runtime.classifier import PROVIDERS, OnnxClassifier, raise_if_hopeless
 from nas_zoo.export.runtime.providers import GpuOptions, gpu_options

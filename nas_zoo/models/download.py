@@ -29,6 +29,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from nas_zoo.models.catalog import DATA, MODELS, settings_of
 from nas_zoo.models.public import PublicWeights
 from nas_zoo.text import plain
 
@@ -113,7 +114,6 @@ def public_state_dict(row: PublicWeights, **how: Any) -> dict[str, Tensor]:
     from nas_zoo.models.convert import convert_state_dict
     from nas_zoo.models.key_schemes import find_scheme
     from nas_zoo.models.load import read_state_dict
-    from nas_zoo.models.registry import DATA, MODELS, settings_of
 
     path = fetch_public(row, **how)
     data = DATA[MODELS[row.model]["data"]]

@@ -11,7 +11,7 @@ import torch
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
-from nas_zoo.models.registry import MODELS
+from nas_zoo.models.catalog import MODELS
 
 __all__ = ["StateDict", "class_names", "load_model", "name_of_run", "read_state_dict", "state_dict_of"]
 

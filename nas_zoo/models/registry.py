@@ -1,77 +1,24 @@
-"""The models as data, and their registration with timm.
+"""Registers the models with timm.
 
-``models.json`` says which cell each model has, and for which data. An entrypoint is a function of the package `nas_zoo`
-that bears the model's name, so ``timm.list_models(module="nas_zoo")`` lists them all. ``nas_zoo/__init__.py`` has
-``register`` called as soon as somebody imports timm; until then neither timm nor torch is imported here, and cells are
-read when a model is made.
+An entrypoint is a function of the package `nas_zoo` that bears the model's name, so
+``timm.list_models(module="nas_zoo")`` lists them all. ``nas_zoo/__init__.py`` has ``register`` called as soon as
+somebody imports timm; until then neither timm nor torch is imported here, and cells are read when a model is made.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
-from importlib import resources
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from nas_zoo.models.catalog import DATA, MODELS, Data, settings_of
 from nas_zoo.models.public import PublicWeights, find_public, public_of
 from nas_zoo.models.results import Result, fetch_weights, package_results
 
 if TYPE_CHECKING:
     from nas_zoo.models.network import CellNet
 
-__all__ = [
-    "CIFAR10_CLASSES",
-    "DATA",
-    "ENTRYPOINTS",
-    "MODELS",
-    "Data",
-    "configurations",
-    "find_result",
-    "register",
-    "settings_of",
-]
-
-FASHION_MNIST_CLASSES = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-
-class Data(NamedTuple):
-    """What the papers train on, and the network they do it with."""
-
-    layout: str
-    init_channels: int
-    num_cells: int
-    num_classes: int
-    input_size: tuple[int, int, int]  # (C, H, W)
-    mean: tuple[float, ...]  # of the training images
-    std: tuple[float, ...]
-    label_names: tuple[str, ...] | None = None
-
-
-DATA = {
-    "c10": Data("cifar", 36, 20, 10, (3, 32, 32), (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), CIFAR10_CLASSES),
-    "c100": Data("cifar", 36, 20, 100, (3, 32, 32), (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-    "in1k": Data("imagenet", 48, 14, 1000, (3, 224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    # SGAS-es, whose tests take Fashion-MNIST as it is and EMNIST-Balanced enlarged
-    "fmnist": Data("cifar", 36, 20, 10, (1, 28, 28), (0.2859,), (0.353,), FASHION_MNIST_CLASSES),
-    "emnist": Data("cifar", 36, 20, 47, (1, 32, 32), (0.5,), (0.5,)),
-}
-
-
-def _read_models() -> dict[str, dict[str, Any]]:
-    """models.json, {name: {"cell", "data", and what differs from that data's layout}}, and the two for any cells."""
-    models: dict[str, dict[str, Any]] = {
-        "cell_net_cifar": {"cell": "darts_v2", "data": "c10"},
-        "cell_net_imagenet": {"cell": "darts_v2", "data": "in1k"},
-    }
-    return models | json.loads(resources.files("nas_zoo.models").joinpath("models.json").read_text(encoding="ascii"))
-
-
-MODELS = _read_models()
-
+__all__ = ["ENTRYPOINTS", "configurations", "find_result", "register"]
 
 # Configurations -------------------------------------------------------------------------------------------------------
 
@@ -133,20 +80,9 @@ def configurations() -> dict[str, Any]:
 _PLACES = ("file", "hf_hub_id", "url")
 
 
-def settings_of(name: str) -> dict[str, Any]:
-    """Genotype, layout, width and depth of a model: the arguments of its network."""
-    return _settings(**MODELS[name])
-
-
-def _settings(cell: str, data: str, **differing: Any) -> dict[str, Any]:
-    layout, init_channels, num_cells = DATA[data][:3]
-    # No num_classes here: timm takes it from the cfg, which for a saved model is the one saved.
-    return {"genotype": cell, "layout": layout, "init_channels": init_channels, "num_cells": num_cells} | differing
-
-
-def _make_entrypoint(name: str, cell: str, data: str, **differing: Any) -> Callable[..., CellNet]:
+def _make_entrypoint(name: str) -> Callable[..., CellNet]:
     """A function as timm wants it, by the name of the model."""
-    settings = _settings(cell, data, **differing)
+    settings = settings_of(name)
 
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> CellNet:
         from nas_zoo.models.network import build
@@ -165,11 +101,11 @@ def _make_entrypoint(name: str, cell: str, data: str, **differing: Any) -> Calla
     entrypoint.__name__ = entrypoint.__qualname__ = name
     entrypoint.__module__ = "nas_zoo"
     size = f"C={settings['init_channels']}, {settings['num_cells']} cells"
-    entrypoint.__doc__ = f"Cells {cell!r}, {settings['layout']} layout: {size}."
+    entrypoint.__doc__ = f"Cells {settings['genotype']!r}, {settings['layout']} layout: {size}."
     return entrypoint
 
 
-ENTRYPOINTS = {name: _make_entrypoint(name, **model) for name, model in MODELS.items()}
+ENTRYPOINTS = {name: _make_entrypoint(name) for name in MODELS}
 
 
 def register(_: Any = None) -> None:

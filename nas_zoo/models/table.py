@@ -17,9 +17,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nas_zoo.genotype import Genotype, genotype_record, list_found, list_records
+from nas_zoo.models.catalog import DATA, MODELS
 from nas_zoo.models.count import work_out
 from nas_zoo.models.public import NO_LICENSE, public_weights
-from nas_zoo.models.registry import DATA, MODELS, find_result
+from nas_zoo.models.registry import find_result
 from nas_zoo.models.results import package_results
 
 __all__ = ["cell_rows", "in_csv", "is_small", "license_in_short", "model_rows", "paper_figures", "pretrained_rows"]

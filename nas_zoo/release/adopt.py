@@ -36,11 +36,11 @@ from nas_zoo.data.augment import PHOTOGRAPH_PIXELS
 from nas_zoo.data.named import open_source
 from nas_zoo.genotype import Genotype, genotype_record, list_found, list_genotypes
 from nas_zoo.models import results
+from nas_zoo.models.catalog import MODELS
 from nas_zoo.models.count import count
 from nas_zoo.models.load import load_model, read_state_dict
 from nas_zoo.models.network import CellNet
 from nas_zoo.models.public import find_public
-from nas_zoo.models.registry import MODELS
 from nas_zoo.models.results import DTYPES, Result
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.facts import published, published_log

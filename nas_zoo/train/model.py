@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from nas_zoo.data.listing import nfc
 from nas_zoo.data.sources import ImageSource
 from nas_zoo.genotype import Genotype, as_genotype, genotype_record, provenance_of
+from nas_zoo.models.catalog import DATA, MODELS
 from nas_zoo.models.config import write_config
 from nas_zoo.models.load import class_names
-from nas_zoo.models.registry import DATA, MODELS
 from nas_zoo.runs.files import staged, write_weights
 from nas_zoo.train.recipes import TrainSettings
 

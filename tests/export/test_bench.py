@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 
-from nas_zoo.export.graph.to_onnx import export_onnx
+from nas_zoo.export.graph.onnx_file import export_onnx
 from nas_zoo.export.runtime.bench import COLUMNS, RUNTIMES, bench_model, main, measure, write_csv
 
 TINY: dict[str, Any] = {"genotype": "darts_v2", "init_channels": 4, "num_cells": 3, "num_classes": 5}

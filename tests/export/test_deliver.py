@@ -15,8 +15,9 @@ from nas_zoo.data.pictures import fit
 from nas_zoo.export.graph.check import CheckError, Disagrees, OtherModel
 from nas_zoo.export.graph.check import main as check_main
 from nas_zoo.export.graph.deliver import Forms, deliver
+from nas_zoo.export.graph.onnx_file import weights_sha256
 from nas_zoo.export.graph.real_images import RealImages
-from nas_zoo.export.graph.to_onnx import main, weights_sha256
+from nas_zoo.export.graph.to_onnx import main
 from nas_zoo.export.runtime.classifier import OnnxClassifier
 
 ARGS: dict[str, Any] = {"genotype": "darts_v2", "init_channels": 4, "num_cells": 3, "num_classes": 3}

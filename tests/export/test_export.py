@@ -1,4 +1,4 @@
-"""export/graph/to_onnx.py and export/graph/check.py, on a small network that is exported once."""
+"""export/graph/onnx_file.py, to_onnx.py and check.py, on a small network that is exported once."""
 
 import copy
 import json
@@ -32,8 +32,8 @@ from nas_zoo.export.graph.check import (
     summary,
 )
 from nas_zoo.export.graph.check import main as check_main
+from nas_zoo.export.graph.onnx_file import export_onnx, weights_sha256
 from nas_zoo.export.graph.real_images import RealImages
-from nas_zoo.export.graph.to_onnx import export_onnx, weights_sha256
 from nas_zoo.export.graph.to_onnx import main as export_main
 from nas_zoo.export.graph.variants import metadata_of, set_metadata
 from nas_zoo.genotype import Genotype

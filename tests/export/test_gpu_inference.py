@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 
-from nas_zoo.export.graph.to_onnx import export_onnx
+from nas_zoo.export.graph.onnx_file import export_onnx
 from nas_zoo.export.runtime.bench import COLUMNS
 
 ROOT = Path(__file__).parents[2]

@@ -23,7 +23,7 @@ from PIL import Image
 
 from nas_zoo.cli import main as nas_zoo_main
 from nas_zoo.data import pictures
-from nas_zoo.export.graph.to_onnx import export_onnx
+from nas_zoo.export.graph.onnx_file import export_onnx
 from nas_zoo.export.graph.variants import with_preprocessing
 from nas_zoo.export.runtime import classifier as runtime
 from nas_zoo.export.runtime.classifier import OnnxClassifier, Prediction, ProviderError, provider_problems

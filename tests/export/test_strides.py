@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas_zoo.export.graph.to_onnx import export_onnx
+from nas_zoo.export.graph.onnx_file import export_onnx
 from nas_zoo.models.operations import FactorizedReduce
 from tests.present import present
 

@@ -31,9 +31,9 @@ from nas_zoo.export.graph.check import (
     check_onnx,
     summary,
 )
+from nas_zoo.export.graph.onnx_file import export_onnx
 from nas_zoo.export.graph.quantize import int8_variant
 from nas_zoo.export.graph.real_images import RealImages, real_images
-from nas_zoo.export.graph.to_onnx import export_onnx
 from nas_zoo.export.graph.variants import (
     float16_variant,
     metadata_of,

@@ -5,8 +5,8 @@ import timm
 import torch
 
 from nas_zoo.genotype import load_genotype
+from nas_zoo.models.catalog import MODELS
 from nas_zoo.models.count import count, count_stages, work_out
-from nas_zoo.models.registry import MODELS
 from nas_zoo.models.table import in_csv, model_rows, paper_figures
 from tests.models.test_convert import ODD, SKIPPING
 from tests.plain_darts import PlainNetwork

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from nas_zoo.cli import main
 from nas_zoo.genotype import load_genotype
 from nas_zoo.models import public
+from nas_zoo.models.catalog import DATA, MODELS
 from nas_zoo.models.public import PublicWeights, find_public, public_of, public_weights, read_public
-from nas_zoo.models.registry import DATA, MODELS
 from tests.original_darts import original
 from tests.present import present
 

@@ -22,7 +22,7 @@ from nas_zoo.export.publish.hub import main as publish_main
 from nas_zoo.export.publish.space import main as space_main
 from nas_zoo.genotype import Genotype, genotype_record
 from nas_zoo.models import registry, results
-from nas_zoo.models.registry import MODELS
+from nas_zoo.models.catalog import MODELS
 from nas_zoo.models.results import Result, in_table, package_results, read_results
 from nas_zoo.release import adopt as adopt_module
 from nas_zoo.release.adopt import main as adopt_main
