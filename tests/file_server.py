@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import threading
 import time
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+from tests.loopback import LoopbackServer
 
 #: As Drive answers for a file that it has not looked through: a form that leads to the file.
 DRIVE_PAGE = b"""<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head><body>
@@ -42,27 +43,16 @@ class Fault:
 NO_FAULT = Fault("", status=404)
 
 
-class FileServer:
+class FileServer(LoopbackServer):
     def __init__(self, files: dict[str, bytes]) -> None:
         self.files = dict(files)
         self.faults: list[Fault] = []
         self.always: Fault | None = None
         self.requests: list[tuple[str, dict[str, str]]] = []
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.server.daemon_threads = True
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True)
-
-    def __enter__(self) -> Self:
-        self.thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
+        super().__init__()
 
     def link(self, name: str) -> str:
-        return f"http://127.0.0.1:{self.server.server_address[1]}/{name}"
+        return f"{self.endpoint}/{name}"
 
     def fault(self, kind: str, times: int = 1, **more: Any) -> None:
         self.faults += [Fault(kind, **more)] * times

@@ -20,11 +20,13 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from ruamel.yaml import YAML, YAMLError
+
+from tests.loopback import LoopbackServer
 
 #: Suffixes that go to LFS, as in the .gitattributes of a new repository; so does what is larger than 10 MB.
 LFS_SUFFIXES = (".safetensors", ".onnx", ".bin", ".pt", ".png")
@@ -105,7 +107,7 @@ class _Refused(Exception):
         self.status, self.message, self.code, self.more = status, message, code, more
 
 
-class HubServer:
+class HubServer(LoopbackServer):
     """The server; `endpoint` is its address, `token` may write to `user` and `organization`, `reader` may only read."""
 
     user, organization = "tester", "zoo"
@@ -117,22 +119,7 @@ class HubServer:
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self.lock = threading.RLock()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.server.daemon_threads = True
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True)
-
-    def __enter__(self) -> Self:
-        self.thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_address[1]}"
+        super().__init__()
 
     @property
     def environment(self) -> dict[str, str]:

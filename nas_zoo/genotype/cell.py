@@ -106,6 +106,15 @@ def as_cell(value: Any, kind: Kind) -> Cell:
     return Cell.at(place_in(kind), nodes, concat)
 
 
+def check_node_numbers(numbers: list[int], where: str) -> None:
+    """ValueError unless the nodes of a cell are numbered from 2 without a gap; `numbers` are sorted."""
+    if numbers != list(range(NUM_INPUTS, len(numbers) + NUM_INPUTS)) or not 1 <= len(numbers) <= MAX_NODES:
+        raise ValueError(
+            f"{where}: there must be 1 to {MAX_NODES} nodes, numbered from {NUM_INPUTS} without a gap, "
+            f"got nodes {listed(numbers) or 'none'}"
+        )
+
+
 def _checked_cell(nodes: Any, concat: Any, place: Place) -> tuple[tuple[tuple[Edge, ...], ...], tuple[int, ...]]:
     """(nodes, concat) as tuples, every rule of a cell checked; `place` words the place of an error."""
     node_values = items_of(nodes, place(("nodes",)), "a list of nodes, each a list of [operation, source] pairs")

@@ -29,7 +29,7 @@ import torch
 
 from nas_zoo.genotype import Genotype, as_genotype, list_found, list_genotypes, load_genotype
 from nas_zoo.models.key_schemes import SCHEMES, Scheme, find_scheme
-from nas_zoo.models.layout import LAYOUTS
+from nas_zoo.models.layout import LAYOUTS, reduction_cells
 from nas_zoo.models.load import StateDict, read_state_dict, state_dict_of
 from nas_zoo.models.network import CellNet
 from nas_zoo.runs.files import write_weights
@@ -219,7 +219,7 @@ def _modules(genotype: Genotype, found: Original) -> Iterator[tuple[str | None, 
     """(module of the CellNet, module of the original), for each with tensors; None: it does not reach the logits."""
     yield from ((ours, theirs) for theirs, ours in _STEM[found.layout].items())
     yield "classifier", "classifier"
-    reductions = {found.num_cells // 3, 2 * found.num_cells // 3}
+    reductions = reduction_cells(found.num_cells)
     for index in range(found.num_cells):
         cell = genotype.cell("reduce" if index in reductions else "normal")
         halved = index - 1 in reductions if index else found.layout == "imagenet"
@@ -256,7 +256,7 @@ def _check_nothing_else(state: StateDict, genotype: Genotype, found: Original) -
 
 def _renumbered(state: StateDict, numbering: Numbering, found: Original) -> StateDict:
     """The edges under our numbers; those that we do not have keep a name that nobody knows."""
-    reductions = {found.num_cells // 3, 2 * found.num_cells // 3}
+    reductions = reduction_cells(found.num_cells)
     renamed = {}
     for key, value in state.items():
         if match := _OPERATION.fullmatch(key):
@@ -328,7 +328,7 @@ def _say(signature: tuple[str, tuple[int, ...] | None] | None) -> str:
 
 def _cells_of_both_kinds(found: Original) -> list[tuple[int, bool]]:
     """The first cell of each kind: its index, and whether it is a reduction cell."""
-    reductions = {found.num_cells // 3, 2 * found.num_cells // 3}
+    reductions = reduction_cells(found.num_cells)
     normal = next((index for index in range(found.num_cells) if index not in reductions), None)
     return ([] if normal is None else [(normal, False)]) + [(min(reductions), True)]
 

@@ -139,7 +139,7 @@ def every_other_pixel(x: Tensor) -> tuple[Tensor, Tensor]:
     Where a side is odd the second has a row or column of zeros at its end.
     """
     if torch.jit.is_scripting():
-        return x[:, :, ::2, ::2], F.pad(x[:, :, 1::2, 1::2], (0, x.shape[3] % 2, 0, x.shape[2] % 2))
+        return _take_apart(x)
     return _every_other_pixel(x)
 
 

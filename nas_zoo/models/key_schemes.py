@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 from nas_zoo.genotype import Genotype
+from nas_zoo.models.layout import reduction_cells
 
 __all__ = ["SCHEMES", "Scheme", "find_scheme"]
 
@@ -157,8 +158,7 @@ def _numbered(genotype: Genotype, reduction: bool) -> list[tuple[int, int, tuple
 
 def _reductions(names: Collection[str]) -> set[int]:
     cells = [int(match[1]) for name in names if (match := re.match(r"cells\.(\d+)\.", name))]
-    num_cells = 1 + max(cells, default=-1)
-    return {num_cells // 3, 2 * num_cells // 3}
+    return reduction_cells(1 + max(cells, default=-1))
 
 
 SCHEMES = (

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from nas_zoo.genotype.cell import show
 
-__all__ = ["LAYOUTS", "CellSpec", "Plan", "StemSpec", "find_live", "plan_network"]
+__all__ = ["LAYOUTS", "CellSpec", "Plan", "StemSpec", "find_live", "plan_network", "reduction_cells"]
 
 LAYOUTS = ("cifar", "imagenet")
 
@@ -58,6 +58,11 @@ class Plan:
     cells: tuple[CellSpec, ...]
 
 
+def reduction_cells(num_cells: int) -> set[int]:
+    """Indices of the reduction cells."""
+    return {num_cells // 3, 2 * num_cells // 3}
+
+
 def plan_network(
     layout: str, init_channels: int, num_cells: int, num_concat: Mapping[str, int], in_chans: int = 3
 ) -> Plan:
@@ -93,8 +98,9 @@ def plan_network(
     halve = layout == "imagenet"
     reduction = stem[-1].reduction
     cells = []
+    reductions = reduction_cells(num_cells)
     for index in range(num_cells):
-        kind = "reduce" if index in (num_cells // 3, 2 * num_cells // 3) else "normal"
+        kind = "reduce" if index in reductions else "normal"
         if kind == "reduce":
             c *= 2
             reduction *= 2

@@ -21,7 +21,7 @@ from torch import nn
 from nas_zoo.genotype import KINDS, Genotype, as_genotype
 from nas_zoo.genotype import Cell as Edges
 from nas_zoo.models.depthwise import concatenate
-from nas_zoo.models.layout import CellSpec, Plan, find_live, plan_network
+from nas_zoo.models.layout import CellSpec, Plan, find_live, plan_network, reduction_cells
 from nas_zoo.models.operations import FactorizedReduce, PointwiseNorm, build_op, reads_relu
 
 __all__ = ["CellNet", "build"]
@@ -211,7 +211,7 @@ class CellNet(nn.Module):
         # before the resolution changes.
         self.feature_info, self.feature_ends = _feature_levels(plan, live)
         # The second reduction cell, or the next one behind it that is computed.
-        self.auxiliary_cell = min(index for index in live if index >= 2 * num_cells // 3)
+        self.auxiliary_cell = min(index for index in live if index >= max(reduction_cells(num_cells)))
         self.num_features = plan.cells[-1].out_channels
         self.global_pool, self.head_drop, self.classifier = create_classifier(
             self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd

@@ -117,31 +117,12 @@ RECIPES: dict[str, dict[str, Any]] = {
         "crop_area_min": 0.35,
         "ema_decay": 0.999,
     },
-    # Ours, for networks that are trained already (--pretrained), as people fine-tune with timm: a fifth of the rate
-    # from scratch, since a high one undoes what the network knows, a short warm-up for the new classifier, which
-    # begins at random beside trained features, and a moving average. --layer-decay 0.75 holds the first layers back
-    # further, --frozen-stem holds the stem altogether.
-    "finetune": {
-        "epochs": 10,
-        "batch_size": 64,
-        "optimizer": "sgd",
-        "lr": 0.02,
-        "min_lr": 0.0,
-        "schedule": "cosine",
-        "schedule_per": "iteration",
-        "warmup_epochs": 1,
-        "momentum": 0.9,
-        "weight_decay": 1e-4,
-        "decay_all": False,
-        "grad_clip": 5.0,
-        "label_smoothing": 0.1,
-        "drop_path": 0.0,
-        "aux_weight": 0.0,
-        "cutout": 0,
-        "crop_area_min": 0.35,
-        "ema_decay": 0.999,
-    },
 }
+# Ours, for networks that are trained already (--pretrained), as people fine-tune with timm: a fifth of the rate
+# from scratch, since a high one undoes what the network knows, a short warm-up for the new classifier, which
+# begins at random beside trained features, and a moving average. --layer-decay 0.75 holds the first layers back
+# further, --frozen-stem holds the stem altogether.
+RECIPES["finetune"] = RECIPES["quick"] | {"epochs": 10, "lr": 0.02, "warmup_epochs": 1, "weight_decay": 1e-4}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,16 +43,12 @@ from nas_zoo.export.graph.variants import (
 )
 from nas_zoo.export.runtime.classifier import OnnxClassifier
 from nas_zoo.train.evaluation import evaluate_model
+from tests.export.test_runtime import photograph
 from tests.weights import write_images
 
 LABELS = ["ant", "bee", "cow", "dog", "elk"]
 SIDE = 16
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
-
-
-def photograph(seed: int, height: int = 30, width: int = 41) -> Image.Image:
-    small = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), np.uint8)
-    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
 
 @pytest.fixture(scope="module")

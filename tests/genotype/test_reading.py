@@ -9,11 +9,9 @@ import torch
 
 from nas_zoo.genotype import Genotype, as_genotype, load_genotype
 from nas_zoo.genotype.dialects.python_text import bracketed, calls_of, literal
+from tests.genotype.test_dialects import CONFIG as NB301
+from tests.genotype.test_dialects import NORMAL, PREFIX, REDUCE
 
-NORMAL = [("sep_conv_3x3", 0), ("sep_conv_5x5", 1), ("skip_connect", 0), ("dil_conv_3x3", 2),
-          ("max_pool_3x3", 1), ("avg_pool_3x3", 3), ("dil_conv_5x5", 0), ("sep_conv_3x3", 4)]  # fmt: skip
-REDUCE = [("max_pool_3x3", 0), ("max_pool_3x3", 1), ("skip_connect", 1), ("skip_connect", 2),
-          ("sep_conv_3x3", 0), ("sep_conv_3x3", 3), ("max_pool_3x3", 2), ("dil_conv_5x5", 4)]  # fmt: skip
 CALL = f"Genotype(normal={NORMAL}, normal_concat=range(2, 6), reduce={REDUCE}, reduce_concat=range(2, 6))"
 EXPECTED = Genotype.from_darts(CALL)
 OTHER_CALL = CALL.replace("'sep_conv_5x5', 1", "'skip_connect', 1")
@@ -70,22 +68,6 @@ JSON_FIELDS = {key: list(value) for key, value in FIELDS.items()}
 MARKDOWN_JSON = (
     f"# Cells\n\nIt's (of course) these:\n\n```json\n{json.dumps(JSON_FIELDS, indent=1)}\n```\n\n* [x] done\n"
 )
-PREFIX = "NetworkSelectorDatasetInfo:darts:"
-NB301 = {
-    "OptimizerSelector:optimizer": "sgd",
-    f"{PREFIX}edge_normal_0": "sep_conv_3x3", f"{PREFIX}edge_normal_1": "sep_conv_5x5",
-    f"{PREFIX}edge_normal_2": "skip_connect", f"{PREFIX}edge_normal_4": "dil_conv_3x3",
-    f"{PREFIX}edge_normal_6": "max_pool_3x3", f"{PREFIX}edge_normal_8": "avg_pool_3x3",
-    f"{PREFIX}edge_normal_9": "dil_conv_5x5", f"{PREFIX}edge_normal_13": "sep_conv_3x3",
-    f"{PREFIX}inputs_node_normal_3": "0_2", f"{PREFIX}inputs_node_normal_4": "1_3",
-    f"{PREFIX}inputs_node_normal_5": "0_4",
-    f"{PREFIX}edge_reduce_0": "max_pool_3x3", f"{PREFIX}edge_reduce_1": "max_pool_3x3",
-    f"{PREFIX}edge_reduce_3": "skip_connect", f"{PREFIX}edge_reduce_4": "skip_connect",
-    f"{PREFIX}edge_reduce_5": "sep_conv_3x3", f"{PREFIX}edge_reduce_8": "sep_conv_3x3",
-    f"{PREFIX}edge_reduce_11": "max_pool_3x3", f"{PREFIX}edge_reduce_13": "dil_conv_5x5",
-    f"{PREFIX}inputs_node_reduce_3": "1_2", f"{PREFIX}inputs_node_reduce_4": "0_3",
-    f"{PREFIX}inputs_node_reduce_5": "2_4",
-}  # fmt: skip
 NB301_RESULT = {"budget": 100, "optimized_hyperparamater_config": NB301, "info": [{"val_accuracy": 93.2}]}
 NB301_NESTED = {"darts": {key.removeprefix(PREFIX): value for key, value in NB301.items()}, "seed": 1}
 NNI1_NAMES = ["maxpool", "avgpool", "skipconnect", "sepconv3x3", "sepconv5x5", "dilconv3x3", "dilconv5x5"]

@@ -24,6 +24,7 @@ from nas_zoo.search.method import mean_entropy
 from nas_zoo.search.methods.edas import EdasSettings
 from nas_zoo.search.run import main, parse
 from tests.run_two_processes import SEARCHES, iterate
+from tests.same_run import assert_same_checkpoint
 
 ROOT = Path(__file__).parents[2]
 EXPECTED = ROOT / "tests" / "expected"
@@ -42,28 +43,9 @@ def epochs_of(out: Path) -> list[dict]:
 
 def assert_same_run(one: Path, other: Path) -> None:
     """Bit for bit: weights, alpha, both optimizers, counters; and the log but for times."""
-    a, b = (load_checkpoint(folder / "checkpoint.pt", "search") for folder in (one, other))
-    for state in (a, b):
-        state.pop("seconds")
-        state["settings"] = {k: v for k, v in state["settings"].items() if k not in ("out", "time_budget")}
-    flat_a, flat_b = dict(flatten(a)), dict(flatten(b))
-    assert flat_a.keys() == flat_b.keys()
-    for key, value in flat_a.items():
-        same = torch.equal(value, flat_b[key]) if isinstance(value, torch.Tensor) else value == flat_b[key]
-        assert same, key
+    assert_same_checkpoint(one, other, "search")
     assert epochs_of(one) == epochs_of(other)
     assert load_genotype(one) == load_genotype(other)
-
-
-def flatten(value, path=""):
-    if isinstance(value, dict):
-        for key, entry in value.items():
-            yield from flatten(entry, f"{path}/{key}")
-    elif isinstance(value, (list, tuple)):
-        for i, entry in enumerate(value):
-            yield from flatten(entry, f"{path}/{i}")
-    else:
-        yield path, value
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,7 @@ from nas_zoo.train.evaluation import evaluate, evaluate_model
 from nas_zoo.train.model import read_weights
 from nas_zoo.train.recipes import RECIPES, TrainSettings
 from nas_zoo.train.run import Training, main, make_parser, parse
+from tests.same_run import assert_same_checkpoint
 from tests.train_two_processes import iterate_in_float64
 
 ROOT = Path(__file__).parents[2]
@@ -62,29 +63,9 @@ def lines_of(out: Path) -> list[dict]:
     return [{k: v for k, v in line.items() if k not in TIMES} for line in RunLog.read(out)[1:]]
 
 
-def flatten(value, path=""):
-    if isinstance(value, dict):
-        for key, entry in value.items():
-            yield from flatten(entry, f"{path}/{key}")
-    elif isinstance(value, (list, tuple)):
-        for i, entry in enumerate(value):
-            yield from flatten(entry, f"{path}/{i}")
-    else:
-        yield path, value
-
-
 def assert_same_run(one: Path, other: Path) -> None:
     """Bit for bit: weights, auxiliary head, moving average, optimizer, counters, the result; the log but for times."""
-    states = []
-    for folder in (one, other):
-        state = load_checkpoint(folder / "checkpoint.pt", "train")
-        state.pop("seconds")
-        state["settings"] = {k: v for k, v in state["settings"].items() if k not in ("out", "time_budget")}
-        states.append(dict(flatten(state)))
-    assert states[0].keys() == states[1].keys()
-    for key, value in states[0].items():
-        same = torch.equal(value, states[1][key]) if isinstance(value, torch.Tensor) else value == states[1][key]
-        assert same, key
+    assert_same_checkpoint(one, other, "train")
     assert lines_of(one) == lines_of(other)
     assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
 

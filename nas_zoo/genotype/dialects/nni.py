@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from nas_zoo.genotype.cell import KINDS, MAX_NODES, Cell, Path, is_int, listed, show
+from nas_zoo.genotype.cell import KINDS, Cell, Path, check_node_numbers, is_int, show
 
 NAME = "NNI model_dict"
 
@@ -47,11 +47,7 @@ def _cell(edges: dict[int, dict[int, dict[str, Any]]], kind: str, concat: str) -
     numbers = sorted(edges)
     if not numbers:
         raise ValueError(f"{NAME}: no key begins with {kind}/op_; both kinds of cell are needed")
-    if numbers != list(range(2, len(numbers) + 2)) or len(numbers) > MAX_NODES:
-        raise ValueError(
-            f"{NAME}, {kind}: there must be 1 to {MAX_NODES} nodes, numbered from 2 without a gap, "
-            f"got nodes {listed(numbers)}"
-        )
+    check_node_numbers(numbers, f"{NAME}, {kind}")
     nodes: list[list[list[Any]]] = []
     origins: dict[Path, str] = {}
     for number in numbers:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from nas_zoo.genotype.cell import KINDS, MAX_NODES, Cell, Path, is_int, listed, show
+from nas_zoo.genotype.cell import KINDS, Cell, Path, check_node_numbers, is_int, show
 from nas_zoo.genotype.dialects.nni import NOTHING, cell_of_keys
 
 NAME = "NNI 1.x export"
@@ -38,11 +38,7 @@ def read(record: dict[Any, Any]) -> tuple[Cell, Cell]:
 
 def _cell(record: dict[Any, Any], labels: list[re.Match[str]], kind: str) -> Cell:
     numbers = sorted({int(label[2]) for label in labels})
-    if numbers != list(range(2, len(numbers) + 2)) or not 1 <= len(numbers) <= MAX_NODES:
-        raise ValueError(
-            f"{NAME}, {kind}: there must be 1 to {MAX_NODES} nodes, numbered from 2 without a gap, "
-            f"got nodes {listed(numbers) or 'none'}"
-        )
+    check_node_numbers(numbers, f"{NAME}, {kind}")
     nodes: list[list[list[Any]]] = []
     origins: dict[Path, str] = {}
     for number in numbers:
