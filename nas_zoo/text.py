@@ -6,9 +6,10 @@ nothing else, neither as a terminal's commands nor as Markdown or HTML.
 
 import functools
 import re
+import reprlib
 from typing import Any
 
-__all__ = ["counted", "fill", "markdown", "plain"]
+__all__ = ["counted", "fill", "markdown", "plain", "show"]
 
 #: Control characters, the ends of lines and paragraphs, what turns the direction of writing, halves of characters.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -24,6 +25,19 @@ def plain(text: object) -> str:
 def markdown(text: object) -> str:
     """The text as Markdown that shows it as it is, in a line of prose or a cell of a table."""
     return _ACTIVE.sub(lambda found: "\\" + found[0], plain(text))
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 80
+_REPR.maxlevel = 4
+
+
+def show(value: Any) -> str:
+    """repr of a value, cut short; a value from outside may be huge, deep or without a repr."""
+    try:
+        return _REPR.repr(value)
+    except (ValueError, RecursionError):  # an integer over the digit limit of int -> str
+        return f"a {type(value).__name__} too large to show"
 
 
 def counted(number: int, one: str = "", many: str | None = None) -> str:

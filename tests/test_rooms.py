@@ -91,6 +91,45 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     assert len(order) == len(MODULES)
 
 
+def named_for_others(folder: str) -> set[str]:
+    """What a room's `__init__` names: modules in the lines of its docstring, and what it imports itself."""
+    tree = ast.parse(MODULES[folder].read_text(encoding="utf-8"))
+    modules = re.findall(r"^    (\w+) {2,}\w", ast.get_docstring(tree, clean=False) or "", re.MULTILINE)
+    return {*modules, *(module.rpartition(".")[2] for module in modules_imported(MODULES[folder]))}
+
+
+def exported(module: str) -> set[str]:
+    """The names in a module's `__all__`."""
+    for node in ast.parse(MODULES[module].read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "__all__":
+            return set(ast.literal_eval(node.value))
+    return set()
+
+
+def test_rooms_use_of_each_other_what_is_named_for_them() -> None:
+    """Other rooms import modules that a room's `__init__` names, of them what `__all__` does; and all named is used."""
+    wrong, used = [], dict[str, set[str]]()
+    for module, path in MODULES.items():
+        mine = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        for other, name in imports(path):
+            is_room = MODULES[other].name == "__init__.py"
+            folder = other if is_room else other.rpartition(".")[0]
+            if mine.startswith(folder) or (folder.startswith(mine) and mine != "nas_zoo"):
+                continue  # a room and what stands in it
+            if not is_room:
+                used.setdefault(folder, set()).add(other.rpartition(".")[2])
+            if name is not None and name not in exported(other):
+                wrong.append(f"{module}: {name} is not in the __all__ of {other}")
+    for folder, modules in used.items():
+        if folder != "nas_zoo" and modules - named_for_others(folder):
+            wrong.append(f"{folder}/__init__.py does not name {', '.join(sorted(modules - named_for_others(folder)))}")
+    for folder in {module.rpartition(".")[0] for module in MODULES}:
+        if folder in MODULES and "Other rooms import" in MODULES[folder].read_text(encoding="utf-8"):
+            idle = named_for_others(folder) - used.get(folder, set())
+            wrong += [f"{folder}/__init__.py names {name}, which nobody uses" for name in sorted(idle)]
+    assert wrong == []
+
+
 def test_contributing_names_every_room() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     named = {place.strip("`/") for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for place in row.split(", ")}

@@ -1,4 +1,10 @@
-"""Exported files at work: classifying, timing, serving."""
+"""Exported files at work: classifying, timing, serving.
+
+Other rooms import of it:
+
+    classifier   one call from a picture to what it shows
+    triton       a model repository of a server
+"""
 
 from nas_zoo.export.runtime.classifier import OnnxClassifier
 

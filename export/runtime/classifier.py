@@ -44,11 +44,13 @@ if TYPE_CHECKING:
 __all__ = [
     "PROVIDERS",
     "FolderPredictions",
+    "ImageLike",
     "OnnxClassifier",
     "Prediction",
     "ProviderError",
     "provider_problems",
     "raise_if_hopeless",
+    "softmax",
 ]
 
 logger = logging.getLogger("nas_zoo")

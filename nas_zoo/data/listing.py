@@ -29,7 +29,7 @@ from tqdm import tqdm
 from nas_zoo.data.pictures import EXTENSIONS, MAX_FILE_BYTES
 from nas_zoo.data.sources import ImageFiles
 
-__all__ = ["FileTree", "list_folder", "list_images", "list_tar", "list_zip", "parts_of", "tell_left_out"]
+__all__ = ["FileTree", "list_folder", "list_images", "list_tar", "list_zip", "nfc", "parts_of", "tell_left_out"]
 
 logger = logging.getLogger("nas_zoo")
 

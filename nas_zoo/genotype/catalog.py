@@ -7,8 +7,9 @@ from functools import cache
 from importlib import resources
 from typing import Any, NoReturn
 
-from nas_zoo.genotype.cell import near, show
+from nas_zoo.genotype.cell import near
 from nas_zoo.genotype.genotype import SCHEMA, VERSION, from_record, parse_json
+from nas_zoo.text import show
 
 __all__ = [
     "NAME",

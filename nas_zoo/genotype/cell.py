@@ -8,16 +8,18 @@ in no concat), take one input twice, or put several operations on one input.
 The order of a node's edges is part of a cell: it decides the names of the parameters in a state dict.
 
 Everything a user can get wrong is a ValueError that names the place, the value found and what would do. The room
-`nas_zoo.genotype` needs the standard library only; the dialects build on this module and know nothing of the others.
+`nas_zoo.genotype` needs the standard library and nas_zoo.text only; the dialects build on this module and know nothing
+of the others.
 """
 
 from __future__ import annotations
 
 import difflib
-import reprlib
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any, Literal, NamedTuple, Self, TypeGuard
+
+from nas_zoo.text import show
 
 __all__ = ["KINDS", "MAX_NODES", "NUM_INPUTS", "OPERATIONS", "Cell", "Edge", "Kind"]
 
@@ -228,19 +230,6 @@ def near(word: str, known: Iterable[str]) -> str:
     """Words that name the known ones most like `word`, or nothing."""
     alike = difflib.get_close_matches(word[:100], known)
     return f" (near: {listed(alike)})" if alike else ""
-
-
-_REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 80
-_REPR.maxlevel = 4
-
-
-def show(value: Any) -> str:
-    """repr of a value, cut short; a value from outside may be huge, deep or without a repr."""
-    try:
-        return _REPR.repr(value)
-    except (ValueError, RecursionError):  # an integer over the digit limit of int -> str
-        return f"a {type(value).__name__} too large to show"
 
 
 def check_size(size: int, what: str, limit: int) -> None:

@@ -20,19 +20,9 @@ import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple, NoReturn, Self
 
-from nas_zoo.genotype.cell import (
-    KINDS,
-    OPERATIONS,
-    Cell,
-    Kind,
-    as_cell,
-    check_keys,
-    check_size,
-    is_int,
-    listed,
-    show,
-)
+from nas_zoo.genotype.cell import KINDS, OPERATIONS, Cell, Kind, as_cell, check_keys, check_size, is_int, listed
 from nas_zoo.genotype.dialects import darts
+from nas_zoo.text import show
 
 __all__ = ["MAX_BYTES", "SCHEMA", "VERSION", "Genotype"]
 

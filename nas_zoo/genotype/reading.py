@@ -20,10 +20,11 @@ from functools import partial
 from typing import Any
 
 from nas_zoo.genotype.catalog import NAME, list_genotypes, no_such_name, package_record
-from nas_zoo.genotype.cell import Cell, check_size, listed, near, show
+from nas_zoo.genotype.cell import Cell, check_size, listed, near
 from nas_zoo.genotype.dialects import darts, dialect_of, enas, lists, nasbench201
 from nas_zoo.genotype.dialects.python_text import bracketed, literal
 from nas_zoo.genotype.genotype import MAX_BYTES, Genotype, NoJson, decoded, from_record, parse_json
+from nas_zoo.text import show
 
 __all__ = ["as_genotype", "load_genotype", "provenance_of"]
 

@@ -12,7 +12,7 @@ Reduction cells stand at num_cells // 3 and 2 * num_cells // 3; each doubles the
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from nas_zoo.genotype.cell import show
+from nas_zoo.text import show
 
 __all__ = ["LAYOUTS", "CellSpec", "Plan", "StemSpec", "find_live", "plan_network", "reduction_cells"]
 

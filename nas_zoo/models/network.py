@@ -24,7 +24,7 @@ from nas_zoo.models.depthwise import concatenate
 from nas_zoo.models.layout import CellSpec, Plan, find_live, plan_network, reduction_cells
 from nas_zoo.models.operations import FactorizedReduce, PointwiseNorm, build_op, reads_relu
 
-__all__ = ["CellNet", "build"]
+__all__ = ["CellNet", "SkippedCell", "StemBlock", "build"]
 
 
 class StemBlock(nn.Module):

@@ -20,7 +20,10 @@ from torch import nn
 from nas_zoo.genotype import OPERATIONS
 from nas_zoo.models.depthwise import DepthwiseConv, every_other_pixel
 
-__all__ = ["SEARCH_OPERATIONS", "FactorizedReduce", "PointwiseNorm", "build_op", "reads_relu"]
+__all__ = [
+    "SEARCH_OPERATIONS", "DilatedConv", "FactorizedReduce", "NormalizedPool", "PointwiseNorm", "SeparableConv",
+    "StackedConv", "build_op", "reads_relu",
+]  # fmt: skip
 
 #: Candidate operations of DARTS without 'none' (DA2S, section 4.1); EDAS puts 'none' in front of them.
 SEARCH_OPERATIONS = (

@@ -1,5 +1,7 @@
 """The colours of the operations: one set for drawings of cells and for the curves of a search."""
 
+__all__ = ["OPERATION_COLORS"]
+
 #: Colour of an operation. Kinds by hue, after Okabe and Ito's palette for all kinds of colour vision; larger kernels
 #: of a kind are darker. The label says the same in words.
 OPERATION_COLORS = {

@@ -27,9 +27,11 @@ from nas_zoo.runs.settings import require
 
 __all__ = [
     "DTYPES",
+    "HUB_FILE",
     "PACKAGE",
     "Result",
     "fetch_weights",
+    "file_sha256",
     "in_table",
     "network_errors",
     "package_results",

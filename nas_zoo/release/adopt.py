@@ -51,7 +51,10 @@ from nas_zoo.train.evaluation import evaluate_model
 from nas_zoo.train.model import describe_mismatch
 from nas_zoo.train.recipes import TrainSettings, settings_of
 
-__all__ = ["Dataset", "adopt", "main", "reference_images", "result_of_run", "with_dtype"]
+__all__ = [
+    "Dataset", "adopt", "compare_with_reference", "main", "read_run", "reference_images", "reference_tensors",
+    "result_of_run", "with_dtype",
+]  # fmt: skip
 
 #: float16 may cost so many percentage points, and no more.
 TOLERANCE = 0.1

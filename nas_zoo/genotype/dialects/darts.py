@@ -41,10 +41,10 @@ from nas_zoo.genotype.cell import (
     is_int,
     items_of,
     listed,
-    show,
 )
 from nas_zoo.genotype.dialects import unas
 from nas_zoo.genotype.dialects.python_text import MAX_BYTES, Call, calls_of, parse, unwrapped
+from nas_zoo.text import show
 
 NAME = "DARTS fields"
 

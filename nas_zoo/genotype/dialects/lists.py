@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from nas_zoo.genotype.cell import KINDS, Cell, as_cell, show
+from nas_zoo.genotype.cell import KINDS, Cell, as_cell
 from nas_zoo.genotype.dialects import darts
+from nas_zoo.text import show
 
 NAME = "nested lists"
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from nas_zoo.genotype.cell import KINDS, Cell, Path, show
+from nas_zoo.genotype.cell import KINDS, Cell, Path
 from nas_zoo.genotype.dialects.nni import NOTHING, cell_of_keys
+from nas_zoo.text import show
 
 NAME = "NAS-Bench-301 configuration"
 

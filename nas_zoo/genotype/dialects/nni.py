@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from nas_zoo.genotype.cell import KINDS, Cell, Path, check_node_numbers, is_int, show
+from nas_zoo.genotype.cell import KINDS, Cell, Path, check_node_numbers, is_int
+from nas_zoo.text import show
 
 NAME = "NNI model_dict"
 

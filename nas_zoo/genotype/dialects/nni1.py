@@ -12,8 +12,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from nas_zoo.genotype.cell import KINDS, Cell, Path, check_node_numbers, is_int, show
+from nas_zoo.genotype.cell import KINDS, Cell, Path, check_node_numbers, is_int
 from nas_zoo.genotype.dialects.nni import NOTHING, cell_of_keys
+from nas_zoo.text import show
 
 NAME = "NNI 1.x export"
 

@@ -15,7 +15,8 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from nas_zoo.genotype.cell import check_size, show
+from nas_zoo.genotype.cell import check_size
+from nas_zoo.text import show
 
 __all__ = ["Call", "bracketed", "calls_of", "literal", "parse", "unwrapped"]
 

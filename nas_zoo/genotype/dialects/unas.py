@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from nas_zoo.genotype.cell import Kind, Path, Place, is_int, items_of, show
+from nas_zoo.genotype.cell import Kind, Path, Place, is_int, items_of
+from nas_zoo.text import show
 
 _OPERATIONS = (
     "skip_connect", "sep_conv_3x3", "max_pool_3x3", "dil_conv_3x3", "sep_conv_5x5", "avg_pool_3x3", "sep_conv_7x7",
