@@ -1,5 +1,6 @@
 """Before anything imports torch: one thread, since the tensors here are small, and no progress bars."""
 
+import gc
 import os
 
 import pytest
@@ -25,3 +26,41 @@ def publish(tmp_path, monkeypatch):
 
     with served(tmp_path / "torch", monkeypatch) as put:
         yield put
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: without this, every thousandth new object has the collector walk all of torch."""
+    gc.collect()
+    gc.freeze()
+
+
+#: CPU seconds of a test and its child processes, above which it is to be marked slow.
+FAST_S = 3.0
+
+
+def cpu_seconds():
+    times = os.times()
+    return sum(times[:4])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    before = cpu_seconds()
+    try:
+        return (yield)
+    finally:
+        item.user_properties.append(("cpu_s", cpu_seconds() - before))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Says what the tests cost in CPU time, and which should be marked slow: said only, since machines differ."""
+    took = {
+        report.nodeid: (dict(report.user_properties)["cpu_s"], "slow" in report.keywords)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", None) == "call"
+    }
+    terminalreporter.write_line(f"the tests themselves took {sum(cpu_s for cpu_s, _ in took.values()):.0f} CPU seconds")
+    for name, (cpu_s, slow) in took.items():
+        if cpu_s > FAST_S and not slow:
+            terminalreporter.write_line(f"to be marked slow, {cpu_s:.1f} CPU seconds where {FAST_S:g} are fast: {name}")

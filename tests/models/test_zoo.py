@@ -71,9 +71,14 @@ def by_arithmetic(model: Any, input_size: tuple[int, int, int]) -> Counts:
     return work_out(model.genotype, model.layout, model.init_channels, model.num_cells, model.num_classes, input_size)
 
 
-def facts(name: str, count_by: Callable[[Any, tuple[int, int, int]], Counts] = by_arithmetic) -> dict[str, Any]:
+@pytest.fixture(scope="module", params=MODELS)
+def full_size(request: pytest.FixtureRequest) -> tuple[str, Any]:
+    """Each model's name, and it at its own size, without data; pytest runs the tests of one after the other."""
+    return request.param, timm.create_model(request.param, device="meta")
+
+
+def facts(model: Any, count_by: Callable[[Any, tuple[int, int, int]], Counts] = by_arithmetic) -> dict[str, Any]:
     """What is pinned of a model at its full size; keys: digest of names and shapes, in order."""
-    model: Any = timm.create_model(name, device="meta")
     shapes = [(key, list(value.shape)) for key, value in model.state_dict().items()]
     counts = count_by(model, model.pretrained_cfg["input_size"])
     return {
@@ -97,10 +102,16 @@ def test_the_models_are_those_that_are_pinned():
     assert list(json.loads(EXPECTED.read_text())) == MODELS
 
 
-@every_model
-def test_parameters_and_names_are_as_pinned(name):
+def test_parameters_and_names_are_as_pinned(full_size):
     """The pinned multiply-adds were counted by running the models; here they are worked out from the cells."""
-    assert facts(name) == json.loads(EXPECTED.read_text())[name]
+    name, model = full_size
+    assert facts(model) == json.loads(EXPECTED.read_text())[name]
+
+
+def test_the_genotype_survives_json_and_darts_text(full_size):
+    genotype = full_size[1].genotype
+    assert Genotype.from_json(genotype.to_json()) == genotype
+    assert Genotype.from_darts(genotype.to_darts()) == genotype
 
 
 @some_models
@@ -156,8 +167,8 @@ def test_the_configuration_describes_the_model(name):
     assert cfg["license"]
     assert cfg.get("label_names") is None or len(cfg["label_names"]) == model.num_classes
     assert {f"{cfg[key]}.weight" for key in ("first_conv", "classifier")} <= model.state_dict().keys()
-    with torch.device("meta"):
-        features = model.forward_features(torch.empty(1, *cfg["input_size"]))
+    with torch.no_grad():
+        features = model.forward_features(torch.empty(1, *cfg["input_size"], device="meta"))
         logits = model.forward_head(features)
     assert features.shape == (1, model.num_features, *cfg["pool_size"])
     assert logits.shape == (1, model.num_classes)
@@ -227,13 +238,7 @@ def test_a_saved_model_loads_as_it_was(name, tmp_path):
     assert torch.equal(loaded(images(model)), model(images(model)))
 
 
-@every_model
-def test_the_genotype_survives_json_and_darts_text(name):
-    genotype = small(name).genotype
-    assert Genotype.from_json(genotype.to_json()) == genotype
-    assert Genotype.from_darts(genotype.to_darts()) == genotype
-
-
 if __name__ == "__main__":
-    EXPECTED.write_text(json.dumps({name: facts(name, count) for name in MODELS}, indent=2) + "\n")
+    pinned = {name: facts(timm.create_model(name, device="meta"), count) for name in MODELS}
+    EXPECTED.write_text(json.dumps(pinned, indent=2) + "\n")
     print(f"wrote {EXPECTED.name}: {len(MODELS)} models")
