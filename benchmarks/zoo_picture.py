@@ -5,9 +5,10 @@
 
 The accuracy is what a cell's paper reports for its own training; latency and multiply-adds are measured and counted
 here, and the picture says so. Drawn are the networks of the papers' size (CIFAR: C = 36, 20 cells; ImageNet: C = 48,
-14 cells) whose paper reports an accuracy for that data. Hollow are cells whose paper puts another network around them
-(NASNet's own, say), so that accuracy and cost are not of one network. The line joins the others to which no other is
-superior in both.
+14 cells, or what the picture names) whose paper reports an accuracy for that data. Those that the CSV does not have are
+in the panel of multiply-adds alone, and it is said how many were timed. Hollow are cells whose paper puts another
+network around them (NASNet's own, say), so that accuracy and cost are not of one network. The line joins the others to
+which no other is superior in both.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_zoo.models.catalog import DATA, MODELS
-from nas_zoo.models.table import is_small, model_rows
+from nas_zoo.models.table import has_papers_size, model_rows
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import replacing
 
@@ -35,7 +36,7 @@ def find_points(data: str) -> list[Point]:
     whether the accuracy is of the same network."""
     names = [
         name for name, model in MODELS.items()
-        if model["data"] == data and not name.startswith("cell_net_") and not is_small(name)
+        if model["data"] == data and not name.startswith("cell_net_") and has_papers_size(name)
     ]  # fmt: skip
     return [
         {
@@ -137,7 +138,7 @@ def draw(points: list[Point], latency: dict[str, float], data: str, runtime: str
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True)
     timed = [p | {"ms": latency[p["name"]]} for p in points if p["name"] in latency]
-    draw_panel(left, timed, "ms", f"latency of a batch of {batch} (ms, {runtime}; ours, {len(timed)} models)")
+    draw_panel(left, timed, "ms", f"latency of a batch of {batch} (ms, {runtime}; ours, {_timed_of(timed, points)})")
     draw_panel(right, points, "madds", f"multiply-adds (millions; ours, {len(points)} models)")
     left.set_ylabel(f"{DATA_WORDS[data]} top-1 accuracy (%, as the papers report it)")
     figure.suptitle(
@@ -145,8 +146,20 @@ def draw(points: list[Point], latency: dict[str, float], data: str, runtime: str
     )
     hollow = "hollow: the paper's network around the cells is another" * any(not p["same_network"] for p in points)
     size = f"C = {DATA[data].init_channels}, {DATA[data].num_cells} cells"
+    own = [
+        f"{p['label']}: C = {MODELS[p['name']]['init_channels']}"
+        for p in points
+        if "init_channels" in MODELS[p["name"]]
+    ]
+    size += f" ({', '.join(own)})" if own else ""
     figure.supxlabel("; ".join(filter(None, (machine, size, hollow))), fontsize=7, color="#666666")
     return figure
+
+
+def _timed_of(timed: list[Point], points: list[Point]) -> str:
+    if len(timed) == len(points):
+        return f"{len(timed)} models"
+    return f"{len(timed)} of {len(points)} models, the others were not timed"
 
 
 def save_figure(figure: Any, path: Path) -> None:

@@ -23,7 +23,15 @@ from nas_zoo.models.public import NO_LICENSE, public_weights
 from nas_zoo.models.registry import find_result
 from nas_zoo.models.results import package_results
 
-__all__ = ["cell_rows", "in_csv", "is_small", "license_in_short", "model_rows", "paper_figures", "pretrained_rows"]
+__all__ = [
+    "cell_rows",
+    "has_papers_size",
+    "in_csv",
+    "license_in_short",
+    "model_rows",
+    "paper_figures",
+    "pretrained_rows",
+]
 
 Row = dict[str, Any]
 
@@ -48,14 +56,20 @@ def _reported(record: Row, data: str) -> Row:
             "paper_madds_m": "in_madds_m",
         }
     if reported.get(keys["paper_err"]) is not None:
-        keys["paper_network"] = "network"
+        of_data = f"{'in' if data == 'in1k' else data}_network"
+        keys["paper_network"] = of_data if of_data in reported else "network"
     empty = dict.fromkeys(("paper_err", "paper_top5_err", "paper_params_m", "paper_madds_m", "paper_network"))
     return empty | {ours: reported.get(theirs) for ours, theirs in keys.items()}
 
 
-def is_small(name: str) -> bool:
-    """Whether a model is a small form of our own making, of another size than in any paper: edas_c10_s."""
-    return name.endswith("_s")
+def has_papers_size(name: str) -> bool:
+    """Whether a model is of the size that its cells' figures are of: edas_c10_s and xnas_l_c10 are not.
+
+    That is the size of its data's layout, or the model's own where it is the only one of these cells and data.
+    """
+    model = MODELS[name]
+    same = [other for other in MODELS.values() if (other["cell"], other["data"]) == (model["cell"], model["data"])]
+    return model.keys() == {"cell", "data"} or len(same) == 1
 
 
 def model_rows(names: Sequence[str]) -> list[Row]:
@@ -72,7 +86,7 @@ def model_rows(names: Sequence[str]) -> list[Row]:
         provenance = record.get("provenance", {})
         own_cells = model["cell"] in list_found()
         figures = paper_figures(model["cell"], model["data"])
-        if figures["paper_err"] is not None and is_small(name):
+        if figures["paper_err"] is not None and not has_papers_size(name):
             size = f"C={data.init_channels}, {data.num_cells} cells"
             figures["paper_network"] = ", ".join(filter(None, (size, figures["paper_network"])))
         ours = default or next((row for row in package_results() if row.model == name), None)

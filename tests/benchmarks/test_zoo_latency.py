@@ -88,8 +88,22 @@ def test_a_point_has_the_papers_accuracy_and_our_count():
     assert points["darts_v2_c10"]["madds"] == pytest.approx(528.36, abs=0.01)
     assert "edas_c10" not in points  # no paper reports a figure of our own cells
     assert "darts_v2_c10_s" not in points  # the paper's figure is of another size
+    assert not {"xnas_m_c10", "xnas_l_c10", "eenas_2020_l_c10"} & points.keys()  # nor where it is of a narrower one
     assert points["darts_v2_c10"]["same_network"]
     assert not points["nsganet_c10"]["same_network"]  # the paper's widens, ours does not
+
+
+def test_a_picture_says_which_sizes_are_others_and_how_many_were_not_timed(tmp_path):
+    points = {point["name"]: point for point in zoo_picture.find_points("in1k")}
+    assert points["relativenas_in1k"]["same_network"]  # 46 channels are its paper's own
+    assert not points["xnas_in1k"]["same_network"]  # its paper's has squeeze-and-excitation
+    few = {"darts_v2_in1k": 10.0, "pc_darts_in1k": 12.0}
+    figure = zoo_picture.draw([*points.values()], few, "in1k", "onnx", 1, "a machine")
+    left = figure.axes[0].get_xlabel()
+    assert f"2 of {len(points)} models, the others were not timed" in left
+    assert "C = 48, 14 cells (random_nsas_c: C = 50, relativenas: C = 46)" in figure.get_supxlabel()
+    one = [points["darts_v2_in1k"]]
+    assert "1 models)" in zoo_picture.draw(one, few, "in1k", "onnx", 1, "a machine").axes[0].get_xlabel()
 
 
 def test_the_front_is_what_nothing_surpasses():
