@@ -24,10 +24,11 @@ from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import write_json
 from nas_zoo.runs.log import run_to_resume
 from nas_zoo.runs.settings import Parser, settings_from, whole
+from nas_zoo.search.arguments import CHECKPOINT_KIND, add_code_flags, load_code
 from nas_zoo.search.discretize import configurations, gap_table
 from nas_zoo.search.method import find_method
 from nas_zoo.search.report.history import GAP_FILE
-from nas_zoo.search.run import CHECKPOINT_KIND, Search
+from nas_zoo.search.run import Search
 
 __all__ = ["main", "measure"]
 
@@ -61,7 +62,7 @@ def measure(
     saved, state = run_to_resume(folder, str(path), CHECKPOINT_KIND)
     assert saved is not None
     assert state is not None
-    settings = settings_from(find_method(str(saved.get("method")))[0], saved)
+    settings = settings_from(find_method(str(saved.get("method")), state.get("code"))[0], saved)
     changes: dict[str, Any] = {"eval_size": images, "out": folder}
     changes |= {"data": data} if data is not None else {}
     changes |= {"test_data": test_data} if test_data is not None else {}
@@ -96,7 +97,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON line instead of the table")
     parser.add_argument("--save", action="store_true", help=f"keep it as {GAP_FILE} in the run's folder too, for "
                                                             "nas-zoo report")  # fmt: skip
+    add_code_flags(parser)
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    load_code(options)
     gap = measure(options.run, options.edges, options.data, options.data_root, options.images, options.batches,
                   options.test_data)  # fmt: skip
     if options.save:

@@ -4,8 +4,10 @@ A method is an nn.Module that holds the architecture parameters (so checkpoint, 
 three calls: ``mixing``, ``loss``, ``genotype``. It never sees data, devices or processes.
 """
 
+import inspect
 import math
 import random
+import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,9 @@ from torch import nn
 
 from nas_zoo.genotype import KINDS, OPERATIONS, Genotype
 from nas_zoo.models.operations import SEARCH_OPERATIONS
-from nas_zoo.runs.settings import require, setting
+from nas_zoo.runs import outside
+from nas_zoo.runs.outside import is_outside
+from nas_zoo.runs.settings import check_settings, require, setting
 from nas_zoo.search.supernet import Mixing, SearchSpace
 
 __all__ = [
@@ -25,9 +29,11 @@ __all__ = [
     "Problem",
     "SearchSettings",
     "Step",
+    "code_of",
     "config_path",
     "find_method",
     "generator_of",
+    "load_method",
     "logits_of",
     "mean_entropy",
     "seed_of",
@@ -150,7 +156,7 @@ class SearchSettings:
             require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
         require(1 <= self.nodes <= 6, "nodes", self.nodes, "from 1 to 6")
         for operation in self.operations:
-            known = operation in ("none", *OPERATIONS)
+            known = operation in ("none", *OPERATIONS) or is_outside(operation)
             require(known, "operations", operation, f"some of none, {', '.join(OPERATIONS)}")
         different = len(set(self.operations)) == len(self.operations) and bool(set(self.operations) - {"none"})
         what = "different ones, and another than 'none' among them"
@@ -195,19 +201,75 @@ METHODS: dict[str, tuple[str, str, str]] = {
 }
 
 
-def find_method(name: str) -> tuple[type[SearchSettings], Callable[[Any], nn.Module]]:
-    """Settings class and constructor of a method.
+def load_method(text: str) -> str:
+    """Loads FILE.py:CLASS, which runs the file, or what an installed package brings; returns the method's name.
+
+    A name of our own is returned as it is.
 
     Raises:
-        ValueError: For a name that is no method; it lists the ones there are.
+        ValueError: In one line, for what is not there, fails, or is no method: see ``find_method``.
+    """
+    name = outside.load(text, "method", METHODS)
+    if name is None:
+        return text
+    find_method(name)
+    return name
+
+
+def find_method(
+    name: str, marks: Mapping[str, str] | None = None
+) -> tuple[type[SearchSettings], Callable[[Any], nn.Module]]:
+    """Settings class and constructor of a method.
+
+    A method from outside is an nn.Module of the Protocol above, whose ``__init__`` takes `settings`, annotated with a
+    class of settings of its own: a frozen dataclass that inherits from SearchSettings. Its files or packages are named
+    before (``load_method``).
+
+    Args:
+        name: Of METHODS, FILE.py:CLASS or PACKAGE:NAME.
+        marks: Of the code of a run that was made with it, as its checkpoint has them.
+
+    Raises:
+        ValueError: For a name that is no method; it lists the ones there are, or says which file or package brings it.
     """
     import importlib
 
+    if isinstance(name, str) and is_outside(name):
+        method = outside.find(name, "method", marks).value
+        return _settings_of(method, name), method
     if not isinstance(name, str) or name not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {name!r}")
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, or FILE.py:CLASS, got {name!r}")
     module_name, settings_name, method_name = METHODS[name]
     module = importlib.import_module(module_name)
     return getattr(module, settings_name), getattr(module, method_name)
+
+
+def _settings_of(method: Any, name: str) -> type[SearchSettings]:
+    """The settings class of a method from outside; ValueError where it is no method."""
+    if not (isinstance(method, type) and issubclass(method, nn.Module)):
+        raise ValueError(f"method {name!r} must be a class that inherits from torch.nn.Module, got {method!r:.80}")
+    missing = [call for call in ("mixing", "loss", "genotype") if not callable(getattr(method, call, None))]
+    if missing:
+        raise ValueError(f"method {name!r} must have mixing, loss and genotype; it has no {', '.join(missing)}")
+    init: Any = method.__init__  # type: ignore[misc]
+    try:
+        annotated = typing.get_type_hints(init).get(next(iter(list(inspect.signature(init).parameters)[1:]), ""))
+    except Exception as error:
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"method {name!r}: the annotations of its __init__ cannot be read: {words}") from error
+    if not (isinstance(annotated, type) and issubclass(annotated, SearchSettings)):
+        raise ValueError(
+            f"method {name!r}: its __init__ must take `settings`, annotated with a class that inherits from "
+            f"nas_zoo.search.method.SearchSettings, got {annotated!r:.80}"
+        )
+    check_settings(annotated, SearchSettings, reserved=("config", "resume", "help"))
+    return annotated
+
+
+def code_of(settings: SearchSettings) -> dict[str, str]:
+    """What tells one state of the code from outside from another: of the method and the operations, {} without any."""
+    kinds: dict[str, Any] = dict.fromkeys(settings.operations, "operation") | {settings.method: "method"}
+    return outside.marks_of(kinds)
 
 
 def config_path(name: str) -> Path:

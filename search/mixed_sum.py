@@ -28,7 +28,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from nas_zoo.models.operations import DilatedConv, FactorizedReduce, NormalizedPool, SeparableConv, StackedConv
 
-__all__ = ["mixed_sum", "split", "update_statistics"]
+__all__ = ["can_split", "mixed_sum", "split", "update_statistics"]
 
 #: What each operation of the search form ends in: (1x1 convolution or None, BatchNorm), by the names of its layers.
 _LAST_LAYERS: dict[type[nn.Module], tuple[str | None, str]] = {
@@ -40,8 +40,13 @@ _LAST_LAYERS: dict[type[nn.Module], tuple[str | None, str]] = {
 }
 
 
+def can_split(op: nn.Module) -> bool:
+    """Whether the operation ends as the mixed sum wants it: all of ours but nn.Identity, none from outside."""
+    return type(op) in _LAST_LAYERS
+
+
 def split(op: nn.Module) -> tuple[nn.Module, Tensor | None, nn.Module]:
-    """What gives u_k; W_k as (C, C, 1, 1), or None for the identity; the BatchNorm. Of all operations but nn.Identity.
+    """What gives u_k; W_k as (C, C, 1, 1), or None for the identity; the BatchNorm. Of those that ``can_split``.
 
     The first is the operation itself, with the same layers but for the last ones.
     """

@@ -23,7 +23,9 @@ from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import write_json
 from nas_zoo.runs.log import RunLog
+from nas_zoo.runs.outside import check_marks, is_outside, marks_of
 from nas_zoo.runs.settings import Parser, settings_from
+from nas_zoo.search.arguments import add_code_flags, load_code
 from nas_zoo.search.discretize import DERIVATIONS
 from nas_zoo.search.method import find_method
 
@@ -49,9 +51,12 @@ def cells_of_run(folder: Path, rule: str | None = None, epoch: int | None = None
     line = lines.get(max(lines) if epoch is None else epoch)
     if line is None:
         raise ValueError(f"epoch must be one that {folder} has ended, {min(lines)} to {max(lines)}, got {epoch}")
-    settings_class, make = find_method(first["settings"]["method"])
+    settings_class, make = find_method(first["settings"]["method"], first.get("code"))
     known = {name: first["settings"][name] for name in first["settings"].keys() & settings_class.__dataclass_fields__}
-    method: Any = make(settings_from(settings_class, known))
+    settings = settings_from(settings_class, known)
+    method: Any = make(settings)
+    if is_outside(settings.method):  # the rule is the method's own; of operations the names do
+        check_marks(first.get("code", {}), marks_of({settings.method: "method"}))
     for name in ("alpha", "beta"):
         if name in line:
             _take_up(getattr(method, name), line[name], f"{folder}, epoch {line['epoch']}: {name}")
@@ -90,7 +95,9 @@ def main(argv: list[str] | None = None) -> int:
     how.add_argument("--edges", help="configuration of edges instead: 8/14 to 3/14, or groups such as 2+3:1,4:1,5:1")
     parser.add_argument("--epoch", type=int, help="after which epoch, from 1 (default: the last)")
     parser.add_argument("--to", type=Path, metavar="FILE", help="genotype file to write (default: print it)")
+    add_code_flags(parser)
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    load_code(options)
     genotype, come_from = cells_of_run(options.run, options.rule or options.edges, options.epoch)
     if options.to is None:
         print(genotype.to_json(2), end="")

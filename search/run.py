@@ -18,14 +18,12 @@ Every random choice is a function of seed, epoch and iteration, so ``--resume`` 
 stopped, and several processes draw, shuffle and augment as one process with the same global batch does.
 """
 
-import argparse
 import json
 import sys
 import time
 from collections.abc import Iterable, Mapping
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,37 +40,21 @@ from nas_zoo.runs.checkpoint import load_optimizer
 from nas_zoo.runs.distributed import autocast_for, average_gradients, convert_global_batch_norm, start_accelerator
 from nas_zoo.runs.ending import program, stopped
 from nas_zoo.runs.lock import only_run_in
-from nas_zoo.runs.log import RunLog, run_to_resume
-from nas_zoo.runs.loop import Loop, figures
+from nas_zoo.runs.log import RunLog
+from nas_zoo.runs.loop import Callback, Loop, figures
+from nas_zoo.runs.outside import check_marks
 from nas_zoo.runs.schedule import cosine
-from nas_zoo.runs.settings import (
-    Parser,
-    add_flags,
-    add_resume_flag,
-    given_flags,
-    read_config,
-    resumed_settings,
-    settings_from,
-)
 from nas_zoo.runs.stop import Reason
+from nas_zoo.search import arguments
+from nas_zoo.search.arguments import CHECKPOINT_KIND
 from nas_zoo.search.discretize import DERIVATIONS, gap_table, measure_gap
 from nas_zoo.search.found import collapsed, genotypes_by, save_derived, write_cells
-from nas_zoo.search.method import (
-    METHODS,
-    SearchSettings,
-    Step,
-    config_path,
-    find_method,
-    logits_of,
-    mean_entropy,
-    shipped_configs,
-)
+from nas_zoo.search.method import SearchSettings, Step, code_of, find_method, logits_of, mean_entropy
 from nas_zoo.search.problem import Iteration
 from nas_zoo.search.ranking import ranking_changes
 from nas_zoo.search.supernet import Supernet
 
 Batch = tuple[Tensor, Tensor]
-CHECKPOINT_KIND = "search"
 
 
 class Search:
@@ -234,6 +216,7 @@ class Search:
         """Without sync_bn the running statistics are those of the first process; see ``own_statistics``."""
         return {
             "data": self.data,
+            "code": code_of(self.settings),
             "last_logits": self.last_logits,
             "supernet": self.supernet.state_dict(),
             "method": self.method.state_dict(),
@@ -244,6 +227,7 @@ class Search:
     def load(self, state: Mapping[str, Any]) -> None:
         """Takes up what ``state`` gave; ValueError where the data are others."""
         check_same_data([state["data"]], [self.source], [self.data])
+        check_marks(state.get("code", {}), code_of(self.settings))  # runs begun before there was any hold none
         self.supernet.load_state_dict(state["supernet"])
         self.method.load_state_dict(state["method"])
         self.last_logits = state.get("last_logits")  # runs begun before the ranking was logged hold none
@@ -273,7 +257,10 @@ class Search:
 
 
 def search(
-    settings: SearchSettings, resume: Mapping[str, Any] | None = None, started: float | None = None
+    settings: SearchSettings,
+    resume: Mapping[str, Any] | None = None,
+    started: float | None = None,
+    callbacks: Iterable[Callback] = (),
 ) -> Reason | None:
     """Runs a search to its end, or to its time budget; returns why it stopped early (None: it did not).
 
@@ -281,12 +268,14 @@ def search(
         settings: Of the method.
         resume: Contents of a checkpoint to continue from.
         started: time.monotonic() at which the time budget began.
+        callbacks: Called with the line of an epoch at its end.
     """
     accelerator = start_accelerator()
     run = Search(settings, accelerator)
     data = {"name": run.source.name, "images": len(run.source), "classes": list(run.source.classes)}
     with only_run_in(settings.out, accelerator):
-        loop = Loop(run, settings, accelerator, CHECKPOINT_KIND, resume, data=data)
+        code = {"code": code_of(settings)} if code_of(settings) else {}
+        loop = Loop(run, settings, accelerator, CHECKPOINT_KIND, resume, callbacks, data=data, **code)
         if resume is None and accelerator.is_main_process:
             place = f"{run.source.name} {run.source.part}".strip()
             use = f"images: {len(run.source)} of {place}, half of them for the weights and half for alpha; "
@@ -303,39 +292,9 @@ def search(
     return None
 
 
-def make_parser(settings_class: type[SearchSettings]) -> argparse.ArgumentParser:
-    parser = Parser(prog="nas-zoo search", description=__doc__)
-    shipped = ", ".join(shipped_configs())
-    parser.add_argument("--config", help=f"YAML file of settings, or a shipped one: {shipped}")
-    add_resume_flag(parser)
-    add_flags(parser, settings_class)
-    parser.epilog = (
-        f"These are the flags of --method {settings_class.method}. Methods: {', '.join(METHODS)};\n"
-        "each has some flags of its own and its paper's defaults: nas-zoo search --method da2s --help"
-    )
-    return parser
-
-
 def parse(argv: list[str]) -> tuple[SearchSettings, dict[str, Any] | None]:
     """Settings and, with --resume, the checkpoint's contents. Every mistake is a ValueError."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--method")
-    first.add_argument("--config")
-    add_resume_flag(first)
-    first.add_argument("--out", type=Path)
-    known = first.parse_known_args(argv)[0]
-    config = None if known.config is None else config_path(known.config)
-    in_file = {} if config is None else read_config(config)
-    method = known.method or in_file.get("method")
-    if {"-h", "--help"} & set(argv):
-        make_parser(find_method(method or "edas")[0]).parse_args(argv)
-    out = known.out or Path(str(in_file.get("out") or SearchSettings.out))
-    saved, state = run_to_resume(out, known.resume, CHECKPOINT_KIND)
-    settings_class = find_method(method or ("edas" if saved is None else str(saved.get("method"))))[0]
-    flags = given_flags(make_parser(settings_class).parse_args(argv))
-    if saved is None:
-        return settings_from(settings_class, flags, config), None
-    return resumed_settings(settings_class, saved, flags, config), state
+    return arguments.parse(argv, __doc__)
 
 
 @program("nas-zoo search")
@@ -344,7 +303,7 @@ def main(argv: list[str] | None = None) -> int:
     started = time.monotonic()
     settings, state = parse(sys.argv[1:] if argv is None else argv)
     reason = search(settings, state, started)
-    return stopped(reason, f"nas-zoo search --resume --out {settings.out}")
+    return stopped(reason, arguments.resume_command(settings) if reason else "")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from nas_zoo.models.operations import (
     build_op,
     reads_relu,
 )
-from nas_zoo.search.mixed_sum import mixed_sum, split
+from nas_zoo.search.mixed_sum import can_split, mixed_sum, split
 
 __all__ = ["EdgeMixing", "Mixing", "SearchSpace", "Supernet", "shuffle_channels"]
 
@@ -160,8 +160,8 @@ class SearchCell(nn.Module):
         Pooling has no weights, so a state is pooled once for all nodes that it feeds.
         """
         one = terms[0].input.new_ones(())
-        identities = [term for term in terms if isinstance(self.operation(term.edge, term.op), nn.Identity)]
-        others = [term for term in terms if not isinstance(self.operation(term.edge, term.op), nn.Identity)]
+        others = [term for term in terms if can_split(self.operation(term.edge, term.op))]
+        apart = [term for term in terms if not can_split(self.operation(term.edge, term.op))]
         total: torch.Tensor | None = None
         if others:
             starts, weights, norms = zip(*(split(self.operation(term.edge, term.op)) for term in others), strict=True)
@@ -176,8 +176,10 @@ class SearchCell(nn.Module):
                 inputs.append(pooled[key])
             mix = torch.stack([one if term.weight is None else term.weight for term in others])
             total = mixed_sum(inputs, list(weights), mix, list(norms))
-        for term in identities:
-            y = term.input if term.weight is None else term.input * term.weight
+        for term in apart:
+            y = self.operation(term.edge, term.op)(term.input)
+            if term.weight is not None:
+                y = y * term.weight
             total = y if total is None else total + y
         assert total is not None
         return total

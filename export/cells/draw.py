@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from nas_zoo.genotype import KINDS, Cell, as_genotype
-from nas_zoo.models.palette import OPERATION_COLORS
+from nas_zoo.models.palette import color_of
 from nas_zoo.runs.files import replacing
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _build(cell: Cell) -> tuple[list[_Item], list[_Line]]:
     items, lines = [*nodes.values(), output], []
     for number, edges in enumerate(cell.nodes, start=2):
         for edge in edges:
-            color = OPERATION_COLORS.get(edge.operation, _INK)
+            color = color_of(edge.operation)
             used = number in live
             target = nodes[number]
             label = _Item(target.column - 1, _LABEL_HEIGHT, _LABEL_WIDTH, edge.operation, "label", color, used)

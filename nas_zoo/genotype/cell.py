@@ -15,6 +15,7 @@ of the others.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any, Literal, NamedTuple, Self, TypeGuard
@@ -37,6 +38,10 @@ OPERATIONS: tuple[str, ...] = (
     "dil_conv_5x5",
     "conv_7x1_1x7",
 )
+
+#: An operation from outside the package, FILE.py:NAME or PACKAGE:NAME: as data it is a name like any other, its code is
+#: looked for where a network is made of it (``nas_zoo.runs.outside``).
+_OUTSIDE = re.compile(r"[A-Za-z0-9_][\w.\-]{0,99}:[A-Za-z_]\w{0,99}", re.ASCII)
 
 MAX_NODES = 8  # intermediate nodes of a cell; published cells have 3 to 6
 NUM_INPUTS = 2  # nodes 0 and 1 are the outputs of the two cells before
@@ -157,7 +162,8 @@ def _checked_edge(value: Any, i: int, j: int, num_nodes: int, earlier: list[tupl
     where = place(("nodes", i, j, 0))
     if not isinstance(operation, str):
         raise ValueError(f"{where} must be the name of an operation (a string), got {show(operation)}")
-    if operation not in OPERATIONS:
+    outside = _OUTSIDE.fullmatch(operation) is not None
+    if operation not in OPERATIONS and not outside:
         hint = " (an edge with no operation is left out)" if operation == "none" else near(operation, OPERATIONS)
         raise ValueError(f"{where}: unknown operation {show(operation)}{hint}; there are {listed(OPERATIONS)}")
 
@@ -176,7 +182,7 @@ def _checked_edge(value: Any, i: int, j: int, num_nodes: int, earlier: list[tupl
         else:
             problem = f"wrong node: node {source} has no inputs, so there is nothing to read"
         raise ValueError(f"{where}: {problem}; node {own} may read {listed(readable)}")
-    return Edge(OPERATIONS[OPERATIONS.index(operation)], int(source))
+    return Edge(str(operation) if outside else OPERATIONS[OPERATIONS.index(operation)], int(source))
 
 
 # What the room's other modules share ----------------------------------------------------------------------------------

@@ -80,11 +80,12 @@ class Genotype(_GenotypeFields):
         return frozenset(edge.operation for cell in self for node in cell.nodes for edge in node)
 
     def histogram(self) -> dict[Kind, dict[str, int]]:
-        """{kind: {operation: number of edges}}, operations in the order of OPERATIONS, those that occur only."""
+        """{kind: {operation: number of edges}}, in the order of OPERATIONS, others behind; those that occur only."""
         counts: dict[Kind, dict[str, int]] = {}
         for kind in KINDS:
             found = [edge.operation for node in self.cell(kind).nodes for edge in node]
-            counts[kind] = {operation: found.count(operation) for operation in OPERATIONS if operation in found}
+            order = (*OPERATIONS, *sorted(set(found) - set(OPERATIONS)))
+            counts[kind] = {operation: found.count(operation) for operation in order if operation in found}
         return counts
 
     def cell(self, kind: str) -> Cell:

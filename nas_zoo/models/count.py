@@ -12,7 +12,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nas_zoo.genotype import KINDS, Genotype
+from nas_zoo.genotype import KINDS, OPERATIONS, Genotype
 from nas_zoo.models.layout import CellSpec, find_live, plan_network
 
 if TYPE_CHECKING:
@@ -202,6 +202,8 @@ def _add_cell(
         total.params += 2 * c
     for number in cell.live_nodes:
         for operation, source in cell.nodes[number - 2]:
+            if operation not in OPERATIONS:
+                raise ValueError(f"what {operation!r} counts is not known from its name: count(model, input_size)")
             stride = spec.stride if source < 2 else 1
             kernel = int(operation[-1]) if operation[-1].isdigit() else 0
             if operation.startswith(("sep_conv", "dil_conv")):

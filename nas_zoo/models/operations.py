@@ -10,8 +10,13 @@ DARTS begins every convolution with a ReLU of its own. Up to eight operations re
 cell takes the ReLU of a state once and hands it to the operations that want it: ``reads_relu`` says which do. The
 arithmetic is the same (tests compare with the layer-by-layer form).
 
+An operation from outside the package (``nas_zoo.runs.outside``) is a function or class that is called with channels,
+stride and affine and gives a module of the shapes below; it reads the state itself, so a ReLU in front is its own.
+
 Shapes: every operation maps (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride)), for odd sizes too.
 """
+
+import contextlib
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +24,11 @@ from torch import nn
 
 from nas_zoo.genotype import OPERATIONS
 from nas_zoo.models.depthwise import DepthwiseConv, every_other_pixel
+from nas_zoo.runs import outside
 
 __all__ = [
     "SEARCH_OPERATIONS", "DilatedConv", "FactorizedReduce", "NormalizedPool", "PointwiseNorm", "SeparableConv",
-    "StackedConv", "build_op", "reads_relu",
+    "StackedConv", "build_op", "load_operation", "reads_relu",
 ]  # fmt: skip
 
 #: Candidate operations of DARTS without 'none' (DA2S, section 4.1); EDAS puts 'none' in front of them.
@@ -42,7 +48,52 @@ _DILATED = {"dil_conv_3x3": 3, "dil_conv_5x5": 5}
 
 def reads_relu(name: str, stride: int) -> bool:
     """True where the operation reads the ReLU of the state, False where it reads the state itself."""
+    if outside.is_outside(name):
+        return False
     return name.endswith("_pool_3x3") is False and not (name == "skip_connect" and stride == 1)
+
+
+def load_operation(text: str) -> str:
+    """Loads FILE.py:NAME, which runs the file, or what an installed package brings; returns its name in genotypes.
+
+    A name of our own is returned as it is.
+
+    Raises:
+        ValueError: In one line, for what is not there, fails, or does not keep to the shapes above.
+    """
+    name = outside.load(text, "operation", ("none", *OPERATIONS))
+    if name is None:
+        return text
+    for stride, affine in ((1, True), (2, False)):
+        with torch.random.fork_rng(devices=[]):
+            op = _outside_op(name, 4, stride, affine)
+        with torch.no_grad():
+            try:
+                shape = tuple(op.eval()(torch.zeros(2, 4, 7, 7)).shape)
+            except Exception as error:
+                raise ValueError(f"operation {name!r} fails with stride {stride}: {_in_a_line(error)}") from error
+        side = -(-7 // stride)
+        if shape != (2, 4, side, side):
+            raise ValueError(
+                f"operation {name!r} with stride {stride} must make (2, 4, {side}, {side}) of (2, 4, 7, 7), got {shape}"
+            )
+    return name
+
+
+def _outside_op(name: str, channels: int, stride: int, affine: bool) -> nn.Module:
+    make = outside.find(name, "operation").value
+    try:
+        op = make(channels, stride, affine)
+    except Exception as error:
+        called = f"{name}({channels}, {stride}, {affine})"
+        raise ValueError(f"operation {name!r} cannot be made by {called}: {_in_a_line(error)}") from error
+    if not isinstance(op, nn.Module):
+        raise ValueError(f"operation {name!r} must make a torch.nn.Module, got a {type(op).__name__}")
+    return op
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 class PointwiseNorm(nn.Module):
@@ -197,16 +248,19 @@ def build_op(
     """The module of an operation, without the ReLU in front (see ``reads_relu``).
 
     Args:
-        name: One of ``nas_zoo.genotype.OPERATIONS``.
+        name: One of ``nas_zoo.genotype.OPERATIONS``, or one from outside.
         channels: C, the same at input and output.
         stride: 1, or 2 on the edges that leave an input node of a reduction cell.
         affine: BatchNorm with scale and shift (final form) or without (search form).
         pool_bn: Pooling followed by a BatchNorm (search form) or bare (final form).
 
     Raises:
-        ValueError: For a name that is no operation.
+        ValueError: For a name that is no operation; for one from outside it says which file or package brings it.
     """
     dd: dict = {"device": device, "dtype": dtype}
+    if outside.is_outside(name):
+        with contextlib.nullcontext() if device is None else torch.device(device):
+            return _outside_op(name, channels, stride, affine).to(dtype=dtype)
     if name in _SEPARABLE:
         return SeparableConv(channels, _SEPARABLE[name], stride, affine, **dd)
     if name in _DILATED:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Protocol
 
@@ -30,7 +30,10 @@ from nas_zoo.runs.log import RunLog
 from nas_zoo.runs.settings import CHANGEABLE, describe, to_dict
 from nas_zoo.runs.stop import Reason, StopRequest
 
-__all__ = ["Loop", "Program", "figures"]
+__all__ = ["Callback", "Loop", "Program", "figures"]
+
+#: Called with the log's line of an epoch when it has ended and its checkpoint is written, in every process.
+Callback = Callable[[Mapping[str, Any]], None]
 
 CHECKPOINT_SECONDS = 600.0
 #: Iterations between two looks at the figures, which lie on the device; each look waits for it.
@@ -88,6 +91,7 @@ class Loop:
         accelerator: Accelerator,
         kind: str,
         resume: Mapping[str, Any] | None,
+        callbacks: Iterable[Callback] = (),
         **first_line: Any,
     ) -> None:
         """Begins the log, or takes up checkpoint and log.
@@ -98,10 +102,11 @@ class Loop:
             accelerator: Of ``start_accelerator``; the first process alone writes.
             kind: Of checkpoint.
             resume: Contents of the checkpoint to go on from; None: the run begins.
+            callbacks: What is called at the end of an epoch. An exception of theirs ends the run, which can be resumed.
             first_line: What else the first line of the log tells.
         """
         self.program, self.settings, self.accelerator, self.kind = program, settings, accelerator, kind
-        self.epoch, self.step, self._seconds_before = 0, 0, 0.0
+        self.callbacks, self.epoch, self.step, self._seconds_before = tuple(callbacks), 0, 0, 0.0
         self._sums = torch.zeros(len(program.counted), dtype=torch.float64)  # of this process
         self._pending: list[Tensor] = []
         self.log = RunLog(settings.out, writes=accelerator.is_main_process)
@@ -171,6 +176,8 @@ class Loop:
                 self._tell(program.report(line))
                 self.epoch, self.step = self.epoch + 1, 0
                 self._save()
+                for callback in self.callbacks:
+                    callback(line)
                 reason = stop.agree(device)
                 if reason and self.epoch < epochs:
                     return self._stopped(reason)

@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import inspect
 import math
 import re
 import types
@@ -37,6 +38,7 @@ __all__ = [
     "Parser",
     "add_flags",
     "add_resume_flag",
+    "check_settings",
     "describe",
     "given_flags",
     "read_config",
@@ -118,6 +120,43 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default
+
+
+def check_settings(settings_class: type, base: type, reserved: Sequence[str] = ()) -> None:
+    """ValueError where a class of settings from outside cannot become flags beside those of its `base`.
+
+    That is: no frozen dataclass, a setting whose name a flag of the program has (`reserved`), one of the base's with
+    another type, one without a type that a flag can have.
+    """
+    name = settings_class.__name__
+    bare = [key for key in inspect.get_annotations(settings_class) if key not in _fields(settings_class)]
+    hints = _types(settings_class)
+    bare = [key for key in bare if typing.get_origin(hints[key]) is not typing.ClassVar]
+    frozen = getattr(settings_class, "__dataclass_params__").frozen  # noqa: B009
+    if bare or not frozen or "__dataclass_fields__" not in settings_class.__dict__:
+        told = f", so that {', '.join(bare)} are settings" if bare else ""
+        raise ValueError(f"{name} must be decorated with @dataclass(frozen=True){told}")
+    own = _types(base)
+    for key, field in _fields(settings_class).items():
+        if key in reserved:
+            raise ValueError(f"{name}: the program has a flag {_flag(key)} itself; give the setting {key} another name")
+        if key in own and hints[key] != own[key]:
+            raise ValueError(
+                f"{name}: the setting {key} must stay {_type_name(own[key])}, as {base.__name__} has it; give yours "
+                "another name"
+            )
+        try:
+            _type_name(hints[key]), _metavar(hints[key])
+        except (KeyError, IndexError):
+            raise ValueError(
+                f"{name}: the setting {key} must be int, float, str, bool, Path, Literal[...], a tuple of these or one "
+                f"of them or None, got {hints[key]!r}"
+            ) from None
+        if field.default is not dataclasses.MISSING:
+            try:
+                _convert(_plain(field.default), hints[key])
+            except ValueError as error:
+                raise ValueError(f"{name}: the default of {key} {error}") from None
 
 
 def _members(kind: Any) -> tuple[Any, ...]:

@@ -41,8 +41,14 @@ class Pair(NamedTuple):
     style: str
 
 
+def style_of(operation: str) -> str:
+    """The class that gives an operation its colour."""
+    return "op-" + re.sub(r"\W", "-", operation)
+
+
 def short(operation: str) -> str:
     """An operation's name for narrow places: "sep 3×3", "max pool", "skip"."""
+    operation = operation.rpartition(":")[2]  # of one from outside without its file or package
     words = operation.replace("_conv_", " ").replace("_pool_3x3", " pool").replace("_connect", "").replace("_", " ")
     return re.sub(r"(\d)x(\d)", r"\1×\2", words)
 
@@ -254,7 +260,7 @@ def columns(title: str, counts: Sequence[Mapping[str, int] | None], order: Seque
             at -= unit * count
             span = f"epoch {start + 1}" if length == 1 else f"epochs {start + 1} to {start + length}"
             body.append(
-                f'<rect class="block op-{operation}" x="{number(left + step * start)}" y="{number(at)}" '
+                f'<rect class="block {style_of(operation)}" x="{number(left + step * start)}" y="{number(at)}" '
                 f'width="{number(step * length)}" height="{number(unit * count)}">'
                 f"<title>{count} {operation}, {span}</title></rect>"
             )
@@ -347,7 +353,7 @@ def cell_rails(title: str, cell: Cell) -> str:
             way = f"M{number(rail(node))} {number(places[node])}V{number(ends[node])}"
             body.append(f'<path class="rail{faint}" d="{way}"/>')
     for edge, node, at in branches:
-        style = f"op-{edge.operation}" + ("" if node in live else " faint")
+        style = style_of(edge.operation) + ("" if node in live else " faint")
         start = rail(edge.source)
         body.append(f'<path class="halo" d="M{number(start + 6)} {number(at)}H{number(chips)}"/>')
         body.append(f'<path class="branch {style}" d="M{number(start)} {number(at)}H{number(chips)}"/>')

@@ -17,6 +17,7 @@ from nas_zoo.genotype import KINDS, OPERATIONS, Genotype
 from nas_zoo.runs.facts import published
 from nas_zoo.runs.files import read_bytes
 from nas_zoo.runs.log import RunLog
+from nas_zoo.runs.outside import is_outside
 from nas_zoo.search.ranking import changed_edges, kendall_tau
 from nas_zoo.text import plain
 
@@ -334,7 +335,8 @@ def _check_epoch(line: Mapping[str, Any], first: Mapping[str, Any], place: str) 
         _check_gap(line["gap"], f"{place}: gap")
     operations = line.get("operations")
     known = ("none", *OPERATIONS)
-    if not isinstance(operations, list) or not operations or not all(name in known for name in operations):
+    named = isinstance(operations, list) and all(isinstance(name, str) for name in operations)
+    if not named or not operations or not all(name in known or is_outside(name) for name in operations):
         raise ValueError(f"{place}: operations must be a list of some of {', '.join(known)}, got {_shown(operations)}")
     if operations != first["operations"] or len(set(operations)) < len(operations):
         raise ValueError(f"{place}: operations must be different ones and the same in every epoch")

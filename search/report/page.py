@@ -26,7 +26,7 @@ import numpy as np
 from markupsafe import Markup
 
 from nas_zoo.genotype import KINDS, Genotype
-from nas_zoo.models.palette import OPERATION_COLORS
+from nas_zoo.models.palette import OPERATION_COLORS, color_of
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import write_text
 from nas_zoo.runs.settings import Parser
@@ -267,7 +267,7 @@ def _alpha(run: Run) -> list[Row]:
         tiles = []
         for e, (node, source) in enumerate(run.edges):
             best = int(p[-1, e].argmax())
-            series = [Line(o, f"op-{o}", p[:, e, i].tolist()) for i, o in enumerate(run.operations)]
+            series = [Line(o, figures.style_of(o), p[:, e, i].tolist()) for i, o in enumerate(run.operations)]
             svg = figures.tile(
                 f"Edge {source} to {node}, {_KIND_NAMES[kind]}, {run.label}: softmax of alpha",
                 series, y_range=y_range, reference=1 / len(run.operations), epochs=run.planned,
@@ -362,8 +362,9 @@ def _last_entropies(run: Run) -> list[str]:
 
 def _chosen(run: Run) -> Row:
     """How often each operation was chosen over the epochs, and as bars at last."""
-    order = [*run.operations, *(o for o in OPERATION_COLORS if o not in run.operations)]
     found = [run.genotype("found", i) for i in range(len(run.epochs))]
+    known = dict.fromkeys([*run.operations, *OPERATION_COLORS])
+    order = list(known | dict.fromkeys(sorted(o for g in found if g for o in g.operations)))
     kinds = []
     for kind in KINDS:
         counts = [None if g is None else dict(g.histogram()[kind]) for g in found]
@@ -633,11 +634,12 @@ def _subtitle(run: Run) -> str:
 # The page -------------------------------------------------------------------------------------------------------------
 
 
-def _style() -> str:
+def _style(runs: Sequence[Run]) -> str:
     """The style sheet, with a class for each operation."""
+    outside = {o: color_of(o) for run in runs if run.epochs for o in run.operations if o not in _DARK_COLORS}
     light, dark = (
-        "".join(f".op-{name}{{--c:{color}}}" for name, color in colors.items())
-        for colors in ({"none": _NONE_COLOR} | OPERATION_COLORS, _DARK_COLORS)
+        "".join(f".{figures.style_of(name)}{{--c:{color}}}" for name, color in colors.items())
+        for colors in ({"none": _NONE_COLOR} | OPERATION_COLORS | outside, _DARK_COLORS)
     )
     text = (_HERE / "report.css").read_text(encoding="utf-8")
     return f"{text}{light}\n@media screen and (prefers-color-scheme:dark){{{dark}}}\n"
@@ -666,8 +668,9 @@ def page(runs: Sequence[Run]) -> str:
         chosen=of_each(_chosen), alpha=of_each(_alpha), entropies=of_each(_entropies),
         beta=of_each(_beta) if any(run.beta for run in runs) else None,
         settings=_settings(runs), machine=_machine(runs),
-        percent=_percent, points=_points, duration=_duration, share=_share, short=short, nothing=_NOTHING,
-        style=Markup(_style()),
+        percent=_percent, points=_points, duration=_duration, share=_share, short=short, style_of=figures.style_of,
+        nothing=_NOTHING,
+        style=Markup(_style(runs)),
         script=Markup(script),
         script_sha256=Markup(base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()),
         version=nas_zoo.__version__,
