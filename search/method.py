@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import nn
 
+from nas_zoo.data.own import LabelledImages
 from nas_zoo.genotype import KINDS, OPERATIONS, Genotype
 from nas_zoo.models.operations import SEARCH_OPERATIONS
 from nas_zoo.runs import outside
@@ -113,9 +114,14 @@ class SearchSettings:
     """Settings of the loop; a method's own settings class adds to them and changes the defaults to its paper's."""
 
     method: str = setting("", "search method")
-    data: str = setting("digits", "data set: digits, cifar10, cifar100, a folder, tar or zip of class folders")
-    test_data: str | None = setting(None, "folder, tar or zip of its test images; all of data is then searched on; "
-                                          "none: a fifth of a set without test split is kept for one")  # fmt: skip
+    data: str | LabelledImages = setting(
+        "digits", "data set: digits, cifar10, cifar100, a folder, tar or zip of class folders"
+    )
+    test_data: str | LabelledImages | None = setting(
+        None,
+        "folder, tar or zip of its test images; all of data is then searched on; none: a fifth of a set without test "
+        "split is kept for one",
+    )
     data_root: Path | None = setting(None, "folder of cifar10 / cifar100; none: the user's cache, downloaded if absent")
     out: Path = setting(Path("runs/search"), "folder of the run: log.jsonl, checkpoint.pt, genotype.json")
     seed: int = setting(0, "seed of everything: weights, alpha, split, order, augmentation, drawn edges")
@@ -251,7 +257,7 @@ def _settings_of(method: Any, name: str) -> type[SearchSettings]:
     missing = [call for call in ("mixing", "loss", "genotype") if not callable(getattr(method, call, None))]
     if missing:
         raise ValueError(f"method {name!r} must have mixing, loss and genotype; it has no {', '.join(missing)}")
-    init: Any = method.__init__  # type: ignore[misc]
+    init: Any = method.__init__
     try:
         annotated = typing.get_type_hints(init).get(next(iter(list(inspect.signature(init).parameters)[1:]), ""))
     except Exception as error:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from nas_zoo.data.augment import epoch_order
 from nas_zoo.data.listing import KINDS, TEST_FOLDERS, list_images, nfc, parts_of, tell_left_out
+from nas_zoo.data.own import LabelledImages, name_of, read_own
 from nas_zoo.data.pictures import EXTENSIONS
 from nas_zoo.data.sources import DEVICE_LIMIT_GB, ImageFiles, ImageSource, Skips, UnreadableImage, decode_readable
 
@@ -61,11 +62,11 @@ STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 _computed: dict[tuple[object, ...], tuple[tuple[float, ...], tuple[float, ...]]] = {}
 
 
-def open_source(data: str | os.PathLike[str], split: str = "train", **options: Any) -> ImageSource:
+def open_source(data: str | os.PathLike[str] | LabelledImages, split: str = "train", **options: Any) -> ImageSource:
     """One part of a data set: "train", "test", or "val" where it has one. See `open_parts`."""
     found = open_parts(data, (split,), **options)
     if split not in found:
-        raise ValueError(f"{os.fspath(data)!r} has no val part: a folder val/ or valid/ beside train/ and test/")
+        raise ValueError(f"{data!s:.80} has no val part: a folder val/ or valid/ beside train/ and test/")
     return found[split]
 
 
@@ -78,11 +79,11 @@ def open_for_run(settings: Any, splits: Sequence[str], **options: Any) -> dict[s
 
 
 def open_parts(
-    data: str | os.PathLike[str],
+    data: str | os.PathLike[str] | LabelledImages,
     splits: Sequence[str] = SPLITS,
     *,
     root: str | os.PathLike[str] | None = None,
-    test_data: str | os.PathLike[str] | None = None,
+    test_data: str | os.PathLike[str] | LabelledImages | None = None,
     image_size: int | None = None,
     in_chans: int | None = None,
     crop_pct: float = 1.0,
@@ -99,9 +100,11 @@ def open_parts(
     a run), in either case with one leading folder allowed. A name wins over a path that is spelled like it; write
     ./digits for the path.
 
-    Where files come without a test part, a fifth of each class is held out for it: the same one for every run, since
-    it depends on split_seed only, not on the run's seed. test_data, a second folder, tar or zip, is the test part
-    instead; training then has all of `data`, and a val/ of it is the val part.
+    Or any map-style data set of (image, label), which is read into memory (``nas_zoo.data.own``).
+
+    Where files or a data set come without a test part, a fifth of each class is held out for it: the same one for every
+    run, since it depends on split_seed only, not on the run's seed. test_data, a second folder, tar or zip, is the test
+    part instead; training then has all of `data`, and a val/ of it is the val part.
 
     image_size: None for the size that all images share if it is 64 pixels or less, else 224. in_chans: 3 or 1 (grey);
     None for 3 with files. stream: leave files encoded and check headers only; None for so if more than 2 GB decoded.
@@ -119,6 +122,15 @@ def open_parts(
         raise ValueError(f"image_size must be 1 pixel or more, got {image_size}")
     if not 0 < crop_pct <= 1:
         raise ValueError(f"crop_pct must be above 0 and at most 1, got {crop_pct}")
+    own, others = (None if one is None or isinstance(one, (str, os.PathLike)) else one for one in (data, test_data))
+    if own is not None:
+        if test_data is not None and others is None:
+            raise ValueError(f"test_data must be a data set as data is, got {test_data!r}")
+        return _open_own(own, splits, others, image_size, in_chans, crop_pct, split_seed)
+    if others is not None:
+        raise ValueError(f"test_data must be a path as data is, got a {name_of(others)}")
+    assert isinstance(data, (str, os.PathLike))
+    assert test_data is None or isinstance(test_data, (str, os.PathLike))
     name = os.fspath(data)
     if name not in NAMES:
         test_path = None if test_data is None else os.fspath(test_data)
@@ -274,6 +286,37 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
         mean.append(round(center, 8))
         std.append(round(float(np.sqrt(share @ (values - center) ** 2)), 8) or 1.0)
     return tuple(mean), tuple(std)
+
+
+# ---- of a program ----
+
+
+def _open_own(
+    data: LabelledImages,
+    splits: Sequence[str],
+    test_data: LabelledImages | None,
+    image_size: int | None,
+    in_chans: int | None,
+    crop_pct: float,
+    split_seed: int,
+) -> dict[str, ImageSource]:
+    name = name_of(data)
+    kept: dict[str, Any] = {"native": NATIVE_PIXELS, "otherwise": PHOTOGRAPH_SIZE, "crop_pct": crop_pct}
+    images, labels, classes = read_own(data, None, image_size, in_chans, **kept)
+    size, chans = images.shape[1], images.shape[3]
+    found = {"train": (name, images, labels)}
+    if test_data is not None:
+        if "test" in splits:
+            found["test"] = (name_of(test_data), *read_own(test_data, classes, size, chans, **kept)[:2])
+    else:
+        rows = {word: hold_out(labels, classes, word, split_seed, name) for word in ("train", "test")}
+        found = {word: (name, images[rows[word]], labels[rows[word]]) for word in rows}
+    mean, std = channel_statistics(found["train"][1])
+    return {
+        word: ImageSource(called, classes, of_each, mean, std, in_chans=chans, image_size=size, images=pixels,
+                          crop_pct=crop_pct)
+        for word, (called, pixels, of_each) in found.items() if word in splits
+    }  # fmt: skip
 
 
 # ---- by path ----

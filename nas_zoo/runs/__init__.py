@@ -13,4 +13,5 @@ Other rooms import of it:
     files         the one writer of files and folders
     facts         machine, versions and commit of a run
     ending        how a program ends
+    outside       code from outside the package
 """

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nas_zoo.runs.checkpoint import load_checkpoint
 from nas_zoo.runs.files import json_value, read_bytes
+from nas_zoo.runs.settings import CHANGEABLE, resumed_settings
 
-__all__ = ["RunLog", "run_to_resume"]
+__all__ = ["RunLog", "run_to_resume", "settings_to_resume"]
+
+
+S = TypeVar("S")
 
 
 class RunLog:
@@ -143,6 +148,25 @@ def run_to_resume(out: Path, resume: str | None, kind: str) -> tuple[dict[str, A
     if not log.exists():
         raise ValueError(f"there is nothing to resume in {out}: it holds neither checkpoint.pt nor log.jsonl")
     return _settings_in(log), None
+
+
+def settings_to_resume(settings: S, resume: bool | Path | str, kind: str) -> tuple[S, dict[str, Any] | None]:
+    """The settings that a Python program's run goes on with, and the contents of its checkpoint.
+
+    Args:
+        settings: Of the program; where a run goes on they must compute what its own do.
+        resume: False, True, "auto" or a checkpoint, as `run_to_resume` takes None, "", "auto" and a checkpoint.
+        kind: Of checkpoint.
+    """
+    out: Path = settings.out  # type: ignore[attr-defined]
+    word = str(resume) if not isinstance(resume, bool) else "" if resume else None
+    saved, state = run_to_resume(out, word, kind)
+    if saved is None:
+        return settings, None
+    given = {name: getattr(settings, name) for name in saved if hasattr(settings, name)}
+    kept: Any = resumed_settings(type(settings), saved, given)
+    # as they are: data may be more than its name
+    return dataclasses.replace(kept, **{name: given[name] for name in CHANGEABLE if name in given}), state
 
 
 def _settings_in(log: Path) -> dict[str, Any]:

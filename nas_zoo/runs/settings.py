@@ -167,11 +167,16 @@ def _without_none(kind: Any) -> tuple[Any, ...]:
     return tuple(member for member in _members(kind) if member is not type(None))
 
 
+def _is_protocol(kind: Any) -> bool:
+    """Something that a Python program gives, and neither a flag nor a file can."""
+    return bool(getattr(kind, "_is_protocol", False))
+
+
 def _type_name(kind: Any) -> str:
     """What a setting takes, in words: "a whole number", "one of 'avg', 'max'"."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin in (Union, types.UnionType):
-        return " or ".join(_type_name(member) for member in args)
+        return " or ".join(_type_name(member) for member in args if not _is_protocol(member))
     if origin is Literal:
         return "one of " + ", ".join(repr(choice) for choice in args)
     if origin is tuple:
@@ -185,6 +190,10 @@ def _type_name(kind: Any) -> str:
 def _convert(value: Any, kind: Any) -> Any:
     """`value` (from YAML, from a flag's text or already right) as `kind`; else ValueError "must be ..., got ..."."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if _is_protocol(kind):
+        if isinstance(value, kind):
+            return value
+        raise ValueError(f"must be a {kind.__name__}, got {_got(value)}")
     wrong = ValueError(f"must be {_type_name(kind)}, got {_got(value)}")
     if origin in (Union, types.UnionType):
         if type(None) in args and (value is None or (isinstance(value, str) and value.lower() in ("none", "null"))):
@@ -267,7 +276,7 @@ def _show(value: Any) -> str:
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     if isinstance(value, (tuple, list)):
         return ",".join(_show(part) for part in value)
-    return str(value)
+    return str(_plain(value))
 
 
 def _flag(name: str) -> str:
@@ -501,7 +510,9 @@ def _plain(value: Any) -> Any:
         return [_plain(part) for part in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    return str(value) if isinstance(value, Path) else value
+    if isinstance(value, Path):
+        return str(value)
+    return value if isinstance(value, (str, int, float, type(None))) else type(value).__name__
 
 
 def describe(settings: Any) -> str:

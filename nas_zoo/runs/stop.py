@@ -15,7 +15,7 @@ import torch
 
 from nas_zoo.runs import distributed
 
-__all__ = ["Reason", "StopRequest"]
+__all__ = ["Reason", "StopRequest", "hand_on"]
 
 Reason = Literal["time budget", "SIGTERM", "SIGINT"]
 _REASONS: tuple[Reason, ...] = ("time budget", "SIGTERM", "SIGINT")  # the later one wins between processes
@@ -103,6 +103,14 @@ class StopRequest:
         One all-reduce of three numbers by way of `device`; nothing for one process.
         """
         return self.reason_of(distributed.sum_over_processes(torch.tensor(self.votes(), device=device)).tolist())
+
+
+def hand_on(reason: Reason | None) -> None:
+    """Gives the signal that has stopped a run to the program that called it: KeyboardInterrupt, or SIGTERM itself."""
+    if reason == "SIGINT":
+        raise KeyboardInterrupt
+    if reason == "SIGTERM":
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _die_of(number: int) -> None:

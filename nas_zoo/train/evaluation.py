@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from nas_zoo.data.batches import Batches
 from nas_zoo.data.listing import nfc
 from nas_zoo.data.named import open_source
+from nas_zoo.data.own import LabelledImages
 from nas_zoo.data.sources import ImageSource
 from nas_zoo.models.load import class_names, load_model
 from nas_zoo.runs.distributed import autocast_for, max_over_processes, start_accelerator, sum_over_processes, world_size
@@ -31,7 +32,7 @@ from nas_zoo.runs.ending import program
 from nas_zoo.runs.settings import Parser, add_flags, given_flags, require_least, setting, settings_from
 from nas_zoo.text import plain
 
-__all__ = ["EvaluateSettings", "evaluate", "evaluate_model", "main"]
+__all__ = ["EvaluateSettings", "evaluate", "evaluate_model", "evaluate_on", "main"]
 
 
 @torch.no_grad()
@@ -121,9 +122,13 @@ def evaluate_model(
 class EvaluateSettings:
     """Settings of an evaluation."""
 
-    data: str = setting("digits", "data set: digits, cifar10, cifar100, a folder, tar or zip of class folders")
+    data: str | LabelledImages = setting(
+        "digits", "data set: digits, cifar10, cifar100, a folder, tar or zip of class folders"
+    )
     split: Literal["train", "val", "test"] = setting("test", "which images of it")
-    test_data: str | None = setting(None, "folder, tar or zip of the test images; none: as the data set has them")
+    test_data: str | LabelledImages | None = setting(
+        None, "folder, tar or zip of the test images; none: as the data set has them"
+    )
     data_root: Path | None = setting(None, "folder of cifar10 / cifar100; none: the user's cache, downloaded if absent")
     image_size: int | None = setting(None, "side of the images; none: that of the model", unit="pixels")
     batch_size: int = setting(256, "images at once, which has no bearing on the figures")
@@ -134,17 +139,23 @@ class EvaluateSettings:
         require_least(self, image_size=1, batch_size=1, workers=0)
 
 
-@program("nas-zoo evaluate")
-def main(argv: list[str] | None = None) -> int:
-    """`nas-zoo evaluate MODEL|FOLDER --data ...`: prints the figures as one JSON line; exit codes as in main."""
-    parser = Parser(prog="nas-zoo evaluate", description="Accuracy of a trained model on a data set, as a JSON line.")
-    parser.add_argument("model", help="folder with config.json and model.safetensors, or a name timm knows")
-    add_flags(parser, EvaluateSettings)
-    namespace = parser.parse_args(sys.argv[1:] if argv is None else argv)
-    settings = settings_from(EvaluateSettings, given_flags(namespace))
+def evaluate_on(model: nn.Module | str | Path, settings: EvaluateSettings | None = None) -> dict[str, Any]:
+    """Figures of a model on a data set, as ``evaluate`` gives them, and "same_classes".
+
+    That is True where model and data name the same classes (which differ are refused), else None: nothing vouches for
+    the figure then but the order that both are thought to have.
+
+    Args:
+        model: A model of timm, or what names one: a run's folder, ``hf-hub:OWNER/NAME``, a name timm has weights for.
+        settings: Data and their part; None: the test images of the digits.
+
+    Raises:
+        ValueError: Where model and images have other classes or channels, and for what cannot be opened.
+    """
+    settings = settings or EvaluateSettings()
     accelerator = start_accelerator()
-    model = load_model(namespace.model)
-    cfg: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    network = model if isinstance(model, nn.Module) else load_model(str(model))
+    cfg: Mapping[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
     source = open_source(
         settings.data,
         settings.split,
@@ -155,24 +166,34 @@ def main(argv: list[str] | None = None) -> int:
         crop_pct=cfg.get("crop_pct", 1.0),
     )
     figures = evaluate_model(
-        model,
+        network,
         source,
         batch_size=settings.batch_size,
         device=accelerator.device,
         workers=settings.workers,
         autocast=autocast_for(accelerator.device, settings.precision),
     )
-    # Names that differ are refused; without names nothing vouches for the figure but the order that both are thought
-    # to have.
-    same = class_names(cfg) == tuple(map(nfc, source.classes)) or None
-    if same is None:
+    return {"same_classes": class_names(cfg) == tuple(map(nfc, source.classes)) or None, **figures}
+
+
+@program("nas-zoo evaluate")
+def main(argv: list[str] | None = None) -> int:
+    """`nas-zoo evaluate MODEL|FOLDER --data ...`: prints the figures as one JSON line; exit codes as in main."""
+    parser = Parser(prog="nas-zoo evaluate", description="Accuracy of a trained model on a data set, as a JSON line.")
+    parser.add_argument("model", help="folder with config.json and model.safetensors, or a name timm knows")
+    add_flags(parser, EvaluateSettings)
+    namespace = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    settings = settings_from(EvaluateSettings, given_flags(namespace))
+    figures = evaluate_on(namespace.model, settings)
+    of_test = settings.split == "test" and settings.test_data is not None
+    data = {"data": settings.test_data if of_test else settings.data, "split": settings.split}
+    if figures["same_classes"] is None:
         print(
-            f"nas-zoo evaluate: {plain(namespace.model)} does not say what its {len(source.classes)} classes are; that "
-            f"they are those of {plain(source.name)}, in the same order, is not known",
+            f"nas-zoo evaluate: {plain(namespace.model)} does not say what its classes are; that they are those of "
+            f"{plain(data['data'])}, in the same order, is not known",
             file=sys.stderr,
         )
-    about = {"model": namespace.model, "data": source.name, "split": settings.split, "same_classes": same}
-    print(json.dumps(about | figures))
+    print(json.dumps({"model": namespace.model, **data, **figures}))
     return 0
 
 

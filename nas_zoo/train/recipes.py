@@ -14,6 +14,7 @@ from typing import Any, Literal
 from timm.optim import list_optimizers
 
 from nas_zoo.data.augment import Augment, default_augment
+from nas_zoo.data.own import LabelledImages
 from nas_zoo.data.sources import ImageSource
 from nas_zoo.runs.schedule import learning_rate
 from nas_zoo.runs.settings import read_config, require, setting, settings_from
@@ -141,8 +142,12 @@ class TrainSettings:
     keep_classifier: bool = setting(False, "keep the classifier of first weights, though its classes may be others")
     frozen_stem: bool = setting(False, "keep the weights of the stem as they are; its statistics follow the images")
     layer_decay: float = setting(1.0, "of the learning rate, from each layer to the one before it, as in timm; 1: none")
-    data: str = setting("digits", "data set: digits, cifar10, cifar100, a folder, tar or zip of class folders")
-    test_data: str | None = setting(None, "folder, tar or zip of the test images; none: as the data set has them")
+    data: str | LabelledImages = setting(
+        "digits", "data set: digits, cifar10, cifar100, a folder, tar or zip of class folders"
+    )
+    test_data: str | LabelledImages | None = setting(
+        None, "folder, tar or zip of the test images; none: as the data set has them"
+    )
     data_root: Path | None = setting(None, "folder of cifar10 / cifar100; none: the user's cache, downloaded if absent")
     image_size: int | None = setting(None, "side of the images; none: as the data set has them", unit="pixels")
     crop_pct: float = setting(1.0, "part of the shorter side that the test images' centre crop keeps")
@@ -229,6 +234,11 @@ class TrainSettings:
             source, size, cutout, crop_padding=self.crop_padding, crop_area_min=self.crop_area_min, flip=self.flip,
             **self._more,
         )  # fmt: skip
+
+    @classmethod
+    def from_recipe(cls, recipe: str, **settings: Any) -> TrainSettings:
+        """The recipe's settings, and over them those that are given; ValueError for what there is not."""
+        return settings_of({"recipe": recipe, **settings})
 
     def rate(self, epoch: int, step: int, steps: int) -> float:
         """The learning rate of iteration ``step`` of ``steps`` in an epoch, both from 0."""

@@ -55,7 +55,7 @@ from nas_zoo.runs.facts import begun_with
 from nas_zoo.runs.files import write_json
 from nas_zoo.runs.lock import only_run_in
 from nas_zoo.runs.log import run_to_resume
-from nas_zoo.runs.loop import Loop, figures
+from nas_zoo.runs.loop import Callback, Loop, figures
 from nas_zoo.runs.settings import Parser, add_flags, add_resume_flag, given_flags, resumed_settings, to_dict
 from nas_zoo.runs.stop import Reason
 from nas_zoo.text import plain
@@ -305,7 +305,10 @@ def _percent(value: float) -> str:
 
 
 def train(
-    settings: TrainSettings, resume: Mapping[str, Any] | None = None, started: float | None = None
+    settings: TrainSettings,
+    resume: Mapping[str, Any] | None = None,
+    started: float | None = None,
+    callbacks: Iterable[Callback] = (),
 ) -> Reason | None:
     """Trains to the end, or to the time budget; returns why it stopped early (None: it did not).
 
@@ -313,6 +316,7 @@ def train(
         settings: Complete ones; recipes are applied by ``parse``.
         resume: Contents of a checkpoint to continue from.
         started: time.monotonic() at which the time budget began.
+        callbacks: Called with the line of an epoch at its end.
     """
     accelerator = start_accelerator()
     if accelerator.device.type == "cuda":
@@ -328,7 +332,7 @@ def train(
             "classes": list(source.classes)}  # fmt: skip
     facts = {"result_weights": "last" if run.ema is None else "ema", "cells": origin_of_cells(settings)}
     with only_run_in(settings.out, accelerator):
-        loop = Loop(run, settings, accelerator, CHECKPOINT_KIND, resume, data=data,
+        loop = Loop(run, settings, accelerator, CHECKPOINT_KIND, resume, callbacks, data=data,
                     parameters=run.num_parameters, classifier=run.classifier, **facts)  # fmt: skip
         if resume is None and accelerator.is_main_process:
             watch = "none" if run.val_batches is None else f"{num_val} {run.val_batches.source.part}".strip()

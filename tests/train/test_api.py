@@ -1,0 +1,77 @@
+"""Training and evaluation from a Python program."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+import nas_zoo.train
+from nas_zoo.data.named import open_source
+from nas_zoo.runs.log import RunLog
+from nas_zoo.train import EvaluateSettings, TrainResult, TrainSettings, evaluate, train
+
+
+def digits(split: str, count: int) -> TensorDataset:
+    source = open_source("digits", split)
+    assert source.images is not None
+    rows = np.random.default_rng(0).permutation(len(source))[:count]
+    return TensorDataset(
+        torch.from_numpy(source.images[rows]).permute(0, 3, 1, 2), torch.from_numpy(source.labels[rows])
+    )
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory) -> TrainSettings:
+    return TrainSettings.from_recipe(
+        "quick", model="cell_net_cifar", genotype="darts_v2", init_channels=4, num_cells=3, epochs=2, batch_size=32,
+        warmup_epochs=0, data=digits("train", 128), test_data=digits("test", 64), test_curve=True,
+        out=tmp_path_factory.mktemp("train") / "run",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(settings) -> TrainResult:
+    lines: list[int] = []
+    result = train(settings, callbacks=[lambda line: lines.append(line["epoch"])])
+    assert lines == [1, 2]
+    return result
+
+
+def test_training_on_own_data_gives_figures_history_and_a_network(settings, trained):
+    assert trained.path == settings.out
+    assert trained.figures is not None
+    assert trained.figures["n"] == 64
+    assert trained.top1 == trained.figures["top1"]
+    assert [row["epoch"] for row in trained.history] == [1, 2]
+    assert trained.history[-1]["test_top1"] == trained.top1
+    assert trained.history[0].keys() == trained.history[1].keys()
+    assert trained.stopped is None
+    assert TrainResult.read(settings.out) == trained
+    assert RunLog.read(settings.out)[0]["settings"]["data"] == "TensorDataset"
+    assert trained.model()(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+
+
+def test_an_evaluation_gives_the_figures_of_the_run(settings, trained):
+    again = EvaluateSettings(data=settings.data, test_data=settings.test_data)
+    for model in (settings.out, str(settings.out), trained.model()):
+        figures = evaluate(model, again)
+        assert figures["n"] == 64
+        assert figures["top1"] == trained.top1
+    with pytest.raises(ValueError, match="edas_c11"):
+        evaluate("edas_c11", again)
+
+
+def test_a_recipe_that_is_only_named_is_told(settings):
+    with pytest.raises(ValueError, match=r"TrainSettings.from_recipe\('quick', \.\.\.\)"):
+        train(TrainSettings(recipe="quick", out=settings.out / "other"))
+    with pytest.raises(ValueError, match="recipe must be one of"):
+        TrainSettings.from_recipe("quicker")
+    with pytest.raises(ValueError, match="did you mean epochs"):
+        TrainSettings.from_recipe("quick", epoch=3)
+
+
+def test_a_finished_run_is_not_begun_again(settings, trained):
+    with pytest.raises(ValueError, match="holds a run already"):
+        train(settings)
+    assert train(settings, resume=True).history == trained.history
+    assert all(hasattr(nas_zoo.train, name) for name in nas_zoo.train.__all__)
