@@ -115,13 +115,17 @@ class SearchSettings:
 
     method: str = setting("", "search method")
     data: str | LabelledImages = setting(
-        "digits", "data set: digits, cifar10, cifar100, a folder, tar or zip of class folders"
+        "digits",
+        "digits, cifar10, cifar100; a folder, tars or a zip of class folders; a folder with metadata.csv or labels.csv; "
+        "hf:owner/name, a saved data set, Parquet",
     )
     test_data: str | LabelledImages | None = setting(
         None,
         "folder, tar or zip of its test images; all of data is then searched on; none: a fifth of a set without test "
         "split is kept for one",
     )
+    image_column: str | None = setting(None, "column of a table that has the images, or their files; none: found")
+    label_column: str | None = setting(None, "column of a table that has the classes; none: found")
     data_root: Path | None = setting(None, "folder of cifar10 / cifar100; none: the user's cache, downloaded if absent")
     out: Path = setting(Path("runs/search"), "folder of the run: log.jsonl, checkpoint.pt, genotype.json")
     seed: int = setting(0, "seed of everything: weights, alpha, split, order, augmentation, drawn edges")

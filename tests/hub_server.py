@@ -1,4 +1,4 @@
-"""A Hugging Face Hub on loopback, as far as publishing and loading a model needs one; real clients talk to it.
+"""A Hugging Face Hub on loopback, as far as publishing and loading needs one; real clients talk to it.
 
     with HubServer() as hub:                     # HF_ENDPOINT=hub.endpoint, HF_TOKEN=hub.token, HF_HUB_DISABLE_XET=1
         ...
@@ -198,7 +198,7 @@ class HubServer(LoopbackServer):
                     if answer is None or match is None:
                         raise _Refused(404, f"no such address: {self.command} {path}")
                     with hub.lock:
-                        answer(hub, self, *map(unquote, match.groups()))
+                        answer(hub, self, *map(unquote, match.groups("")))
                 except _Refused as no:
                     headers = {"X-Error-Message": no.message} | ({"X-Error-Code": no.code} if no.code else {})
                     if self.trouble:
@@ -418,9 +418,19 @@ def refs(hub: HubServer, ask: Any, name: str) -> None:
     ask.send({"branches": listed, "tags": [], "converts": []})
 
 
-def tree(hub: HubServer, ask: Any, name: str, revision: str) -> None:
-    entries = []
-    for path, blob in sorted(ask.commit_of(name, revision).files.items()):
+def tree(hub: HubServer, ask: Any, name: str, revision: str, folder: str = "") -> None:
+    entries: list[dict[str, Any]] = []
+    above = f"{folder}/" if folder else ""
+    within = [item for item in sorted(ask.commit_of(name, revision).files.items()) if item[0].startswith(above)]
+    if above and not within:
+        raise _Refused(404, f"{folder} does not exist on {revision}", "EntryNotFound")
+    recursive = ask.query.get("recursive", ["true"]) == ["true"]
+    for path, blob in within:
+        inner, *deeper = path[len(above) :].split("/", 1)
+        if deeper and not recursive:
+            entry = {"type": "directory", "path": above + inner, "size": 0, "oid": "0" * 40}
+            entries += [] if entry in entries else [entry]
+            continue
         lfs = {"lfs": {"oid": blob.sha256, "size": len(blob.data), "pointerSize": 130}} if blob.lfs else {}
         entries.append({"type": "file", "path": path, "size": len(blob.data), "oid": blob.oid, **lfs})
     ask.send(entries)
@@ -443,6 +453,7 @@ def resolve(hub: HubServer, ask: Any, name: str, revision: str, path: str) -> No
         ask.send(blob.data, 200, headers)
 
 
+_KIND = r"(?:models|datasets)"
 _ID = r"([\w.-]+/[\w.-]+)"
 ROUTES: list[tuple[str, str, str, Callable[..., None]]] = [
     ("whoami", "GET", r"/api/whoami-v2", whoami),
@@ -451,14 +462,14 @@ ROUTES: list[tuple[str, str, str, Callable[..., None]]] = [
     ("branch", "POST", rf"/api/models/{_ID}/branch/([^/]+)", branch),
     ("preupload", "POST", rf"/api/models/{_ID}/preupload/([^/]+)", preupload),
     ("commit", "POST", rf"/api/models/{_ID}/commit/([^/]+)", commit),
-    ("tree", "GET", rf"/api/models/{_ID}/tree/([^/]+)", tree),
+    ("tree", "GET", rf"/api/{_KIND}/{_ID}/tree/([^/]+)(?:/(.+))?", tree),
     ("refs", "GET", rf"/api/models/{_ID}/refs", refs),
-    ("info", "GET", rf"/api/models/{_ID}/revision/([^/]+)", info),
-    ("info", "GET", rf"/api/models/{_ID}", info),
+    ("info", "GET", rf"/api/{_KIND}/{_ID}/revision/([^/]+)", info),
+    ("info", "GET", rf"/api/{_KIND}/{_ID}", info),
     ("batch", "POST", rf"/{_ID}\.git/info/lfs/objects/batch", batch),
     ("verify", "POST", rf"/{_ID}\.git/info/lfs/verify", verify),
     ("upload", "PUT", r"/lfs/([0-9a-f]{64})", upload),
-    ("resolve", "GET|HEAD", rf"/{_ID}/resolve/([^/]+)/(.+)", resolve),
+    ("resolve", "GET|HEAD", rf"/(?:datasets/)?{_ID}/resolve/([^/]+)/(.+)", resolve),
 ]
 
 

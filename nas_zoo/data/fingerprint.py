@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import numpy as np
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from nas_zoo.data.index import Facts, one_at_a_time
 from nas_zoo.data.sources import ImageFiles, ImageSource
 from nas_zoo.runs.files import write_text
 
@@ -51,26 +52,36 @@ class FileIndex:
             self._known = {}
 
     def digests(self, files: ImageFiles) -> list[str]:
-        """32 hex digits for each file, which is read only where its path, size or time has changed."""
+        """32 hex digits for each file, which is read only where its path, size or time has changed.
+
+        Of a large set they are kept in the index beside the data, from where every run has them.
+        """
+        with one_at_a_time(files.place):
+            facts, rows = files.facts(), files.rows
+            if facts is not None and rows is not None:
+                return self._large(files, facts, rows)
         place = os.path.abspath(files.place)
         known = self._known.get(place, {})
         stamps = [list(files.stamp(i)) for i in range(len(files))]
         found = [known.get(name, []) for name in files.names]
         missing = [i for i, (entry, stamp) in enumerate(zip(found, stamps, strict=True)) if entry[:2] != stamp]
 
-        def digest(i: int) -> str:
-            return hashlib.blake2b(files.read(i), digest_size=16).hexdigest()
-
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            bar = tqdm(total=len(missing), desc=f"hashing {files.place.name}", unit="file", delay=2, disable=None)
-            for i, text in zip(missing, pool.map(digest, missing), strict=True):
-                found[i] = [*stamps[i], text]
-                bar.update()
-            bar.close()
-        if missing and files.blobs is None:
+        for i, digest in zip(missing, _hashed(files, missing), strict=True):
+            found[i] = [*stamps[i], digest.hex()]
+        if missing and (files.blobs is None or hasattr(files.blobs, "stamp")):
             self._known[place] = known | dict(zip(files.names, found, strict=True))
             self._write()
         return [str(entry[2]) for entry in found]
+
+    def _large(self, files: ImageFiles, facts: Facts, rows: np.ndarray) -> list[str]:
+        facts.forget_changed(rows, files.stamps())
+        missing = np.flatnonzero(~facts.digests[rows].any(1)).tolist()
+        for i, digest in zip(missing, _hashed(files, missing), strict=True):
+            facts.digests[rows[i]] = np.frombuffer(digest, np.uint8)
+        if missing:
+            facts.save()
+        text = facts.digests[rows].tobytes().hex()
+        return [text[at : at + 32] for at in range(0, len(text), 32)]
 
     def _write(self) -> None:
         if self.path is None or not self.writes:
@@ -81,6 +92,22 @@ class FileIndex:
         with contextlib.suppress(OSError):  # it saves time only, and the folder may be one that is only read
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_text(self.path, "\n".join(lines) + "\n")
+
+
+def _hashed(files: ImageFiles, which: Sequence[int]) -> Iterator[bytes]:
+    """16 bytes of each file's contents."""
+
+    def digest(part: Sequence[int]) -> list[bytes]:
+        return [hashlib.blake2b(files.read(i), digest_size=16).digest() for i in part]
+
+    parts = [which[first : first + 64] for first in range(0, len(which), 64)]  # a thread's task costs more than a file
+    with (
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+        tqdm(total=len(which), desc=f"hashing {files.place.name}", unit="file", delay=2, disable=None) as bar,
+    ):
+        for digests in pool.map(digest, parts):
+            yield from digests
+            bar.update(len(digests))
 
 
 def fingerprint(source: ImageSource, index: FileIndex | None = None) -> str:

@@ -8,28 +8,43 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import json
 import logging
 import lzma
 import os
 import stat
 import struct
 import tarfile
+import time
 import unicodedata
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import numpy as np
 from tqdm import tqdm
 
+from nas_zoo.data import index
+from nas_zoo.data.index import Names
 from nas_zoo.data.pictures import EXTENSIONS, MAX_FILE_BYTES
 from nas_zoo.data.sources import ImageFiles
 
-__all__ = ["FileTree", "list_folder", "list_images", "list_tar", "list_zip", "nfc", "parts_of", "tell_left_out"]
+__all__ = [
+    "FileTree",
+    "list_archives",
+    "list_folder",
+    "list_images",
+    "list_tar",
+    "list_zip",
+    "nfc",
+    "parts_of",
+    "tell_left_out",
+]
 
 logger = logging.getLogger("nas_zoo")
 
@@ -50,21 +65,111 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip's member: signature ... le
 
 @dataclass(frozen=True, eq=False)
 class FileTree:
-    """What lies below a place: its images, its folders, and how many other files of each kind were left out."""
+    """What lies below a place: its images, its folders, and how many other files of each kind were left out.
+
+    stamps: size and time of change of the archive, or time of change of the folder itself and of `folders` sorted.
+    """
 
     files: ImageFiles
     folders: frozenset[str]
     left_out: Counter[str]
+    stamps: np.ndarray | None = None
 
 
 def list_images(place: Path) -> FileTree:
-    """The images in a folder, a tar or a zip, which its first bytes tell; ValueError for what is none or damaged."""
-    if place.is_dir():
-        return list_folder(place)
-    if not place.is_file():  # opening a pipe would wait for ever
+    """The images in a folder, a tar or a zip, which its first bytes tell; ValueError for what is none or damaged.
+
+    A large listing is kept in an index beside the place, and made again where a folder or the archive has changed.
+    """
+    if not place.is_dir() and not place.is_file():  # opening a pipe would wait for ever
         raise ValueError(f"{str(place)!r} is no regular file; {KINDS}")
+    with index.one_at_a_time(place):
+        kept = index.load_index(place, "names")
+        tree = None if kept is None else _tree_of(place, kept)
+        if tree is None:
+            begun = time.time_ns()
+            tree = list_folder(place) if place.is_dir() else _list_archive(place)
+            if len(tree.files) >= index.MIN_FILES and tree.files.blobs is None:
+                index.save_index(place, "names", _arrays_of(tree, begun))
+    return tree
+
+
+def _list_archive(place: Path) -> FileTree:
+    stamp = _stamp(place)
     with open(place, "rb") as stream:
-        return list_zip(place) if stream.read(4) in (b"PK\x03\x04", b"PK\x05\x06") else list_tar(place)
+        zipped = stream.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+    return replace(list_zip(place) if zipped else list_tar(place), stamps=np.array([stamp], np.int64))
+
+
+def list_archives(places: Sequence[Path], whole: Path) -> FileTree:
+    """The images of several tars or zips as if they were one, `whole`.
+
+    Where none of them has a folder in it, each is the class that it is named for, as the parts of ImageNet's own tar.
+    """
+    trees = [list_images(place) for place in places]
+    in_memory = [tree.files.blobs is not None for tree in trees]
+    if any(in_memory) and not all(in_memory):
+        raise ValueError(f"{str(whole)!r}: some of the archives are compressed tars; make all of them plain ones")
+    flat = not any("/" in name for tree in trees for name in tree.files.names)
+    names = [
+        f"{place.name.partition('.')[0]}/{name}" if flat else name
+        for place, tree in zip(places, trees, strict=True)
+        for name in tree.files.names
+    ]
+    order = sorted(range(len(names)), key=names.__getitem__)
+    for one, other in pairwise(order):
+        if names[one] == names[other]:
+            raise ValueError(f"{str(whole)!r}: {names[one]!r} is in more than one of the archives")
+    spans, blobs = None, None
+    if all(in_memory):
+        held = [data for tree in trees for data in tree.files.blobs or ()]
+        blobs = tuple(held[i] for i in order)
+    else:
+        numbered = [np.c_[tree.files.spans[:, :4], np.full(len(tree.files), number)]
+                    for number, tree in enumerate(trees) if tree.files.spans is not None]  # fmt: skip
+        spans = np.concatenate(numbered)[order]
+    classes = {name.partition("/")[0] for name in names if flat}
+    folders = frozenset(classes).union(*(tree.folders for tree in trees))
+    left_out = sum((tree.left_out for tree in trees), Counter[str]())
+    kept = Names(names[i] for i in order)
+    files = ImageFiles(whole, kept, spans, blobs, tuple(places), whole=kept, rows=np.arange(len(kept)))
+    return FileTree(files, folders, left_out)
+
+
+# ---- the index of a large listing ----
+
+
+def _stamp(path: str | Path) -> tuple[int, int]:
+    found = os.stat(path)
+    return (0 if stat.S_ISDIR(found.st_mode) else found.st_size), found.st_mtime_ns
+
+
+def _arrays_of(tree: FileTree, begun_ns: int) -> dict[str, Any]:
+    names, lengths = Names(tree.files.names).arrays()
+    folders, folder_lengths = Names(sorted(tree.folders)).arrays()
+    more = {} if tree.files.spans is None else {"spans": tree.files.spans}
+    left_out = np.frombuffer(json.dumps(tree.left_out).encode("utf-8", "surrogatepass"), np.uint8)
+    return {"names": names, "lengths": lengths, "folders": folders, "folder_lengths": folder_lengths,
+            "stamps": tree.stamps, "left_out": left_out, "begun": np.int64(begun_ns), **more}  # fmt: skip
+
+
+def _tree_of(place: Path, kept: dict[str, np.ndarray]) -> FileTree | None:
+    """The listing that an index holds; None where the place has changed since, or where the index is damaged."""
+    try:
+        names = Names.of(kept["names"], kept["lengths"])
+        folders = list(Names.of(kept["folders"], kept["folder_lengths"]))
+        spans = kept.get("spans")
+        inside = ["", *folders] if spans is None else [""]
+        now = np.array([_stamp(os.path.join(place, folder) if folder else place) for folder in inside], np.int64)
+        if not np.array_equal(now, kept["stamps"]) or not index.settled(now[:, 1], int(kept["begun"])):
+            return None
+        if spans is not None and (spans.shape != (len(names), 5) or spans.dtype != np.int64 or place.is_dir()):
+            return None
+        left_out = Counter({str(kind): int(count) for kind, count in json.loads(kept["left_out"].tobytes()).items()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UnicodeError):
+        return None
+    files = ImageFiles(place, names, spans, whole=names, rows=np.arange(len(names)))
+    return FileTree(files, frozenset(folders), left_out, now)
 
 
 _told: set[str] = set()
@@ -124,11 +229,14 @@ def list_folder(place: Path) -> FileTree:
     try:
         top = os.stat(place)
         open_folders: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ((top.st_dev, top.st_ino),))]
+        times = {"": top.st_mtime_ns}  # of before a folder is read, so that what changes meanwhile is noticed
         while open_folders:
             folder, above = open_folders.pop()
             with os.scandir(place / folder) as entries:
                 for entry in entries:
                     name = f"{folder}/{entry.name}" if folder else entry.name
+                    if index.INDEX_MARK in entry.name:
+                        continue  # our own
                     if _hidden((entry.name,)):
                         left_out["hidden"] += 1
                     elif entry.is_dir():
@@ -138,6 +246,7 @@ def list_folder(place: Path) -> FileTree:
                             left_out["a link to a folder above it"] += 1
                             continue
                         folders.add(name)
+                        times[name] = here.st_mtime_ns
                         open_folders.append((name, (*above, identity)))
                     elif PurePosixPath(entry.name).suffix.lower() not in EXTENSIONS:
                         left_out[_kind(entry.name)] += 1
@@ -147,7 +256,10 @@ def list_folder(place: Path) -> FileTree:
                         left_out["a pipe, a socket or a device"] += 1
     except OSError as error:
         raise ValueError(f"cannot list the folder {str(place)!r}: {error}") from error
-    return FileTree(ImageFiles(place, tuple(sorted(names))), frozenset(folders), left_out)
+    kept = Names(sorted(names))
+    files = ImageFiles(place, kept, whole=kept, rows=np.arange(len(kept)))
+    stamps = np.array([(0, times[name]) for name in ["", *sorted(folders)]], np.int64)
+    return FileTree(files, frozenset(folders), left_out, stamps)
 
 
 # ---- archives ----
@@ -193,10 +305,11 @@ class _Listing:
         return str(path)
 
     def tree(self, in_place: bool) -> FileTree:
-        names = tuple(sorted(self.found))
+        names = Names(sorted(self.found))
         held = [self.found[name] for name in names]
         if in_place:
-            files = ImageFiles(self.place, names, spans=np.array(held, dtype=np.int64).reshape(-1, 4))
+            spans = np.array(held, dtype=np.int64).reshape(-1, 5)
+            files = ImageFiles(self.place, names, spans, whole=names, rows=np.arange(len(names)))
         else:
             files = ImageFiles(self.place, names, blobs=tuple(held))
         return FileTree(files, frozenset(self.folders), self.left_out)
@@ -250,7 +363,7 @@ def list_tar(place: Path) -> FileTree:
             if name is None:
                 continue
             if unpack is None:
-                listing.found[name] = (member.offset_data, member.size, -1, -1)
+                listing.found[name] = (member.offset_data, member.size, -1, -1, 0)
                 continue
             held += member.size
             if held > MAX_HELD_BYTES:
@@ -324,7 +437,7 @@ def list_zip(place: Path) -> FileTree:
                 if not same_name or signature != b"PK\x03\x04" or start + info.compress_size > place.stat().st_size:
                     raise _Refused(f"{str(place)!r} is damaged at byte {info.header_offset}, member {shown!r}")
                 size = -1 if info.compress_type == zipfile.ZIP_STORED else info.file_size
-                listing.found[name] = (start, info.compress_size, size, info.CRC)
+                listing.found[name] = (start, info.compress_size, size, info.CRC, 0)
     except _ARCHIVE_ERRORS as error:
         if isinstance(error, _Refused):
             raise ValueError(str(error)) from None

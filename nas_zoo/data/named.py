@@ -9,23 +9,33 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import glob
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from nas_zoo.data.augment import epoch_order
-from nas_zoo.data.listing import KINDS, TEST_FOLDERS, list_images, nfc, parts_of, tell_left_out
+from nas_zoo.data.index import cache_folder
+from nas_zoo.data.listing import KINDS, TEST_FOLDERS, FileTree, list_archives, list_images, nfc, parts_of, tell_left_out
 from nas_zoo.data.own import LabelledImages, name_of, read_own
 from nas_zoo.data.pictures import EXTENSIONS
-from nas_zoo.data.sources import DEVICE_LIMIT_GB, ImageFiles, ImageSource, Skips, UnreadableImage, decode_readable
+from nas_zoo.data.sources import (
+    DEVICE_LIMIT_GB,
+    ImageFiles,
+    ImageSource,
+    LabelledFiles,
+    Skips,
+    UnreadableImage,
+    decode_readable,
+)
+from nas_zoo.data.tables import Columns, csv_paths, is_table, open_table
 
 __all__ = [
     "NAMES",
@@ -74,6 +84,7 @@ def open_for_run(settings: Any, splits: Sequence[str], **options: Any) -> dict[s
     """``open_parts`` by a program's settings: data, data_root, test_data, skip_unreadable, train_limit and seed."""
     skips = Skips(settings.skip_unreadable, offered=True)
     where: dict[str, Any] = {"root": settings.data_root, "test_data": settings.test_data}
+    where |= {"image_column": settings.image_column, "label_column": settings.label_column}
     parts = open_parts(settings.data, splits, skips=skips, **where, **options)
     return parts | {"train": limited(parts["train"], settings.train_limit, settings.seed)}
 
@@ -91,6 +102,8 @@ def open_parts(
     split_seed: int = 0,
     download: bool = True,
     skips: Skips | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
 ) -> dict[str, ImageSource]:
     """The "train", "val" and "test" images of a data set; "val" is left out of what is returned where there is none.
 
@@ -98,7 +111,9 @@ def open_parts(
     there if absent; without root $NAS_ZOO_CACHE or ~/.cache/nas_zoo), or the path of a folder, tar or zip of class
     folders, or of train/ and test/ or val/ folders of those (with both, val/ or valid/ is the val part, which watches
     a run), in either case with one leading folder allowed. A name wins over a path that is spelled like it; write
-    ./digits for the path.
+    ./digits for the path. Several archives are one set: "a.tar,b.tar", a pattern, or a folder of tars. A folder may
+    have a metadata.csv or labels.csv instead of class folders. With the library datasets also "hf:owner/name" (with
+    :CONFIG and @REVISION), a folder that it saved, and Parquet. image_column, label_column: of a table; None: found.
 
     Or any map-style data set of (image, label), which is read into memory (``nas_zoo.data.own``).
 
@@ -135,8 +150,9 @@ def open_parts(
     if name not in NAMES:
         test_path = None if test_data is None else os.fspath(test_data)
         return _open_files(
-            name, splits, test_path, image_size, in_chans or 3, crop_pct, stream, split_seed, skips or Skips()
-        )
+            name, splits, test_path, image_size, in_chans or 3, crop_pct, stream, split_seed, skips or Skips(),
+            Columns(image_column, label_column),
+        )  # fmt: skip
     if test_data is not None:
         raise ValueError(f"test_data {os.fspath(test_data)!r}: {name} has a test split of its own")
     found = {}
@@ -200,18 +216,6 @@ def _open_digits(split: str) -> ImageSource:
     return ImageSource(
         "digits", classes, labels[rows], mean, std, in_chans=1, image_size=8, images=images[rows], flip_ok=False
     )
-
-
-def cache_folder() -> Path:
-    """Where downloads go: $NAS_ZOO_CACHE, else ~/.cache/nas_zoo. ValueError where the user has no home."""
-    if named := os.environ.get("NAS_ZOO_CACHE"):
-        return Path(named)
-    try:
-        return Path.home() / ".cache" / "nas_zoo"
-    except RuntimeError:
-        raise ValueError(
-            "the user has no home folder in which downloads could lie; give --data-root or set NAS_ZOO_CACHE"
-        ) from None
 
 
 def _open_cifar(name: str, split: str, root: str | os.PathLike[str] | None, download: bool) -> ImageSource:
@@ -322,19 +326,6 @@ def _open_own(
 # ---- by path ----
 
 
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """The images of one split with the class each lies in."""
-
-    files: ImageFiles
-    classes: tuple[str, ...]
-    labels: np.ndarray
-    folder: str = ""  # that they lie in, where the parts have folders
-
-    def subset(self, rows: np.ndarray) -> _Part:
-        return replace(self, files=self.files.subset(rows), labels=self.labels[rows])
-
-
 def _open_files(
     data: str,
     splits: Sequence[str],
@@ -345,13 +336,13 @@ def _open_files(
     stream: bool | None,
     split_seed: int,
     skips: Skips,
+    columns: Columns,
 ) -> dict[str, ImageSource]:
-    place = _existing(data, "data")
-    other = None if test_data is None else _existing(test_data, "test_data")
-    parts = _class_parts(place, has_test=other not in (None, place))
+    place = Path(data).expanduser()
+    parts = _parts_of(data, "data", columns, has_test=test_data is not None and Path(test_data) != Path(data))
     size = image_size or _default_size(parts["train"].files)  # of the training files: all parts must agree on it
-    if other is not None:
-        others = _class_parts(other)
+    if test_data is not None:
+        others = _parts_of(test_data, "test_data", columns)
         parts["test"] = others.get("test", others["train"])
     if "test" in parts:
         for part in parts.values():
@@ -366,22 +357,18 @@ def _open_files(
             place, len(parts["test"].labels), len(whole.labels), 100 * HOLD_OUT, split_seed,
         )  # fmt: skip
 
-    def streamed(part: _Part) -> bool:
+    def streamed(part: LabelledFiles) -> bool:
         return len(part.labels) * size**2 * in_chans > DEVICE_LIMIT_GB * 1e9 if stream is None else stream
 
-    def read(part: _Part) -> tuple[_Part, np.ndarray | None]:
+    def read(part: LabelledFiles) -> tuple[LabelledFiles, np.ndarray | None]:
         """The part without what is skipped, and its pixels unless they are streamed."""
         files, images = part.files, None
         rows = np.arange(len(files))
         if streamed(part):
-            unreadable = []
-            for i in tqdm(rows.tolist(), f"checking {files.place.name}", unit="image", delay=2, disable=None):
-                try:
-                    files.size(i)
-                except UnreadableImage as error:
-                    skips.add(str(error))
-                    unreadable.append(i)
-            rows = np.delete(rows, unreadable)
+            faults = files.unreadable_headers()
+            for fault in faults.values():
+                skips.add(str(fault))
+            rows = np.delete(rows, list(faults))
         else:
             one = partial(files.decode, image_size=size, in_chans=in_chans, crop_pct=crop_pct)
             words = f"decoding {files.place.name}"
@@ -396,8 +383,8 @@ def _open_files(
     if streamed(train):
         mean, std = STATISTICS["imagenet"] if in_chans == 3 else STATISTICS["imagenet grey"]
     else:
-        stamp = place.stat()
-        key = (str(place.resolve()), stamp.st_mtime_ns, stamp.st_size, train.files.names, size, in_chans, crop_pct)
+        stamps = train.files.stamps().tobytes()
+        key = (os.path.abspath(place), stamps, tuple(train.files.names), size, in_chans, crop_pct)
         if key not in _computed:
             held = images.get("train")
             held = read(train)[1] if held is None else held
@@ -432,14 +419,50 @@ def _existing(path: str, what: str) -> Path:
     return place
 
 
-def _class_parts(place: Path, has_test: bool = False) -> dict[str, _Part]:
-    """The images of a folder, tar or zip: "train", and "test" and "val" if there; ValueError if laid out otherwise.
+def _parts_of(data: str, what: str, columns: Columns, has_test: bool = False) -> dict[str, LabelledFiles]:
+    """The images of a path or a name on the Hub: "train", and "test" and "val" if there.
 
     has_test: the test images come from elsewhere, so that a val/ is the val part, not the test for want of another.
     """
-    tree = list_images(place)
-    paths = [PurePosixPath(nfc(name)).parts for name in tree.files.names]
-    folders = [PurePosixPath(nfc(name)).parts for name in tree.folders]
+    if is_table(data):
+        parts = open_table(data, columns)
+        if has_test and "test" in parts and not (own := parts.pop("test")).folder.startswith("test"):
+            parts["val"] = own
+        return parts
+    archives = _archives(data)
+    place = Path(data).expanduser() if archives else _existing(data, what)
+    if not archives:
+        tree = list_images(place)
+        archives = [] if tree.files.names or not place.is_dir() else sorted(place.glob("*.tar"))
+    return _class_parts(place, list_archives(archives, place) if archives else tree, columns, has_test)
+
+
+def _archives(data: str) -> list[Path]:
+    """The archives of "a.tar,b.tar" or of a pattern; none for the path of one thing."""
+    if Path(data).expanduser().exists() or not any(mark in data for mark in ",*?["):
+        return []
+    found: list[Path] = []
+    for piece in data.split(","):
+        paths = sorted(glob.glob(os.path.expanduser(piece.strip()), recursive=True))
+        if not paths:
+            raise ValueError(f"data {data!r}: there is nothing of the name or pattern {piece.strip()!r}")
+        found += map(Path, paths)
+    if len(set(found)) < len(found):
+        raise ValueError(f"data {data!r} names an archive twice")
+    return found
+
+
+def _class_parts(place: Path, tree: FileTree, columns: Columns, has_test: bool) -> dict[str, LabelledFiles]:
+    """The images of a folder, or of one or more archives; ValueError if they are not laid out by class."""
+    left_out = tree.left_out.copy()
+    folders = [tuple(nfc(name).split("/")) for name in tree.folders]
+    by_table = csv_paths(place, tree.files.names, columns)
+    if by_table is None:
+        paths = [tuple(nfc(name).split("/")) for name in tree.files.names]
+    else:
+        paths, folders = [tuple(map(nfc, path)) for path in by_table[0] if path], []
+        chosen = np.array([i for i, path in enumerate(by_table[0]) if path], np.int64)
+        tree, left_out = replace(tree, files=tree.files.subset(chosen)), left_out + by_table[1]
     if not paths:
         raise ValueError(
             f"no images in {str(place)!r} ({sum(tree.left_out.values())} other files); expected <class>/<image> with "
@@ -460,7 +483,6 @@ def _class_parts(place: Path, has_test: bool = False) -> dict[str, _Part]:
         paths = [path[1:] for path in paths]
         folders = [folder[1:] for folder in folders if folder[0] == lead and len(folder) > 1]
     rows_of = parts_of(paths)
-    left_out = tree.left_out.copy()
     if not rows_of:
         parts = {"train": _one_part(tree.files, paths, {folder[0] for folder in folders if len(folder) == 1})}
     else:
@@ -484,7 +506,7 @@ def _class_parts(place: Path, has_test: bool = False) -> dict[str, _Part]:
     return parts
 
 
-def _one_part(files: ImageFiles, paths: list[tuple[str, ...]], folders: set[str]) -> _Part:
+def _one_part(files: ImageFiles, paths: list[tuple[str, ...]], folders: set[str]) -> LabelledFiles:
     """Files whose paths must be <class>/<image>; a class folder without images is an error, as is a single class."""
     for i, path in enumerate(paths):
         if len(path) != 2:
@@ -503,10 +525,10 @@ def _one_part(files: ImageFiles, paths: list[tuple[str, ...]], folders: set[str]
             f"{str(files.place)!r} has only one class, {classes[0]!r}; expected a folder for each of several"
         )
     number = {word: label for label, word in enumerate(classes)}
-    return _Part(files, classes, np.array([number[path[0]] for path in paths], dtype=np.int64))
+    return LabelledFiles(files, classes, np.array([number[path[0]] for path in paths], dtype=np.int64))
 
 
-def _same_classes(train: _Part, test: _Part) -> None:
+def _same_classes(train: LabelledFiles, test: LabelledFiles) -> None:
     """ValueError that lists the difference unless both parts have the same classes."""
     if train.classes == test.classes:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import zlib
@@ -9,11 +10,14 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from nas_zoo.data import index
+from nas_zoo.data.index import Facts, Names
 from nas_zoo.data.pictures import (
     DECODE_ERRORS,
     Part,
@@ -22,7 +26,16 @@ from nas_zoo.data.pictures import (
     read_file,
 )
 
-__all__ = ["ImageFiles", "ImageSource", "Skips", "UnreadableImage", "checked_indices", "decode_all", "decode_readable"]
+__all__ = [
+    "ImageFiles",
+    "ImageSource",
+    "LabelledFiles",
+    "Skips",
+    "UnreadableImage",
+    "checked_indices",
+    "decode_all",
+    "decode_readable",
+]
 
 logger = logging.getLogger("nas_zoo")
 
@@ -63,15 +76,19 @@ class Skips:
 class ImageFiles:
     """Encoded images that can be read one by one, from any process or thread.
 
-    `names` are paths inside `place` (a folder or an archive). With `blobs` image i is held in memory, with `spans` it
-    is a part of the file `place` (N, 4: offset, bytes there, bytes once inflated or -1, CRC-32 or -1), and with neither
-    it is the file `place / names[i]`.
+    `names` are paths inside `place` (a folder or an archive). With `blobs` image i is held in memory or in a table,
+    with `spans` it is a part of the file `place`, or of the one of `archives` (N, 5: offset, bytes there, bytes once
+    inflated or -1, CRC-32 or -1, number of the archive), and with neither it is the file `place / names[i]`. In the
+    listing `whole`, of which these are a part, image i has the number `rows[i]`.
     """
 
     place: Path
-    names: tuple[str, ...]
+    names: Sequence[str]
     spans: np.ndarray | None = None
-    blobs: tuple[bytes, ...] | None = None
+    blobs: Sequence[bytes] | None = None
+    archives: tuple[Path, ...] = ()
+    whole: Names | None = None
+    rows: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -83,8 +100,8 @@ class ImageFiles:
                 return self.blobs[i]
             if self.spans is None:
                 return read_file(self.place / self.names[i])
-            offset, stored, size, checksum = (int(v) for v in self.spans[i])
-            with open(self.place, "rb") as archive:  # opened anew: a file position shared by workers would be a race
+            offset, stored, size, checksum, _ = (int(v) for v in self.spans[i])
+            with open(self._file(i), "rb") as archive:  # opened anew: a file position shared by workers would be a race
                 archive.seek(offset)
                 data = archive.read(stored)
             whole = len(data) == stored
@@ -99,16 +116,23 @@ class ImageFiles:
 
     def where(self, i: int) -> str:
         """Words that name image i in an error."""
-        return f"{self.names[i]!r} in {str(self.place)!r}"
+        return f"{self.names[i]!r} in {str(self.place if self.spans is None else self._file(i))!r}"
+
+    def _file(self, i: int) -> str | Path:
+        """The file that image i is, or is a part of."""
+        if self.spans is not None:
+            return self.archives[self.spans[i, 4]] if self.archives else self.place
+        return self.place if self.blobs is not None else os.path.join(self.place, self.names[i])
 
     def subset(self, indices: Iterable[int]) -> ImageFiles:
         """The files of `indices`, in their order."""
-        rows = [int(i) for i in indices]
+        rows = np.fromiter(indices, np.int64)
         return replace(
             self,
-            names=tuple(self.names[i] for i in rows),
+            names=_taken(self.names, rows),
             spans=None if self.spans is None else self.spans[rows],
-            blobs=None if self.blobs is None else tuple(self.blobs[i] for i in rows),
+            blobs=None if self.blobs is None else _taken(self.blobs, rows),
+            rows=None if self.rows is None else self.rows[rows],
         )
 
     def decode(
@@ -137,15 +161,75 @@ class ImageFiles:
 
     def stamp(self, i: int) -> tuple[int, int]:
         """Bytes and time of change (ns) of the file that image i is, or is a part of."""
-        place = self.place / self.names[i] if self.spans is None and self.blobs is None else self.place
+        if (stamp := getattr(self.blobs, "stamp", None)) is not None:  # of the files of a table
+            return stamp
         try:
-            found = place.stat()
+            files = [self._file(i)] if self.blobs is None else self.archives or [self.place]
+            found = [os.stat(file) for file in files]
         except OSError as error:
             raise UnreadableImage(f"cannot read {self.where(i)}: {error}") from error
-        return found.st_size, found.st_mtime_ns
+        return sum(one.st_size for one in found), max(one.st_mtime_ns for one in found)
+
+    def stamps(self) -> np.ndarray:
+        """``stamp`` of each, (N, 2) int64; zeros for one that has gone, which is told where it is read."""
+        if self.spans is not None or self.blobs is not None:
+            number = np.zeros(len(self), np.int64) if self.spans is None else self.spans[:, 4]
+            which, first, back = np.unique(number, return_index=True, return_inverse=True)
+            return np.array([self.stamp(int(i)) for i in first], np.int64).reshape(len(which), 2)[back]
+        found = np.zeros((len(self), 2), np.int64)
+        for i, name in enumerate(self.names):
+            with contextlib.suppress(OSError):
+                now = os.stat(os.path.join(self.place, name))
+                found[i] = now.st_size, now.st_mtime_ns
+        return found
+
+    def facts(self) -> Facts | None:
+        """What an index knows of the listing that these are a part of; None for a small one, and with `blobs`."""
+        if self.whole is None or self.rows is None or self.blobs is not None or len(self.whole) < index.MIN_FILES:
+            return None
+        return Facts(self.place, self.whole)
+
+    def unreadable_headers(self) -> dict[int, UnreadableImage]:
+        """By number, the images whose headers cannot be read; of a large set only what has changed is looked at."""
+        faults: dict[int, UnreadableImage] = {}
+        with index.one_at_a_time(self.place):
+            facts, rows = self.facts(), self.rows
+            todo = np.arange(len(self))
+            if facts is not None and rows is not None:
+                facts.forget_changed(rows, self.stamps())
+                todo = np.flatnonzero(facts.pixels[rows, 0] == 0)
+            for i in tqdm(todo.tolist(), f"checking {self.place.name}", unit="image", delay=2, disable=None):
+                try:
+                    size = self.size(i)
+                    if facts is not None and rows is not None:
+                        facts.pixels[rows[i]] = size
+                except UnreadableImage as error:
+                    faults[i] = error
+            if facts is not None and len(todo):
+                facts.save()
+        return faults
 
     def _corrupt(self, i: int, error: BaseException) -> UnreadableImage:
         return UnreadableImage(f"corrupt image {self.where(i)}: {error or type(error).__name__}")
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledFiles:
+    """The images of one split with the class each is of; `folder` is what they lie in, where the splits have one."""
+
+    files: ImageFiles
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    folder: str = ""
+
+    def subset(self, rows: np.ndarray) -> LabelledFiles:
+        return replace(self, files=self.files.subset(rows), labels=self.labels[rows])
+
+
+def _taken(held: Any, rows: np.ndarray) -> Any:
+    """The items of `rows`, by a sequence's own `take` where it has one."""
+    take = getattr(held, "take", None)
+    return tuple(held[i] for i in rows.tolist()) if take is None else take(rows)
 
 
 @dataclass(frozen=True, eq=False)

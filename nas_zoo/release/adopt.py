@@ -63,6 +63,7 @@ SAME = 0.1
 #: Settings that say where things lie and how fast it goes, or stand in columns of their own.
 _ELSEWHERE = {
     "recipe", "model", "genotype", "init_channels", "num_cells", "data", "test_data", "data_root", "out", "seed",
+    "image_column", "label_column",
     "epochs", "workers", "time_budget", "eval_every", "test_curve", "channels_last", "compile", "crop_pct",
 }  # fmt: skip
 
@@ -372,6 +373,8 @@ def adopt(
         "test",
         root=data_root or settings["data_root"],
         test_data=test_data or (settings["test_data"] if data is None else None),
+        image_column=settings.get("image_column"),
+        label_column=settings.get("label_column"),
         image_size=size[1],
         in_chans=size[0],
         crop_pct=row.crop_pct,

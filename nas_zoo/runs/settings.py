@@ -54,7 +54,10 @@ __all__ = [
 S = TypeVar("S")
 
 #: What a resumed run may change: where things lie and how long it may take, never what is computed.
-CHANGEABLE = ("data", "test_data", "data_root", "out", "time_budget", "workers", "skip_unreadable")
+CHANGEABLE = (
+    "data", "test_data", "image_column", "label_column", "data_root", "out", "time_budget", "workers",
+    "skip_unreadable",
+)  # fmt: skip
 
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")

@@ -123,12 +123,16 @@ class EvaluateSettings:
     """Settings of an evaluation."""
 
     data: str | LabelledImages = setting(
-        "digits", "data set: digits, cifar10, cifar100, a folder, tar or zip of class folders"
+        "digits",
+        "digits, cifar10, cifar100; a folder, tars or a zip of class folders; a folder with metadata.csv or labels.csv; "
+        "hf:owner/name, a saved data set, Parquet",
     )
     split: Literal["train", "val", "test"] = setting("test", "which images of it")
     test_data: str | LabelledImages | None = setting(
         None, "folder, tar or zip of the test images; none: as the data set has them"
     )
+    image_column: str | None = setting(None, "column of a table that has the images, or their files; none: found")
+    label_column: str | None = setting(None, "column of a table that has the classes; none: found")
     data_root: Path | None = setting(None, "folder of cifar10 / cifar100; none: the user's cache, downloaded if absent")
     image_size: int | None = setting(None, "side of the images; none: that of the model", unit="pixels")
     batch_size: int = setting(256, "images at once, which has no bearing on the figures")
@@ -161,6 +165,8 @@ def evaluate_on(model: nn.Module | str | Path, settings: EvaluateSettings | None
         settings.split,
         root=settings.data_root,
         test_data=settings.test_data,
+        image_column=settings.image_column,
+        label_column=settings.label_column,
         image_size=settings.image_size or cfg["input_size"][1],
         in_chans=cfg["input_size"][0],
         crop_pct=cfg.get("crop_pct", 1.0),

@@ -143,11 +143,15 @@ class TrainSettings:
     frozen_stem: bool = setting(False, "keep the weights of the stem as they are; its statistics follow the images")
     layer_decay: float = setting(1.0, "of the learning rate, from each layer to the one before it, as in timm; 1: none")
     data: str | LabelledImages = setting(
-        "digits", "data set: digits, cifar10, cifar100, a folder, tar or zip of class folders"
+        "digits",
+        "digits, cifar10, cifar100; a folder, tars or a zip of class folders; a folder with metadata.csv or labels.csv; "
+        "hf:owner/name, a saved data set, Parquet",
     )
     test_data: str | LabelledImages | None = setting(
         None, "folder, tar or zip of the test images; none: as the data set has them"
     )
+    image_column: str | None = setting(None, "column of a table that has the images, or their files; none: found")
+    label_column: str | None = setting(None, "column of a table that has the classes; none: found")
     data_root: Path | None = setting(None, "folder of cifar10 / cifar100; none: the user's cache, downloaded if absent")
     image_size: int | None = setting(None, "side of the images; none: as the data set has them", unit="pixels")
     crop_pct: float = setting(1.0, "part of the shorter side that the test images' centre crop keeps")

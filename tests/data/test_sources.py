@@ -29,7 +29,7 @@ def held(source: ImageSource) -> np.ndarray:
 
 def names(source: ImageSource) -> tuple[str, ...]:
     assert source.files is not None
-    return source.files.names
+    return tuple(source.files.names)
 
 
 def encoded(value=0, size=(12, 12), mode="RGB", form="PNG", **options) -> bytes:
