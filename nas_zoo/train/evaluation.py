@@ -124,7 +124,7 @@ class EvaluateSettings:
 
     data: str | LabelledImages = setting(
         "digits",
-        "digits, cifar10, cifar100; a folder, tars or a zip of class folders; a folder with metadata.csv or labels.csv; "
+        "digits, cifar10, cifar100; folder, tars or zip of class folders; a folder with metadata.csv or labels.csv; "
         "hf:owner/name, a saved data set, Parquet",
     )
     split: Literal["train", "val", "test"] = setting("test", "which images of it")

@@ -144,7 +144,7 @@ class TrainSettings:
     layer_decay: float = setting(1.0, "of the learning rate, from each layer to the one before it, as in timm; 1: none")
     data: str | LabelledImages = setting(
         "digits",
-        "digits, cifar10, cifar100; a folder, tars or a zip of class folders; a folder with metadata.csv or labels.csv; "
+        "digits, cifar10, cifar100; folder, tars or zip of class folders; a folder with metadata.csv or labels.csv; "
         "hf:owner/name, a saved data set, Parquet",
     )
     test_data: str | LabelledImages | None = setting(
