@@ -196,7 +196,7 @@ def lacking(piece: str) -> Iterator[None]:
         setattr(place, name, kept)
 
 
-def main() -> None:
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", default="edas", choices=METHODS)
     parser.add_argument("--num-cells", type=int, default=20)
@@ -209,8 +209,11 @@ def main() -> None:
     parser.add_argument("--without", nargs="*", default=[], choices=PIECES, metavar="PIECE",
                         help=f"also time the iteration without some of {', '.join(PIECES)}")  # fmt: skip
     parser.add_argument("--partial-channels", type=int, help="K of PC-DARTS; default: the method's own")
-    options = parser.parse_args()
+    return parser.parse_args(argv)
 
+
+def measured(options: argparse.Namespace) -> dict[str, Any]:
+    """What the program prints: seconds, memory and their ratios, and what they are of."""
     settings_class = find_method(options.method)[0]
     changes = {} if options.partial_channels is None else {"partial_channels": options.partial_channels}
     settings = settings_class(
@@ -288,32 +291,28 @@ def main() -> None:
         memory["iteration"].append(peak_gb(iteration(index), device))
     gb = {name: statistics.mean(values) for name, values in memory.items()}
     facts = run_facts(device)
-    print(
-        json.dumps(
-            {
-                "method": options.method,
-                "iteration_s": round(means["iteration"], 4),
-                f"{against}_s": round(means[against], 4),
-                "time_ratio": round(ratio, 4),
-                "iteration_gb": round(gb["iteration"], 4),
-                f"{against}_gb": round(gb[against], 4),
-                "memory_ratio": round(gb["iteration"] / gb[against], 4),
-                "derived_s": round(means["derived"], 4),
-                **{f"without_{piece}_s": round(means[f"without_{piece}"], 4) for piece in options.without},
-                "images_per_s": round(2 * options.batch_size / means["iteration"], 1),
-                "derived_images_per_s": round(2 * options.batch_size / means["derived"], 1),
-                "n": len(draws) * options.repeats,
-                "num_cells": options.num_cells,
-                "init_channels": options.init_channels,
-                "partial_channels": settings.partial_channels,
-                "batch_size": options.batch_size,
-                "channels_last": options.channels_last,
-                "device": facts["device_name"],
-                "threads": facts["threads"],
-                "versions": {k: v for k, v in facts["versions"].items() if k in ("python", "torch", "nas-zoo")},
-            }
-        )
-    )
+    return {
+        "method": options.method,
+        "iteration_s": round(means["iteration"], 4),
+        f"{against}_s": round(means[against], 4),
+        "time_ratio": round(ratio, 4),
+        "iteration_gb": round(gb["iteration"], 4),
+        f"{against}_gb": round(gb[against], 4),
+        "memory_ratio": round(gb["iteration"] / gb[against], 4),
+        "derived_s": round(means["derived"], 4),
+        **{f"without_{piece}_s": round(means[f"without_{piece}"], 4) for piece in options.without},
+        "images_per_s": round(2 * options.batch_size / means["iteration"], 1),
+        "derived_images_per_s": round(2 * options.batch_size / means["derived"], 1),
+        "n": len(draws) * options.repeats,
+        "num_cells": options.num_cells,
+        "init_channels": options.init_channels,
+        "partial_channels": settings.partial_channels,
+        "batch_size": options.batch_size,
+        "channels_last": options.channels_last,
+        "device": facts["device_name"],
+        "threads": facts["threads"],
+        "versions": {k: v for k, v in facts["versions"].items() if k in ("python", "torch", "nas-zoo")},
+    }
 
 
 def plain_run(settings: SearchSettings, accelerator: Accelerator, like: Search) -> Search:
@@ -332,4 +331,4 @@ def plain_run(settings: SearchSettings, accelerator: Accelerator, like: Search) 
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(measured(parse())))

@@ -117,3 +117,58 @@ def test_a_command_imports_what_it_needs_alone(command: str, tmp_path: Path) -> 
 def test_a_room_can_be_the_first_thing_that_is_asked_of_the_package() -> None:
     for code in ("from nas_zoo import cli", "from nas_zoo import genotype", "from nas_zoo import Genotype"):
         subprocess.run([sys.executable, "-c", code], check=True)
+
+
+#: What there is of our needs on a GPU machine that can download nothing; what these need is there too.
+BORROWED = ["torch", "torchvision", "timm", "accelerate", "huggingface-hub", "safetensors", "filelock", "onnx",
+            "onnxscript", "onnxruntime-gpu", "numpy", "pillow", "jinja2", "tqdm", "wrapt", "scikit-learn",
+            "matplotlib"]  # fmt: skip
+AT_WORK = """
+import importlib.machinery, json, re, sys
+from importlib import metadata
+
+def closed(names):
+    found, waiting = set(), list(names)
+    while waiting:
+        name = re.sub("[-_.]+", "-", waiting.pop()).lower()
+        if name in found:
+            continue
+        try:
+            needs = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue  # of another system
+        found.add(name)
+        waiting += [re.match("[A-Za-z0-9._-]+", need)[0] for need in needs if "extra ==" not in need]
+    return found
+
+there = closed(json.loads(sys.argv[1])) | {"nas-zoo"}
+missing = {module for module, names in metadata.packages_distributions().items()
+           if not {re.sub("[-_.]+", "-", name).lower() for name in names} & there}
+
+class WithoutThem:
+    def __init__(self, finders):
+        self.finders = finders
+
+    find_distributions = staticmethod(importlib.machinery.PathFinder.find_distributions)
+
+    def find_spec(self, name, path=None, target=None):
+        specs = (finder.find_spec(name, path, target) for finder in self.finders)
+        return None if name.split(".")[0] in missing else next(filter(None, specs), None)
+
+sys.meta_path[:] = [WithoutThem(list(sys.meta_path))]
+from nas_zoo import cli
+tiny = ["--data=digits", "--init-channels=4", "--num-cells=1", "--train-limit=64", "--batch-size=16", "--epochs=1"]
+assert cli.main(["search", *tiny, "--out=search"]) == 0
+assert cli.main(["train", *tiny, "--recipe=quick", "--model=cell_net_cifar", "--out=train"]) == 0
+assert cli.main(["export", "train", "--output=x.onnx", "--no-check"]) == 0
+assert cli.main(["bench", "train", "--onnx=x.onnx", "--runtime=onnx", "--batch=1", "--warmup-s=0", "--min-s=0"]) == 0
+assert missing & set(sys.modules) == set()
+assert "ruamel" in missing
+"""
+
+
+@pytest.mark.slow
+def test_searches_training_export_and_timing_need_no_package_that_a_borrowed_machine_has_not(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", AT_WORK, json.dumps(BORROWED)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
