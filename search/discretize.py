@@ -365,6 +365,7 @@ def derived_state_dict(supernet: Supernet, genotype: Genotype) -> dict[str, torc
                     stem = f"{target}.{name[: -len('running_mean')]}"
                     result.setdefault(f"{stem}weight", torch.ones_like(value))
                     result.setdefault(f"{stem}bias", torch.zeros_like(value))
+                    result.setdefault(f"{stem}num_batches_tracked", torch.zeros((), dtype=torch.long))
 
     for i in range(len(supernet.stem)):
         copy(f"stem.{i}", f"stem.{i}")
@@ -437,13 +438,13 @@ def reestimated_statistics(
     """
     norms = [module for module in supernet.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     saved = [{name: value.clone() for name, value in norm.named_buffers()} for norm in norms]
+    counters = [norm.num_batches_tracked for norm in norms]
     momenta, training = [norm.momentum for norm in norms], supernet.training
     try:
         for norm in norms:
             # momentum None is a cumulative average over num_batches_tracked; the first batch replaces what was there
             norm.momentum = None
-            assert norm.num_batches_tracked is not None
-            norm.num_batches_tracked.zero_()
+            norm.num_batches_tracked = torch.zeros((), dtype=torch.long)
         supernet.train()
         with torch.no_grad():
             for index, (images, _) in enumerate(batches):
@@ -455,8 +456,8 @@ def reestimated_statistics(
     finally:
         supernet.train(training)
         with torch.no_grad():
-            for norm, momentum, buffers in zip(norms, momenta, saved, strict=True):
-                norm.momentum = momentum
+            for norm, momentum, counter, buffers in zip(norms, momenta, counters, saved, strict=True):
+                norm.momentum, norm.num_batches_tracked = momentum, counter
                 for name, value in norm.named_buffers():
                     value.copy_(buffers[name])
 

@@ -156,8 +156,11 @@ def update_statistics(norms: list[Any], mean_KC: Tensor, var_KC: Tensor, count: 
         norm: _BatchNorm = norms[k]
         assert norm.running_mean is not None
         assert norm.running_var is not None
-        assert norm.num_batches_tracked is not None
-        norm.num_batches_tracked.add_(1)
-        part = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
+        part = norm.momentum
+        if part is None:  # cumulative mean
+            assert norm.num_batches_tracked is not None
+            part = 1.0 / float(norm.num_batches_tracked)
         norm.running_mean.lerp_(mean_KC[k].to(norm.running_mean.dtype), part)
         norm.running_var.lerp_(var_KC[k].to(norm.running_var.dtype), part)

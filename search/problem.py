@@ -4,11 +4,17 @@ from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from nas_zoo.runs.distributed import average_tensors
 from nas_zoo.search.supernet import Mixing, Supernet
 
-__all__ = ["Iteration"]
+__all__ = ["Iteration", "tensors_by_name"]
+
+
+def tensors_by_name(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers; a walk through all modules, which takes as long as some hundred operations."""
+    return dict(module.named_parameters()) | dict(module.named_buffers())
 
 
 class Iteration:
@@ -21,7 +27,10 @@ class Iteration:
         for_weights: tuple[torch.Tensor, torch.Tensor],
         weight_optimizer: torch.optim.Optimizer,
         autocast: Callable,
+        named: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
+        """`named`: the supernet's parameters and buffers by name, where they are known; None: looked up."""
+        self._named = named
         self._supernet, self._held_out, self._for_weights = supernet, held_out, for_weights
         self._optimizer, self._autocast = weight_optimizer, autocast
 
@@ -32,7 +41,8 @@ class Iteration:
         if weights is not None:
             return self._loss(self._held_out, mixing, weights)
         # Constants save the memory before the first relaxed edge and gradients that nobody asks for.
-        parameters = [parameter for parameter in self._supernet.parameters() if parameter.requires_grad]
+        everything = (parameter for group in self._optimizer.param_groups for parameter in group["params"])
+        parameters = [parameter for parameter in everything if parameter.requires_grad]
         for parameter in parameters:
             parameter.requires_grad_(False)
         try:
@@ -59,14 +69,25 @@ class Iteration:
                 logits = self._supernet(images, mixing)
             else:
                 # copies of the buffers, so that running statistics stay those of the supernet's own weights
-                buffers = {name: buffer.clone() for name, buffer in self._supernet.named_buffers()}
-                logits = torch.func.functional_call(self._supernet, {**buffers, **weights}, (images, mixing))
+                everything = {name: tensor.clone() for name, tensor in self._buffers.items()} | dict(weights)
+                # no two names share a tensor, so there is no need to go through all modules for those that do
+                logits = torch.func.functional_call(self._supernet, everything, (images, mixing), tie_weights=False)
         return F.cross_entropy(logits.float() if logits.dtype == torch.bfloat16 else logits, labels)
 
     @property
     def weights(self) -> dict[str, torch.Tensor]:
         """The supernet's parameters by name."""
-        return dict(self._supernet.named_parameters())
+        return {name: tensor for name, tensor in self._tensors.items() if isinstance(tensor, nn.Parameter)}
+
+    @property
+    def _buffers(self) -> dict[str, torch.Tensor]:
+        return {name: tensor for name, tensor in self._tensors.items() if not isinstance(tensor, nn.Parameter)}
+
+    @property
+    def _tensors(self) -> Mapping[str, torch.Tensor]:
+        if self._named is None:
+            self._named = tensors_by_name(self._supernet)
+        return self._named
 
     @property
     def lr(self) -> float:

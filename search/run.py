@@ -49,10 +49,11 @@ from nas_zoo.search import arguments
 from nas_zoo.search.arguments import CHECKPOINT_KIND
 from nas_zoo.search.discretize import DERIVATIONS, gap_table, measure_gap
 from nas_zoo.search.found import collapsed, genotypes_by, save_derived, write_cells
+from nas_zoo.search.host import Adam
 from nas_zoo.search.method import SearchSettings, Step, code_of, find_method, logits_of, mean_entropy
-from nas_zoo.search.problem import Iteration
+from nas_zoo.search.problem import Iteration, tensors_by_name
 from nas_zoo.search.ranking import ranking_changes
-from nas_zoo.search.supernet import Supernet
+from nas_zoo.search.supernet import Supernet, drop_counters
 
 Batch = tuple[Tensor, Tensor]
 
@@ -95,6 +96,8 @@ class Search:
         )
         supernet = supernet.to(memory_format=memory_format).to(accelerator.device)
         self.supernet = convert_global_batch_norm(supernet) if settings.sync_bn else supernet
+        drop_counters(self.supernet)
+        self.named = tensors_by_name(self.supernet)
         self.method: Any = method.to(accelerator.device)
         self.weights = list(self.supernet.parameters())
         self.alphas = list(self.method.parameters())
@@ -102,7 +105,7 @@ class Search:
             self.weights, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
         # Decay of the architecture parameters is each method's own affair, in its loss.
-        self.alpha_optimizer = torch.optim.Adam(self.alphas, settings.alpha_lr, betas=settings.alpha_betas)
+        self.alpha_optimizer = Adam(self.alphas, settings.alpha_lr, betas=settings.alpha_betas)
         self.last_logits: dict[str, Tensor] | None = None  # alpha after the epoch before
 
     def batches(self, epoch: int, start: int) -> Iterable[tuple[Batch, Batch]]:
@@ -118,7 +121,7 @@ class Search:
             group["lr"] = lr
 
         alpha_value, alpha_images = torch.zeros((), device=self.accelerator.device), 0
-        problem = Iteration(self.supernet, held_out, for_weights, self.weight_optimizer, self.autocast)
+        problem = Iteration(self.supernet, held_out, for_weights, self.weight_optimizer, self.autocast, self.named)
         alpha_loss = self.method.loss(problem, Step(epoch, index, settings.epochs, "alpha"))
         if alpha_loss is not None and alpha_loss.requires_grad:
             # Asking for alpha's gradients alone spares the backward pass those of the weights, and what lies before

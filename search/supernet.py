@@ -15,11 +15,12 @@ Letters: N images, C channels, H x W size, E edges of a cell (14 for 4 nodes), O
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from nas_zoo.genotype import KINDS
 from nas_zoo.models.depthwise import concatenate, may_run_by_hand
@@ -35,7 +36,7 @@ from nas_zoo.models.operations import (
 )
 from nas_zoo.search.mixed_sum import can_split, mixed_sum, split
 
-__all__ = ["EdgeMixing", "Mixing", "SearchSpace", "Supernet", "shuffle_channels"]
+__all__ = ["EdgeMixing", "Mixing", "SearchSpace", "Supernet", "drop_counters", "shuffle_channels"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,22 @@ class Term(NamedTuple):
     op: int
     input: torch.Tensor
     weight: torch.Tensor | None
+
+
+def drop_counters(module: nn.Module) -> None:
+    """Takes the counters of batches from all BatchNorms, where nothing averages over all batches so far.
+
+    An addition a layer and step is a tenth of what a clamped network has to launch. State dicts that have them, such as
+    those of earlier versions, can be loaded still.
+    """
+    for norm in module.modules():
+        if isinstance(norm, _BatchNorm):
+            norm.num_batches_tracked = None
+    module.register_load_state_dict_post_hook(_pass_over_counters)
+
+
+def _pass_over_counters(module: nn.Module, keys: Any) -> None:
+    keys.unexpected_keys[:] = [key for key in keys.unexpected_keys if not key.endswith(".num_batches_tracked")]
 
 
 #: One EdgeMixing for every edge, in the order of SearchSpace.edges.

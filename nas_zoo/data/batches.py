@@ -282,7 +282,10 @@ class Batches:
             columns[:, 2:] = draws * np.array([2 * padding + 1, 2 * padding + 1, 2, size, size])
             if not self.augment.flip:
                 columns[:, 4] = 0
-        return torch.from_numpy(columns).to(self.device)
+        plan = torch.from_numpy(columns)
+        # from memory that stays where it is the copy takes its turn on the device, and the host goes on
+        plan = plan.pin_memory() if self.device.type == "cuda" else plan
+        return plan.to(self.device, non_blocking=True)
 
     def _finish(self, pixels: Tensor, plan: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """uint8 (n, H, W, C) -> the batch: augmented, scaled, in the memory format asked for, mixed."""

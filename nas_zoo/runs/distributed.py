@@ -111,6 +111,8 @@ def start_accelerator() -> Accelerator:
             "accelerate launch was asked for several processes on the CPU and starts one; what starts two: "
             "ACCELERATE_USE_CPU=true torchrun --standalone --nproc-per-node 2 and the rest of the command"
         )
+    if accelerator.device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # a run has one size of images all along
     return accelerator
 
 

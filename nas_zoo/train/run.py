@@ -319,8 +319,6 @@ def train(
         callbacks: Called with the line of an epoch at its end.
     """
     accelerator = start_accelerator()
-    if accelerator.device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # one image size all along
     made_with = None if resume is None else resume.get("model_args")
     known = {"init_channels", "num_cells", "genotype", "pool_bn"}
     if resume is not None and not (isinstance(made_with, dict) and made_with.keys() <= known):

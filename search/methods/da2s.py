@@ -72,6 +72,7 @@ from torch import nn
 from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.runs.settings import require, setting
 from nas_zoo.search.discretize import EdgeGroup, candidates, derive, read_configuration
+from nas_zoo.search.host import constant
 from nas_zoo.search.method import Problem, SearchSettings, Step
 from nas_zoo.search.methods.pc_darts import edge_softmax, part_of_epochs, relax_weighted
 from nas_zoo.search.supernet import Mixing, SearchSpace
@@ -112,7 +113,7 @@ def edge_loss(
             #                               * log [exp(beta_i,j) / sum_{i'<j} exp(beta_i',j)]
             #                       + |sum_B beta_i,j - 2|^2   with B = {beta_i,j | i < j, beta_i,j > 0}, beta_i,j <= 1
             # Eq. 5   L^E(beta) = sum_j L^E_j(beta)
-            beta = beta_E[members].clamp(max=1.0)
+            beta = beta_E[constant(tuple(members), beta_E.device)].clamp(max=1.0)
             loss = loss + entropy(beta) + count_weight * (beta.relu().sum() - group.keep).square()
     return loss
 
@@ -243,8 +244,8 @@ class Da2s(nn.Module):
         b_E = edge_softmax(self.beta[kind].clamp(max=1.0), self.space)
         if not self.settings.scale_edges:
             return b_E
-        b_E = b_E * b_E.new_tensor([node for node, _ in self.space.edges])  # node n has n inputs
-        return torch.where(torch.tensor(self.has_choice, device=b_E.device), b_E, 1.0)
+        b_E = b_E * constant(tuple(node for node, _ in self.space.edges), b_E.device)  # node n has n inputs
+        return torch.where(constant(tuple(self.has_choice), b_E.device), b_E, 1.0)
 
     def mixing(self, step: Step) -> dict[str, Mixing]:
         """Section 3.1: every operation of every edge with a times b, in every step."""

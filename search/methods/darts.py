@@ -109,8 +109,8 @@ class Darts(nn.Module):
         problem.mean_over_processes(v)
 
         # in Eq. 8   epsilon = 0.01 / |nabla_w' L_val(w', alpha)|,   w+- = w +- epsilon nabla_w' L_val(w', alpha)
-        norm = torch.stack([value.double().square().sum() for value in v.values()]).sum().sqrt()
-        epsilon = self.settings.radius / float(norm)
+        norms = torch.stack([torch.linalg.vector_norm(value, dtype=torch.float64) for value in v.values()])
+        epsilon = self.settings.radius / torch.linalg.vector_norm(norms)  # stays on the device
         sides = []
         for sign in (1, -1):
             moved = {

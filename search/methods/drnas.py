@@ -23,6 +23,7 @@ ranked by the mean of their best operation but 'none'; batch 64 is the authors' 
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,7 @@ from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.models.operations import SEARCH_OPERATIONS
 from nas_zoo.runs.settings import require, setting
 from nas_zoo.search.discretize import derive, read_configuration
+from nas_zoo.search.host import Reading
 from nas_zoo.search.method import Problem, SearchSettings, Step, seed_of
 from nas_zoo.search.methods.pc_darts import part_of_epochs
 from nas_zoo.search.supernet import EdgeMixing, Mixing
@@ -47,12 +49,33 @@ def concentration(alpha_EO: torch.Tensor) -> torch.Tensor:
     return (F.elu(alpha_EO) + 1.0).clamp_min(_LEAST)
 
 
-def draw_simplex(beta_EO: torch.Tensor, seed: int) -> torch.Tensor:
-    """Section 2.2: theta ~ Dir(beta) of each edge, sums to 1, with the pathwise derivative with respect to beta."""
+class _Drawn(torch.autograd.Function):
+    """theta, drawn on the CPU, whose gradient goes on to beta where beta is."""
+
+    @staticmethod
+    def forward(ctx: Any, beta_EO: torch.Tensor, known_EO: torch.Tensor, seed: int) -> torch.Tensor:
+        with torch.random.fork_rng(devices=[]):  # torch's sampler takes no generator
+            torch.manual_seed(seed)
+            theta_EO = torch._sample_dirichlet(known_EO)
+        total_EO = known_EO.sum(-1, keepdim=True).expand_as(known_EO)
+        slope_EO = torch._dirichlet_grad(theta_EO, known_EO, total_EO)
+        both = torch.stack([theta_EO, slope_EO]).to(beta_EO.device, non_blocking=True)
+        ctx.save_for_backward(both)
+        return both[0].clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        theta_EO, slope_EO = ctx.saved_tensors[0]
+        return slope_EO * (grads[0] - (theta_EO * grads[0]).sum(-1, keepdim=True)), None, None
+
+
+def draw_simplex(beta_EO: torch.Tensor, seed: int, known_EO: torch.Tensor | None = None) -> torch.Tensor:
+    """Section 2.2: theta ~ Dir(beta) of each edge, sums to 1, with the pathwise derivative with respect to beta.
+
+    `known_EO`: what beta is, on the CPU; None: it is read.
+    """
     # 2.2   theta ~ q(theta | beta) = Dir(beta);   d theta_i / d beta_j by the derivative of the Beta distribution's CDF
-    with torch.random.fork_rng(devices=[]):  # torch's sampler takes no generator
-        torch.manual_seed(seed)
-        return torch.distributions.Dirichlet(beta_EO.cpu()).rsample().to(beta_EO.device)
+    return _Drawn.apply(beta_EO, beta_EO.detach().cpu() if known_EO is None else known_EO, seed)
 
 
 @dataclass(frozen=True)
@@ -94,6 +117,12 @@ class DrNas(nn.Module):
         generator = torch.Generator().manual_seed(settings.seed)
         shape = (self.space.num_edges, self.space.num_operations)
         self.alpha = nn.ParameterDict({kind: 1e-3 * torch.randn(shape, generator=generator) for kind in KINDS})
+        self._etas = [self.alpha[kind] for kind in KINDS]
+        self._known = Reading(self._read)
+
+    def _read(self) -> dict[str, torch.Tensor]:
+        """beta as the host knows it, which draws from it until an architecture step has moved it."""
+        return dict(zip(KINDS, concentration(torch.stack(self._etas).detach().cpu()), strict=True))
 
     def mixing(self, step: Step) -> dict[str, Mixing]:
         """Section 2.2: a mixture of every operation of every edge, drawn for this step; its mean in an evaluation."""
@@ -104,7 +133,8 @@ class DrNas(nn.Module):
             if step.phase == "eval":
                 mix_EO = beta_EO / beta_EO.sum(-1, keepdim=True)
             else:
-                mix_EO = draw_simplex(beta_EO, seed_of(f"drnas {kind}", self.settings.seed, step))
+                known_EO = self._known(self._etas)[kind]
+                mix_EO = draw_simplex(beta_EO, seed_of(f"drnas {kind}", self.settings.seed, step), known_EO)
             mixing[kind] = tuple(EdgeMixing(everything, mix_O) for mix_O in mix_EO)
         return mixing
 

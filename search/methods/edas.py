@@ -39,6 +39,7 @@ edges a node, for cells like everybody's: section 4.2 also says that the derivat
 import math
 import random
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -48,6 +49,7 @@ from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.models.operations import SEARCH_OPERATIONS
 from nas_zoo.runs.settings import require, setting
 from nas_zoo.search.discretize import derive
+from nas_zoo.search.host import Reading
 from nas_zoo.search.method import Problem, SearchSettings, Step
 from nas_zoo.search.supernet import EdgeMixing, Mixing
 
@@ -63,7 +65,12 @@ def relax(alpha_O: torch.Tensor) -> EdgeMixing:
 def clamp(alpha_O: torch.Tensor) -> EdgeMixing:
     """Eq. 2, second line: the operation with the largest alpha, with weight 1; the first one of equals."""
     # Eq. 2   f_j(x_i) = o_m(x_i)   otherwise
-    return EdgeMixing((int(alpha_O.argmax()),))
+    return clamp_all(alpha_O[None])[0]
+
+
+def clamp_all(alpha_EO: torch.Tensor) -> Mixing:
+    """The same for many edges, all operations read from the device at once."""
+    return tuple(EdgeMixing((choice,)) for choice in alpha_EO.argmax(dim=-1).tolist())
 
 
 def sign_of(step: Step, warmup_epochs: int, invert: str, invert_in: str = "both") -> float:
@@ -147,9 +154,19 @@ class Edas(nn.Module):
             }
         )
 
+        self._alphas = [alpha_O for kind in KINDS for alpha_O in self._logits(kind)]
+        # An architecture step alone moves them: what is read behind it holds until the next one.
+        self._clamped = Reading(self._clamp)
+
     def _logits(self, kind: str) -> list[nn.Parameter]:
         logits: Any = self.alpha[kind]
         return list(logits)
+
+    def _clamp(self) -> dict[float, dict[str, Mixing]]:
+        """Every edge clamped, with either sign of alpha."""
+        alpha_EO = torch.stack([alpha_O.detach() for alpha_O in self._alphas])
+        edges = iter(clamp_all(torch.cat([alpha_EO, -alpha_EO])))
+        return {sign: {kind: tuple(islice(edges, self.space.num_edges)) for kind in KINDS} for sign in (1.0, -1.0)}
 
     def _drawn(self, step: Step) -> dict[str, int]:
         return draw_edges(self.settings.seed, step, self.space.num_edges, self.settings.draw)
@@ -159,13 +176,11 @@ class Edas(nn.Module):
         settings = self.settings
         sign = sign_of(step, settings.warmup_epochs, settings.invert, settings.invert_in)
         drawn = self._drawn(step) if step.phase != "weights" or settings.relax_in_weight_step else {}
-        return {
-            kind: tuple(
-                relax(sign * alpha_O) if drawn.get(kind) == edge else clamp(sign * alpha_O.detach())
-                for edge, alpha_O in enumerate(self._logits(kind))
-            )
-            for kind in KINDS
-        }
+        mixing = dict(self._clamped(self._alphas)[sign])
+        for kind, edge in drawn.items():
+            relaxed = relax(sign * self._logits(kind)[edge])
+            mixing[kind] = (*mixing[kind][:edge], relaxed, *mixing[kind][edge + 1 :])
+        return mixing
 
     def loss(self, problem: Problem, step: Step) -> torch.Tensor:
         """Cross-entropy on held-out images; in warm-up with L2 on the drawn alpha."""

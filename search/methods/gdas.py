@@ -30,6 +30,7 @@ from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.models.operations import SEARCH_OPERATIONS
 from nas_zoo.runs.settings import require, setting
 from nas_zoo.search.discretize import derive, read_configuration
+from nas_zoo.search.host import Reading
 from nas_zoo.search.method import Problem, SearchSettings, Step, generator_of
 from nas_zoo.search.supernet import EdgeMixing, Mixing
 
@@ -41,17 +42,23 @@ def temperature(step: Step, first: float, last: float) -> float:
     return first + (last - first) * step.epoch / max(1, step.num_epochs - 1)
 
 
-def draw(alpha_EO: torch.Tensor, uniform_EO: torch.Tensor, tau: float) -> Mixing:
-    """Section 3.2: of each edge the operation drawn, with weight 1 and the gradient of its relaxation.
-
-    `uniform_EO` in (0, 1). The smaller tau, the nearer the relaxation to the draw itself.
-    """
+def perturbed(alpha_EO: torch.Tensor, uniform_EO: torch.Tensor) -> torch.Tensor:
+    """Of each edge the numbers whose largest is the operation drawn."""
     # 3.2   Pr(f_i,j = F_k) = exp(A^k_i,j) / sum_k' exp(A^k'_i,j), drawn as the k with the largest A^k_i,j + o_k
     #       o_k = -log(-log(u)),   u ~ Uniform(0, 1)
-    noisy_EO = torch.log_softmax(alpha_EO, dim=-1) - torch.log(-torch.log(uniform_EO))
+    return torch.log_softmax(alpha_EO, dim=-1) - torch.log(-torch.log(uniform_EO))
+
+
+def draw(alpha_EO: torch.Tensor, uniform_EO: torch.Tensor, tau: float, known_EO: torch.Tensor | None = None) -> Mixing:
+    """Section 3.2: of each edge the operation drawn, with weight 1 and the gradient of its relaxation.
+
+    `uniform_EO` in (0, 1), on the CPU. The smaller tau, the nearer the relaxation to the draw itself. `known_EO`: what
+    alpha is, on the CPU; None: it is read.
+    """
+    known_EO = alpha_EO.detach().cpu() if known_EO is None else known_EO
+    chosen = perturbed(known_EO, uniform_EO).argmax(dim=-1).tolist()
     # 3.2   h~^k_i,j = exp((A^k_i,j + o_k) / tau) / sum_k' exp((A^k'_i,j + o_k') / tau)
-    soft_EO = torch.softmax(noisy_EO / tau, dim=-1)
-    chosen = noisy_EO.argmax(dim=-1).tolist()
+    soft_EO = torch.softmax(perturbed(alpha_EO, uniform_EO.to(alpha_EO.device, non_blocking=True)) / tau, dim=-1)
     # 3.2   forward: h_i,j = one_hot(argmax_k);   backward: the gradient of h~_i,j, of the operation that ran alone
     return tuple(
         EdgeMixing((k,), (1.0 + soft_O[k] - soft_O[k].detach())[None])
@@ -91,17 +98,22 @@ class Gdas(nn.Module):
         generator = torch.Generator().manual_seed(settings.seed)
         shape = (self.space.num_edges, self.space.num_operations)
         self.alpha = nn.ParameterDict({kind: 1e-3 * torch.randn(shape, generator=generator) for kind in KINDS})
+        self._alphas = [self.alpha[kind] for kind in KINDS]
+        self._known = Reading(self._read)
+
+    def _read(self) -> dict[str, torch.Tensor]:
+        """Alpha as the host knows it, which draws from it until an architecture step has moved it."""
+        return dict(zip(KINDS, torch.stack(self._alphas).detach().cpu(), strict=True))
 
     def mixing(self, step: Step) -> dict[str, Mixing]:
         """Section 3.2: a cell of each kind, drawn for this step."""
         generator = generator_of("gdas", self.settings.seed, step)
         tau = temperature(step, self.settings.tau, self.settings.tau_last)
         mixing: dict[str, Mixing] = {}
-        for kind in KINDS:
-            alpha = self.alpha[kind]
+        for kind, known_EO in self._known(self._alphas).items():
             # away from 0 and 1, where the noise is infinite; on the CPU, so that the draw is the same on every device
-            uniform = torch.rand(alpha.shape, generator=generator).clamp(1e-7, 1 - 1e-7)
-            mixing[kind] = draw(alpha, uniform.to(alpha.device), tau)
+            uniform_EO = torch.rand(known_EO.shape, generator=generator).clamp(1e-7, 1 - 1e-7)
+            mixing[kind] = draw(self.alpha[kind], uniform_EO, tau, known_EO)
         return mixing
 
     def loss(self, problem: Problem, step: Step) -> torch.Tensor:

@@ -112,7 +112,7 @@ class PcDarts(nn.Module):
         """Cross-entropy on held-out images with L2 on alpha and beta; None while they are frozen."""
         if step.epoch < self.settings.frozen:
             return None
-        decay = sum(logits.square().sum() for logits in self.parameters())
+        decay = sum(logits.square().sum() for logits in [*self.alpha.values(), *self.beta.values()])
         return problem.held_out_loss(self.mixing(step)) + 0.5 * self.settings.alpha_decay * decay
 
     def genotype(self, rule: str | None = None) -> Genotype:

@@ -20,6 +20,7 @@ from torch import nn
 from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.runs.settings import setting
 from nas_zoo.search.discretize import choices, derive, one_hot_mixing, read_configuration
+from nas_zoo.search.host import Reading
 from nas_zoo.search.method import Problem, SearchSettings, Step
 from nas_zoo.search.supernet import Mixing
 
@@ -57,10 +58,15 @@ class RandomCells(nn.Module):
             alpha[kind] = nn.Parameter(scores_EO, requires_grad=False)
             beta[kind] = nn.Parameter(order_E, requires_grad=False)
         self.alpha, self.beta = nn.ParameterDict(alpha), nn.ParameterDict(beta)
+        self._constants = list(self.parameters())
+        self._network = Reading(self._one_hot)
+
+    def _one_hot(self) -> dict[str, Mixing]:
+        return one_hot_mixing(self.genotype(), self.space)
 
     def mixing(self, step: Step) -> dict[str, Mixing]:
         """The network itself, in every step."""
-        return one_hot_mixing(self.genotype(), self.space)
+        return self._network(self._constants)
 
     def loss(self, problem: Problem, step: Step) -> None:
         """None: there is nothing to learn."""
