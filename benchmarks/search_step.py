@@ -25,11 +25,9 @@ resident memory, which depends on what ran before); on CUDA it is the allocator'
 """
 
 import argparse
-import gc
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +37,6 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
 from nas_zoo.genotype import KINDS
 from nas_zoo.models.depthwise import DepthwiseConv
@@ -48,6 +45,7 @@ from nas_zoo.runs.distributed import start_accelerator
 from nas_zoo.runs.facts import run_facts
 from nas_zoo.search import supernet as supernet_module
 from nas_zoo.search.method import METHODS, SearchSettings, Step, find_method
+from nas_zoo.search.papers.measure import peak_gb, seconds
 from nas_zoo.search.run import Search
 from nas_zoo.search.supernet import Mixing, SearchCell, Supernet
 
@@ -120,41 +118,6 @@ def two_passes(network: nn.Module, batches: list[tuple[torch.Tensor, torch.Tenso
         F.cross_entropy(network(images), labels).backward()
         for parameter in network.parameters():
             parameter.grad = None
-
-
-@contextmanager
-def synchronised(device: torch.device) -> Iterator[None]:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    yield
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def seconds(action: Callable[[], None], device: torch.device) -> float:
-    with synchronised(device):
-        start = time.perf_counter()
-        action()
-    return time.perf_counter() - start
-
-
-def peak_gb(action: Callable[[], None], device: torch.device) -> float:
-    """Largest amount of tensor data alive during the action beyond what was alive before it, in 1e9 bytes."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        action()
-        torch.cuda.synchronize()
-        return (torch.cuda.max_memory_allocated() - before) / 1e9
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        action()
-    alive = peak = 0
-    events = recorded.profiler.kineto_results.events()
-    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
-        alive += event.nbytes()
-        peak = max(peak, alive)
-    return peak / 1e9
 
 
 def draw_rounds(run: Search, count: int) -> list[int]:

@@ -20,6 +20,7 @@ PROGRAMS = {
     "search": ("nas_zoo.search.run", "find cells with EDAS and its relatives (the same as search/run.py)"),
     "gap": ("nas_zoo.search.gap", "what cutting a search's supernet down to so many edges costs"),
     "genotype": ("nas_zoo.search.rederive", "a search's cells by another rule, number of edges or epoch"),
+    "paper": ("nas_zoo.search.papers.run", "a table or figure of the papers: its runs, its page, a verdict"),
     "report": ("nas_zoo.search.report.page", "one HTML page of a search, or of several side by side"),
     "train": ("nas_zoo.train.run", "train a network: the papers' recipes or a quick one"),
     "adopt": ("nas_zoo.release.adopt", "publish a finished training run into the package: weights, table, references"),

@@ -1,1 +1,6 @@
-"""Search methods, one a file."""
+"""Search methods, one a file.
+
+Other rooms import of it:
+
+    da2s         the control functions
+"""

@@ -14,7 +14,19 @@ from typing import NamedTuple
 
 from nas_zoo.genotype import Cell
 
-__all__ = ["Line", "Pair", "cell_rails", "columns", "lines", "nice_range", "pairs", "short", "tile"]
+__all__ = [
+    "Line",
+    "Pair",
+    "Spread",
+    "cell_rails",
+    "columns",
+    "lines",
+    "nice_range",
+    "pairs",
+    "short",
+    "spreads",
+    "tile",
+]
 
 Values = Sequence[float | None]
 
@@ -39,6 +51,15 @@ class Pair(NamedTuple):
     before: float | None
     after: float | None
     style: str
+
+
+class Spread(NamedTuple):
+    """A row of ``spreads``: label, class in the style sheet, a value a seed, and what a mark beside them stands for."""
+
+    name: str
+    style: str
+    values: Sequence[float]
+    mark: float | None = None
 
 
 def style_of(operation: str) -> str:
@@ -308,6 +329,39 @@ def pairs(title: str, rows: Sequence[Pair], chance: float | None = None) -> str:
                 _text(x(value) + (-8 if to_left else 8), y + 4, f"{100 * value:.1f}", "over", "end" if to_left else "")
             )
         told.append(f"{pair.name}: " + " to ".join(f"{100 * v:.1f}" for v, _ in both) + f" ({change})")
+    return _svg(WIDTH, height, title, "; ".join(told), body)
+
+
+def spreads(title: str, rows: Sequence[Spread], form: str = "{:.1f}", mark: str = "paper") -> str:
+    """Figures of several runs, a row each: a ring a seed, a disc at their mean, a cross where the mark is."""
+    row, left, right, top, bottom = 32.0, 12.0, 40.0, 4.0, 20.0
+    height = top + row * len(rows) + bottom
+    known = [v for r in rows for v in (*r.values, r.mark) if v is not None] or [0.0, 1.0]
+    low, high = nice_range(min(known), max(known))
+
+    def x(value: float) -> float:
+        return left + (WIDTH - left - right) * (value - low) / (high - low)
+
+    body = []
+    for value in (low, (low + high) / 2, high):
+        body.append(f'<path class="across" d="M{number(x(value))} {number(top)}V{number(height - bottom)}"/>')
+        body.append(_text(x(value), height - 5, form.format(value), "tick", "middle"))
+    told = []
+    for index, (name, style, values, marked) in enumerate(rows):
+        y = top + row * index + 22
+        body.append(_text(2, y - 9, name, "over"))
+        if marked is not None:
+            at = number(x(marked))
+            body.append(f'<path class="reference solid" d="M{at} {number(y - 6)}V{number(y + 6)}"><title>{mark} '
+                        f"{form.format(marked)}</title></path>")  # fmt: skip
+        seeds = values if len(values) > 1 else ()
+        body += [f'<circle class="ring {style}" cx="{number(x(v))}" cy="{number(y)}" r="4"/>' for v in seeds]
+        if values:
+            middle = sum(values) / len(values)
+            body.append(f'<circle class="disc {style}" cx="{number(x(middle))}" cy="{number(y)}" r="4.5"/>')
+            body.append(_text(WIDTH - 2, y - 9, form.format(middle), f"change over {style}", "end"))
+            told.append(f"{name}: {form.format(middle)}")
+            told[-1] += "" if marked is None else f" ({mark} {form.format(marked)})"
     return _svg(WIDTH, height, title, "; ".join(told), body)
 
 

@@ -35,7 +35,7 @@ from nas_zoo.search.report.figures import Line, Pair, short
 from nas_zoo.search.report.history import Run, dig, read_runs
 from nas_zoo.text import fill
 
-__all__ = ["main", "page", "write_report"]
+__all__ = ["main", "page", "style_sheet", "write_report"]
 
 _HERE = Path(__file__).parent
 _KIND_NAMES = {"normal": "normal cell", "reduce": "reduction cell"}
@@ -333,14 +333,10 @@ def _ranking(run: Run) -> list[Row]:
     order = figures.lines(f"Kendall's tau of the operations' order, {run.label}", tau, y_range=(bottom, 1),
                           y_ticks=np.arange(bottom, 1.01, 0.5).tolist(), end_format="{:.2f}",
                           epochs=run.planned)  # fmt: skip
-    return (
-        [
-            _figure(title, svg, f"of {len(run.edges)} in each cell, since the epoch before"),
-            _figure("Kendall's tau of the operations' order", order, "1: the same order as an epoch before"),
-        ]
-        if len(run.epochs) > 1
-        else []
-    )
+    return [
+        _figure(title, svg, f"of {len(run.edges)} in each cell, since the epoch before"),
+        _figure("Kendall's tau of the operations' order", order, "1: the same order as an epoch before"),
+    ]
 
 
 def _entropy_lines(title: str, series: Sequence[Line], most: float, epochs: int) -> str:
@@ -634,7 +630,7 @@ def _subtitle(run: Run) -> str:
 # The page -------------------------------------------------------------------------------------------------------------
 
 
-def _style(runs: Sequence[Run]) -> str:
+def style_sheet(runs: Sequence[Run] = ()) -> str:
     """The style sheet, with a class for each operation."""
     outside = {o: color_of(o) for run in runs if run.epochs for o in run.operations if o not in _DARK_COLORS}
     light, dark = (
@@ -670,7 +666,7 @@ def page(runs: Sequence[Run]) -> str:
         settings=_settings(runs), machine=_machine(runs),
         percent=_percent, points=_points, duration=_duration, share=_share, short=short, style_of=figures.style_of,
         nothing=_NOTHING,
-        style=Markup(_style(runs)),
+        style=Markup(style_sheet(runs)),
         script=Markup(script),
         script_sha256=Markup(base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()),
         version=nas_zoo.__version__,

@@ -1,0 +1,191 @@
+"""What an experiment is, what has been run for it, and what several of them compute and draw."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nas_zoo.genotype import Genotype, load_genotype
+from nas_zoo.models.count import work_out
+from nas_zoo.search.papers.findings import Column, Findings, Picture, Row, agrees, exact, mean
+from nas_zoo.search.papers.scales import CASES, Scale
+from nas_zoo.search.report import figures
+from nas_zoo.search.report.figures import Line, Spread
+from nas_zoo.search.report.history import Run
+
+__all__ = [
+    "ERROR",
+    "Experiment",
+    "Results",
+    "Wanted",
+    "accuracy_lines",
+    "edge_set",
+    "in_percent",
+    "label",
+    "marks",
+    "params_m",
+    "percent",
+    "spread_picture",
+    "style",
+    "transfer",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A search of an experiment: a case with settings of its own, and whether it is that of Figure 4's length."""
+
+    case: str
+    own: Mapping[str, Any] = field(default_factory=dict)
+    long: bool = False
+    data: str | None = None  # another data set, at scale paper alone
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A table or figure of a paper."""
+
+    name: str
+    paper: str
+    place: str
+    claim: str
+    examine: "Callable[[Results], Findings]"
+    searches: Mapping[str, Wanted] = field(default_factory=dict)
+    #: What is retrained: (search, rule or number of edges, which of ``marks``), each of them None for the usual one.
+    trains: Sequence[tuple[str, str | None, int | None]] = ()
+    gaps: Mapping[str, Sequence[str]] = field(default_factory=dict)  # of a search: edges to cut it to
+    memory: Sequence[str] = ()  # methods whose iterations are measured
+    models: Mapping[str, str] = field(default_factory=dict)  # of the zoo, trained at scale paper alone: name, recipe
+
+    @property
+    def title(self) -> str:
+        return f"{self.paper}, {self.place}"
+
+
+class Results:
+    """What has been run for an experiment; what has not is left out."""
+
+    def __init__(
+        self,
+        scale: Scale,
+        runs: Mapping[str, Sequence[Run]],
+        trained: Mapping[tuple[str, str | None, int | None], Sequence[Mapping[str, Any]]],
+        measured: Mapping[str, Any] | None = None,
+        models: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    ) -> None:
+        self.scale, self._runs, self._trained, self.measured = scale, runs, trained, measured
+        self.models = models or {}
+
+    def runs(self, name: str) -> Sequence[Run]:
+        """A search's runs, one a seed."""
+        return self._runs.get(name, ())
+
+    def figures(self, name: str, of: Callable[[Run], float | None]) -> list[float]:
+        """A figure of each seed's run."""
+        return [value for run in self.runs(name) if (value := of(run)) is not None]
+
+    def errors(self, name: str, rule: str | None = None, mark: int | None = None) -> list[float]:
+        """Of the retrained networks, as shares of the test images."""
+        return [1 - result["top1"] for result in self._trained.get((name, rule, mark), ())]
+
+    def tested(self) -> int:
+        """Test images of the retrained networks."""
+        return next((result["n"] for results in self._trained.values() for result in results), 0)
+
+    @property
+    def held_out(self) -> int:
+        """Held-out images after the last epoch."""
+        return next((run.last["held_out"]["n"] for runs in self._runs.values() for run in runs), 0)
+
+    def curve(self, name: str, of: Callable[[Run], Sequence[float | None]]) -> list[float | None]:
+        """A figure over the epochs, mean over the seeds."""
+        each = [of(run) for run in self.runs(name)]
+        known = [[v for v in values if v is not None] for values in zip(*each, strict=False)]
+        return [mean(values) if values else None for values in known]
+
+
+def style(name: str) -> str:
+    """The class of a method, the same on every page."""
+    return f"m-{name}"
+
+
+def label(name: str) -> str:
+    return CASES[name].label
+
+
+def percent(values: Sequence[float]) -> str:
+    return "nothing yet" if not values else f"{100 * mean(values):.1f} %"
+
+
+def in_percent(name: str, digits: int = 1) -> Column:
+    """A column of shares, told in percent."""
+    return Column(name, "%", digits, 100.0)
+
+
+ERROR = in_percent("test error, retrained", 2)
+
+
+def edge_set(genotype: Genotype, kind: str) -> set[tuple[int, int, str]]:
+    cell = genotype.cell(kind)
+    return {(n, e.source, e.operation) for n, edges in enumerate(cell.nodes, 2) for e in edges}
+
+
+def params_m(genotype: Genotype, classes: int = 10) -> float:
+    """Parameters in millions at C = 36 and 20 cells, where the papers count them."""
+    return work_out(genotype, "cifar", 36, 20, classes, (3, 32, 32)).params / 1e6
+
+
+def marks(scale: Scale) -> list[int]:
+    """Epochs, from 1, of EDAS' Figure 4: 0, 20, 40, 60, 80 and 99 of 100 as parts of the search."""
+    return [1 + round(epoch / 99 * (scale.long_epochs - 1)) for epoch in (0, 20, 40, 60, 80, 99)]
+
+
+def accuracy_lines(title: str, curves: Sequence[Line]) -> str:
+    top = next(
+        (t for t in (0.2, 0.4, 0.6, 0.8, 1.0) if t >= max((v or 0 for c in curves for v in c.values), default=1)), 1
+    )
+    return figures.lines(
+        title, [c for c in curves if any(v is not None for v in c.values)], y_range=(0, top),
+        y_ticks=[top * k / 4 for k in range(5)], scale=100,
+    )  # fmt: skip
+
+
+def spread_picture(
+    rows: Iterable[Row], column: str, caption: str, scale: float = 1.0, paper: Mapping[str, float] | None = None,
+    form: str = "{:.1f}",
+) -> Picture:  # fmt: skip
+    """A row each; a ring a seed, a disc at the mean, and the paper's figure where the scale is its own."""
+    shown = [
+        Spread(row.name, row.style, [scale * v for v in row.values.get(column, ())], (paper or {}).get(row.name))
+        for row in rows
+        if row.values.get(column)
+    ]
+    return Picture(
+        caption, figures.spreads(caption, shown, form), "ring: a seed, disc: mean" + "; bar: the paper" * bool(paper)
+    )
+
+
+def transfer(results: Results, name: str, paper: tuple[float, float, float] | None, note: str) -> Findings:
+    from nas_zoo.models.catalog import settings_of
+
+    sizes = settings_of(name)
+    counts = work_out(
+        load_genotype(sizes["genotype"]), "imagenet", sizes["init_channels"], sizes["num_cells"], 1000, (3, 224, 224)
+    )
+    errors = [1 - result["top1"] for result in results.models.get(name, ())]
+    values = {"top-1 error": errors, "parameters": [counts.params / 1e6], "multiply-adds": [counts.macs / 1e6]}
+    said = {} if paper is None else {"top-1 error": f"{paper[0]:.1f}", "parameters": f"{paper[1]:.1f}",
+                                     "multiply-adds": f"{paper[2]:.0f}"}  # fmt: skip
+    checks = [exact("below 600M multiply-adds, the mobile setting", counts.macs < 600e6)]
+    if paper:
+        checks.append(agrees(f"top-1 error {paper[0]}", [100 * v for v in errors], paper[0], 0.1, results.scale.own))
+    told = f"{name} has {counts.params / 1e6:.2f}M parameters and {counts.macs / 1e6:.0f}M multiply-adds"
+    rows = [Row(name, style(name.split("_")[0]), values, said)]
+    return Findings(
+        told + (f" and {percent(errors)} top-1 error" if errors else "; it is trained at scale paper only"),
+        [in_percent("top-1 error"), Column("parameters", "M", 2), Column("multiply-adds", "M", 0)],
+        rows,
+        checks,
+        [spread_picture(rows, "multiply-adds", "Multiply-adds in millions", 1.0, {name: paper[2]} if paper else {},
+                        form="{:.0f}")],
+        [note, "At scale paper --data is ImageNet: a folder of its classes, train/ and val/."],
+    )  # fmt: skip

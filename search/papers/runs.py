@@ -1,0 +1,171 @@
+"""What an experiment rests on: searches and retrainings in folders that are found by their settings and data.
+
+A folder's name ends in the hash of the settings that differ from the program's defaults (where things lie and how long
+they may take aside) and of the images themselves. So experiments share their runs, a finished one is never computed
+again, and a setting that is added later at its default makes no other run of it.
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from nas_zoo.runs.log import RunLog
+from nas_zoo.runs.settings import CHANGEABLE, to_dict
+from nas_zoo.runs.stop import Reason
+from nas_zoo.search.rederive import cells_of_run
+
+__all__ = ["Data", "Job", "Searching", "Store"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the images lie, as the programs' flags have it."""
+
+    data: str
+    test_data: str | None = None
+    data_root: Path | None = None
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of all training and test images and their labels."""
+        from nas_zoo.data.fingerprint import fingerprint
+        from nas_zoo.data.named import open_parts
+
+        parts = open_parts(self.data, ("train", "test"), root=self.data_root, test_data=self.test_data, stream=True)
+        return "".join(fingerprint(parts[name]) for name in ("train", "test"))
+
+    @property
+    def words(self) -> list[str]:
+        """The flags."""
+        return [word for name, value in vars(self).items() if name != "fingerprint" and value is not None
+                for word in (f"--{name.replace('_', '-')}", str(value))]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Searching:
+    """A search that an experiment needs."""
+
+    method: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run as any process can do it, begun or gone on with: call it, or hand it to submitit."""
+
+    program: Literal["search", "train"]
+    folder: Path
+    words: tuple[str, ...] = field(compare=False)  # the folder's name tells all that matters of them
+    told: str = field(compare=False, default="")
+
+    def __call__(self) -> Reason | None:
+        """Why it stopped early; None: it has ended."""
+        words = [*self.words, "--out", str(self.folder), "--resume", "auto"]
+        if self.program == "search":
+            from nas_zoo.search import run as search_program
+
+            search_settings, state = search_program.parse(words)
+            return search_program.search(search_settings, state)
+        from nas_zoo.train import run as train_program
+
+        train_settings, state = train_program.parse(words)
+        return train_program.train(train_settings, state)
+
+    def checkpoint(self) -> Any:
+        """What submitit asks of a job that is to be stopped and queued again: the same, which goes on where it was."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+    @property
+    def begun(self) -> bool:
+        return (self.folder / "log.jsonl").exists()
+
+    @property
+    def finished(self) -> bool:
+        if self.program == "train":
+            return (self.folder / "result.json").exists()
+        if not self.begun:
+            return False
+        first, *lines = RunLog.read(self.folder)
+        done = [line["epoch"] for line in lines if line["kind"] == "epoch"]
+        whole = first["settings"]["partial_channels"] > 1 or (self.folder / "derived.safetensors").exists()
+        return bool(done) and done[-1] == first["settings"]["epochs"] and whole
+
+
+class Store:
+    """The runs in a folder."""
+
+    def __init__(self, out: Path, data: Data) -> None:
+        self.out, self.data = out, data
+
+    def search(self, wanted: Searching) -> Job:
+        """The job of a search."""
+        from nas_zoo.search.method import find_method
+
+        settings_class = find_method(wanted.method)[0]
+        settings = settings_class(**wanted.settings)
+        differing = _differing(settings, settings_class())
+        words = ("--method", wanted.method, *_flags(wanted.settings))
+        return self._job("search", wanted.method, settings, {"method": wanted.method} | differing, words)
+
+    def train(self, settings: Mapping[str, Any], search: Job, rule: str | None = None, epoch: int | None = None) -> Job:
+        """The job of training the cells of a finished search, by a rule or number of edges, as after an epoch."""
+        from nas_zoo.runs.files import write_json
+        from nas_zoo.train.recipes import TrainSettings, settings_of
+
+        genotype, come_from = cells_of_run(search.folder, rule, epoch)
+        made = settings_of(settings)
+        differing = _differing(made, TrainSettings()) | {"genotype": genotype.digest}
+        cells = self.out / "runs" / "cells" / f"{genotype.digest}.json"
+        if not cells.exists():
+            cells.parent.mkdir(parents=True, exist_ok=True)
+            write_json(cells, json.loads(genotype.to_json()) | {"provenance": come_from})
+        return self._job("train", "train", made, differing, ("--genotype", str(cells), *_flags(settings)))
+
+    def model(self, settings: Mapping[str, Any]) -> Job:
+        """The job of training a model of the zoo as it is."""
+        from nas_zoo.train.recipes import TrainSettings, settings_of
+
+        made = settings_of(settings)
+        return self._job("train", str(settings["model"]), made, _differing(made, TrainSettings()), _flags(settings))
+
+    def measured(self, name: str, settings: Mapping[str, Any]) -> Path:
+        """The file of what was measured with these settings, whatever the images."""
+        return self.out / "runs" / f"{name}-{_hash(settings)}" / "measured.json"
+
+    def _job(self, program: Any, name: str, settings: Any, differing: Mapping[str, Any], words: Any) -> Job:
+        key = _hash({"program": program, "data": self.data.fingerprint, **differing})
+        folder = self.out / "runs" / f"{name}-s{settings.seed}-{key}"
+        job = Job(program, folder, (*words, *self.data.words), f"{name}, seed {settings.seed}")
+        if job.begun:
+            _check_same(folder, to_dict(settings))
+        return job
+
+
+def _differing(settings: Any, default: Any) -> dict[str, Any]:
+    ours, usual = to_dict(settings), to_dict(default)
+    return {name: value for name, value in ours.items() if value != usual[name] and name not in CHANGEABLE}
+
+
+def _hash(record: Mapping[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(record, sort_keys=True).encode(), digest_size=6).hexdigest()
+
+
+def _flags(settings: Mapping[str, Any]) -> list[str]:
+    return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def _check_same(folder: Path, wanted: Mapping[str, Any]) -> None:
+    """ValueError where a setting has another value than the run had: a default that has changed since."""
+    logged = RunLog.read(folder)[0]["settings"]
+    for name in sorted(logged.keys() & wanted.keys() - {*CHANGEABLE, "genotype"}):
+        if logged[name] != wanted[name]:
+            raise ValueError(
+                f"{folder} was run with {name} {logged[name]!r}, which is {wanted[name]!r} by default now: move the "
+                "folder away, or give another --out"
+            )

@@ -1,0 +1,257 @@
+"""nas-zoo paper: every experiment at tiny, runs that are shared, stopped and gone on with, the rule of the verdict."""
+
+import csv
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from nas_zoo.cli import main
+from nas_zoo.genotype import load_genotype
+from nas_zoo.runs.log import RunLog
+from nas_zoo.search.papers.edas import depth
+from nas_zoo.search.papers.experiment import marks
+from nas_zoo.search.papers.experiments import EXPERIMENTS
+from nas_zoo.search.papers.findings import Check, above, agrees, exact, more_often, verdict
+from nas_zoo.search.papers.launch import Launcher, Share
+from nas_zoo.search.papers.run import Plan
+from nas_zoo.search.papers.runs import Data, Searching, Store
+from nas_zoo.search.papers.scales import SCALES, searching
+
+DIGITS = Data("digits")
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("papers")
+    assert main(["paper", "all", "--out", str(out)]) == 0
+    return out
+
+
+def stamps(out: Path) -> dict[str, int]:
+    names = ("log.jsonl", "result.json", "measured.json", "gap.json")
+    return {str(path): path.stat().st_mtime_ns for name in names for path in (out / "runs").rglob(name)}
+
+
+def test_list_names_every_experiment_with_the_claim(capsys):
+    assert main(["paper", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(EXPERIMENTS)
+    assert "edas-figure-3     EDAS, Figure 3         through the search EDAS' derived network" in lines[0]
+    assert main(["paper", "list", "--json"]) == 0
+    assert [row["claim"] for row in json.loads(capsys.readouterr().out)] == [e.claim for e in EXPERIMENTS.values()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_runs_at_tiny_and_says_what_it_saw(everything, name):
+    folder = everything / "tiny" / name
+    table = json.loads((folder / "table.json").read_text("utf-8"))
+    assert table["verdict"] == "not comparable at this scale"
+    assert table["missing"] == 0
+    page = (folder / "index.html").read_text("utf-8")
+    first = re.findall(r"<header><p>(.*?)</p>", page)[0]
+    assert "claims: " in first
+    assert "We saw: " in first
+    assert "allows no judgement" in first
+    assert all(word not in first for word in ("missing", "nothing yet", "nan"))
+    rows = list(csv.DictReader((folder / "table.csv").open(encoding="utf-8")))
+    assert {row["row"] for row in rows} <= {row["name"] for row in table["rows"]}
+    assert any(row["mean"] for row in rows)
+    for picture in folder.glob("*.svg"):
+        root = ET.fromstring(picture.read_text("utf-8"))
+        assert root.tag.endswith("svg")
+        used = {
+            word
+            for e in root.iter()
+            for word in e.get("class", "").split()
+            if word.startswith(("m-", "op-", "control-"))
+        }
+        style = next(e.text or "" for e in root.iter() if e.tag.endswith("style"))
+        assert all(f".{word}{{--c:" in style for word in used)
+    assert (folder / "figure.svg").exists()
+    for run in table["runs"]:
+        log = (everything / "logs" / f"{run['name']}.jsonl").read_text("utf-8")
+        assert str(everything) not in log
+
+
+@pytest.mark.slow
+def test_what_is_retrained_is_the_first_row_and_colours_mean_the_same_on_every_page(everything):
+    table = json.loads((everything / "tiny" / "da2s-table-4" / "table.json").read_text("utf-8"))
+    assert table["rows"][0]["name"] == "3/14 DA2S, what is retrained"
+    assert set(table["rows"][0]["values"]) == {"before", "after", "lost", "test error, retrained"}
+    assert "test error, retrained" not in table["rows"][1]["values"]
+    keys = {
+        re.findall(r'<ul class="key">.*?</ul>', (everything / "tiny" / n / "index.html").read_text())[0]
+        for n in EXPERIMENTS
+    }
+    colors = {
+        re.findall(r"\.m-edas\{--c:.*", (everything / "tiny" / n / "index.html").read_text())[0] for n in EXPERIMENTS
+    }
+    assert len(keys) == len(colors) == 1
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_never_computed_again(everything, capsys):
+    before = stamps(everything)
+    assert main(["paper", "da2s-table-1", "da2s-table-4", "edas-table-1", "edas-memory", "--out", str(everything)]) == 0
+    assert stamps(everything) == before
+    assert main(["paper", "da2s-table-1", "--page", "--seeds", "2", "--out", str(everything)]) == 0
+    assert stamps(everything) == before
+    assert "(4 runs are still missing)" in capsys.readouterr().out
+
+
+def test_experiments_share_a_run_by_settings_and_data_and_by_nothing_else(tmp_path):
+    store, tiny = Store(tmp_path, DIGITS), SCALES["tiny"]
+    plans = {name: Plan(EXPERIMENTS[name], tiny, 2, store) for name in ("edas-figure-3", "edas-table-2", "da2s-table-3",
+                                                                        "da2s-table-1")}  # fmt: skip
+    assert plans["edas-figure-3"].searches["darts"] == plans["edas-table-2"].searches["darts"]
+    assert plans["da2s-table-3"].searches["lambda_2_log"] == plans["da2s-table-1"].searches["da2s"]
+    jobs = plans["da2s-table-3"].searches
+    assert len({job.folder for row in jobs.values() for job in row}) == 20
+    wanted = searching("edas", tiny, 0)
+    told = Searching("edas", {**wanted.settings, "draw": "one", "workers": 0})  # its default, and what changes nothing
+    assert store.search(told).folder == store.search(wanted).folder
+    assert (
+        store.search(Searching("edas", {**wanted.settings, "draw": "per_kind"})).folder != store.search(wanted).folder
+    )
+    others = tmp_path / "others"
+    for label in ("a", "b"):
+        (others / label).mkdir(parents=True)
+        for i in range(6):
+            from PIL import Image
+
+            Image.new("RGB", (8, 8), (40 * i, 0, 0)).save(others / label / f"{i}.png")
+    assert Store(tmp_path, Data(str(others))).search(wanted).folder != store.search(wanted).folder
+
+
+def test_alpha_has_as_far_to_go_as_in_the_paper():
+    small = SCALES["small"]
+    assert searching("edas", small, 0).settings["alpha_lr"] == pytest.approx(0.025 * 25 * 391 / 372, rel=1e-3)
+    assert searching("darts", small, 1).settings["alpha_lr"] == pytest.approx(3e-4 * 50 * 390 / 372, rel=1e-3)
+    assert searching("edas_warmup", small, 0).settings["warmup_epochs"] == 2
+    paper = searching("edas_warmup", SCALES["paper"], 3)
+    assert paper.settings == {"seed": 3, "warmup_epochs": 10}
+    assert searching("pc_darts", SCALES["paper"], 0).settings == {"seed": 0}
+
+
+@pytest.mark.slow
+def test_a_stopped_experiment_goes_on_where_it_was(tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ["paper", "edas-figure-3", "--out", str(out)]
+    process = subprocess.Popen([sys.executable, "-m", "nas_zoo.cli", *words], stdout=subprocess.PIPE, text=True)
+    until = time.monotonic() + 300
+    while not any("epoch" in log.read_text() for log in (out / "runs").glob("edas-*/log.jsonl")):
+        assert time.monotonic() < until
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert process.returncode in (143, 0)
+    job = Plan(EXPERIMENTS["edas-figure-3"], SCALES["tiny"], 1, Store(out, DIGITS)).searches["darts"][0]
+    if not job.finished:  # it may have been quicker than the signal
+        stopped = [folder for folder in (out / "runs").iterdir() if not (folder / "derived.safetensors").exists()]
+        assert main(words) == (2 if stopped else 0)
+        assert bool(stopped) == ("has not finished; --resume goes on with it" in capsys.readouterr().err)
+    assert main([*words, "--resume"]) == 0
+    straight = tmp_path / "straight"
+    assert main(["paper", "edas-figure-3", "--out", str(straight)]) == 0
+    names = sorted(path.name for path in (straight / "runs").iterdir())
+    assert names == sorted(path.name for path in (out / "runs").iterdir())
+    for name in names:
+        one, other = (RunLog.read(folder / "runs" / name)[-1]["alpha"] for folder in (out, straight))
+        assert one == other
+
+
+def test_a_run_with_settings_that_are_no_default_any_more_is_not_taken(tmp_path):
+    store = Store(tmp_path, DIGITS)
+    wanted = searching("random", SCALES["tiny"], 0)
+    job = store.search(wanted)
+    assert Launcher().run([job]) is None
+    assert store.search(wanted).finished
+    log = job.folder / "log.jsonl"
+    log.write_text(log.read_text().replace('"momentum": 0.9', '"momentum": 0.8', 1))
+    with pytest.raises(ValueError, match=r"was run with momentum 0.8, which is 0.9 by default now"):
+        store.search(wanted)
+
+
+@pytest.mark.slow
+def test_submitit_runs_the_shares_and_a_requeued_one_goes_on(tmp_path):
+    pytest.importorskip("submitit")
+    store = Store(tmp_path, DIGITS)
+    jobs = [store.search(searching("random", SCALES["tiny"], seed)) for seed in range(2)]
+    again = Share((jobs[0],)).checkpoint()
+    assert again.function == Share((jobs[0],))
+    assert again.function() is None  # what submitit calls when the job comes again
+    assert [job.finished for job in jobs] == [True, False]
+    launcher = Launcher("local", tmp_path / "jobs", devices=1)
+    assert launcher.run(jobs) is None
+    assert all(job.finished for job in jobs)
+    assert list((tmp_path / "jobs").glob("*_result.pkl"))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["edas-figure-9"], "there is no experiment 'edas-figure-9'"),
+        (["edas-figure-3", "--scale", "huge"], "huge"),
+        (["edas-figure-3", "--data", "no/such/images"], "no/such/images"),
+        (["edas-figure-3", "--hours", "0"], "--hours must be more than 0, got 0.0"),
+        (["edas-figure-3", "--launcher", "slurm"], "--launcher slurm"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(words, told, tmp_path, capsys):
+    try:
+        code = main(["paper", *words, "--out", str(tmp_path)])
+    except SystemExit as end:  # argparse
+        code = int(end.code or 0)
+    assert code == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+
+
+# The rule of the verdict ----------------------------------------------------------------------------------------------
+
+
+def test_a_difference_within_two_standard_errors_decides_nothing():
+    assert above("", [0.50], [0.45], n=100).holds is None  # standard errors of 0.05 each
+    assert above("", [0.50], [0.45], n=10_000).holds is True
+    assert above("", [0.45], [0.50], n=10_000).holds is False
+    assert above("", [0.5, 0.9], [0.3, 0.6], n=10_000).holds is None  # the seeds differ more than chance
+    assert above("", [], [0.5], n=100).holds is None
+    assert more_often("", [9], [4]).holds is None
+    assert more_often("", [30], [4]).holds is True
+    assert agrees("", [2.6], 2.51, 0.09, at_paper=True).holds is True
+    assert agrees("", [2.8], 2.51, 0.09, at_paper=True).holds is False
+    assert agrees("", [2.6], 2.51, 0.09, at_paper=False).holds is None
+
+
+@pytest.mark.parametrize(
+    ("direction", "figures", "scale", "expected"),
+    [
+        ([True], [True], "tiny", "not comparable at this scale"),
+        ([None, None], [None], "small", "not comparable at this scale"),
+        ([True, None], [None], "small", "the direction only"),
+        ([True, True], [None], "small", "the direction only"),
+        ([True, False], [None], "small", "contradicted"),
+        ([True], [True], "paper", "reproduced"),
+        ([True], [False], "paper", "contradicted"),
+        ([True], [None], "paper", "the direction only"),
+    ],
+)
+def test_the_verdict_follows_the_rule(direction, figures, scale, expected):
+    checks = [exact("", holds) for holds in direction] + [Check("", holds, "figures") for holds in figures]
+    assert verdict(checks, scale) == expected
+
+
+def test_depth_and_marks():
+    assert depth(load_genotype("darts_v2").normal) == 2
+    assert marks(SCALES["paper"]) == [1, 21, 41, 61, 81, 100]
+    assert marks(SCALES["tiny"]) == [1, 2, 3, 4, 5, 6]
