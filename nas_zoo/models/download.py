@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from nas_zoo.models.catalog import DATA, MODELS, settings_of
 from nas_zoo.models.public import PublicWeights
+from nas_zoo.runs.files import write_json
 from nas_zoo.text import plain
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ def _check_kept(row: PublicWeights, path: Path) -> None:
 
 
 def _keep(row: PublicWeights, path: Path, found: _Hashes) -> None:
-    _write_notes(path, {"link": row.link, "sha256": found.sha256, "size": path.stat().st_size})
+    write_json(_notes_path(path), {"link": row.link, "sha256": found.sha256, "size": path.stat().st_size})
     if not (row.git_blob or row.sha256 or row.md5):
         _log.warning(
             "%s: no hash is published for this file; its SHA-256 %s is kept and compared from now on",
@@ -269,7 +270,7 @@ def _receive(row: PublicWeights, path: Path, partial: Path, timeout: float) -> N
             if answer.status == 206 and not _begins_at(answer, have):
                 raise _Failed("the server sent another part of the file than was asked for")
             start = have if answer.status == 206 else 0
-            _write_notes(path, {"link": row.link, "etag": answer.headers.get("ETag")})
+            write_json(_notes_path(path), {"link": row.link, "etag": answer.headers.get("ETag")})
             length = answer.headers.get("Content-Length")
             total = start + int(length) if length and length.isdecimal() else None
             _check_room(path, start, total)
@@ -354,9 +355,3 @@ def _notes(path: Path) -> dict[str, str]:
         return {}
     kept = notes.items() if isinstance(notes, dict) else ()
     return {key: value for key, value in kept if isinstance(value, str) and value.isascii() and value.isprintable()}
-
-
-def _write_notes(path: Path, notes: dict[str, Any]) -> None:
-    partial = path.with_name(f".{path.name}.json.partial")
-    partial.write_text(json.dumps(notes) + "\n", encoding="utf-8")
-    os.replace(partial, _notes_path(path))

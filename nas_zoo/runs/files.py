@@ -115,9 +115,10 @@ def staged(folder: Path | str, *, last: str = "", gone: Collection[str] = ()) ->
         for place in made:
             with contextlib.suppress(OSError):  # somebody else has put something there
                 place.rmdir()
-        if isinstance(error, OSError) and error.errno and Path(str(error.filename)).is_relative_to(aside):
-            place = folder / Path(str(error.filename)).relative_to(aside)  # which the user knows
-            raise OSError(error.errno, error.strerror, str(place)) from None
+        if isinstance(error, OSError) and error.errno:
+            for name in map(str, (error.filename2, error.filename)):  # of a copy the first is where it goes
+                if Path(name).is_relative_to(aside):  # the user knows the place that it would have
+                    raise OSError(error.errno, error.strerror, str(folder / Path(name).relative_to(aside))) from None
         raise
     finally:
         os.close(claim)

@@ -58,18 +58,25 @@ def test_what_is_interrupted_leaves_what_was_there(tmp_path, error, before):
 
 
 FULL_DISK = """
-    import os, resource, sys
+    import os, resource, shutil, sys
     from nas_zoo.runs.files import staged, write_bytes
+    write_bytes("source", bytes(5000))
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
     def fill(folder):
         with staged(folder) as aside:
             write_bytes(aside / "small", b"x")
             write_bytes(aside / "large", bytes(5000))
-    for attempt in (lambda: write_bytes("file", bytes(5000)), lambda: fill("a/b"), lambda: fill("old")):
+    def copy(folder):
+        with staged(folder) as aside:
+            shutil.copyfile("source", aside / "copy")
+    for attempt in (
+        lambda: write_bytes("file", bytes(5000)), lambda: fill("a/b"), lambda: fill("old"), lambda: copy("c")
+    ):
         try:
             attempt()
         except OSError as error:
             print(error)
+    os.remove("source")
 """
 
 
@@ -85,7 +92,7 @@ def test_a_full_disk_is_told_with_the_name_and_leaves_nothing_behind(tmp_path):
     assert done.stdout.splitlines() == [
         f"[Errno {errno.EFBIG}] cannot be written: File too large: {name!r}"
         for name in ("file", "a/b/large", "old/large")
-    ]
+    ] + [f"[Errno {errno.EFBIG}] File too large: 'c/copy'"]  # where it goes, not where it comes from
     assert tree(tmp_path) == before
     assert sorted(os.listdir(tmp_path)) == ["file", "old"]  # not even an empty folder
 
