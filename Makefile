@@ -27,7 +27,7 @@ demo: $(READY)  ## search, retrain, export, check and predict on handwritten dig
 test: $(READY)  ## the whole test suite (40 of CI's 60 minutes)
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
-test-fast: $(READY)  ## without the tests that take more than ten seconds each
+test-fast: $(READY)  ## without the tests that take more than a second or two each (90 seconds of two cores)
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m 'not slow'
 
 # Files whose operations have kernels of their own in the CPU library.

@@ -34,13 +34,21 @@ def pytest_collection_finish():
     gc.freeze()
 
 
-#: CPU seconds of a test and its child processes, above which it is to be marked slow.
-FAST_S = 3.0
+#: CPU seconds of a test and its child processes, without its fixtures, above which it is to be marked slow.
+FAST_S = 1.5
 
 
 def cpu_seconds():
-    times = os.times()
-    return sum(times[:4])
+    return sum(os.times()[:4])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):
+    before = cpu_seconds()
+    try:
+        return (yield)
+    finally:
+        item.user_properties.append(("setup_cpu_s", cpu_seconds() - before))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -54,13 +62,11 @@ def pytest_runtest_call(item):
 
 def pytest_terminal_summary(terminalreporter):
     """Says what the tests cost in CPU time, and which should be marked slow: said only, since machines differ."""
-    took = {
-        report.nodeid: (dict(report.user_properties)["cpu_s"], "slow" in report.keywords)
-        for reports in terminalreporter.stats.values()
-        for report in reports
-        if getattr(report, "when", None) == "call"
-    }
-    terminalreporter.write_line(f"the tests themselves took {sum(cpu_s for cpu_s, _ in took.values()):.0f} CPU seconds")
-    for name, (cpu_s, slow) in took.items():
-        if cpu_s > FAST_S and not slow:
-            terminalreporter.write_line(f"to be marked slow, {cpu_s:.1f} CPU seconds where {FAST_S:g} are fast: {name}")
+    reports = [report for some in terminalreporter.stats.values() for report in some]
+    called = [report for report in reports if getattr(report, "when", None) == "call"]
+    total = sum(seconds for report in called for _, seconds in report.user_properties)
+    terminalreporter.write_line(f"the tests took {total:.0f} CPU seconds with their fixtures")
+    for report in called:
+        cpu_s = dict(report.user_properties)["cpu_s"]
+        if cpu_s > 2 * FAST_S and "slow" not in report.keywords:
+            terminalreporter.write_line(f"to be marked slow, {cpu_s:.1f} CPU seconds: {report.nodeid}")

@@ -109,6 +109,7 @@ def test_nothing_staged_names_a_token_or_a_folder_of_this_machine(staged, run):
             assert secret.encode() not in data, name
 
 
+@pytest.mark.slow
 def test_staging_twice_gives_the_same_bytes(staged, run, tmp_path):
     stage(open_checkpoint(str(run)), tmp_path / "again", repo=REPO)
     assert contents(tmp_path / "again") == contents(staged)
@@ -208,6 +209,7 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_onnx_files_in_every_form_are_checked_on_real_images(hub, run, tmp_path, capsys):
     images, staged = run.parent / "images", tmp_path / "staged"
     words = ["--float16", "--with-preprocessing", "--calibration", images, "--images", images / "test",
@@ -275,6 +277,7 @@ print("all of it")
 """
 
 
+@pytest.mark.slow
 def test_weights_that_a_user_names_on_the_hub_win_over_the_packages_file(hub, tmp_path):
     folder = tmp_path / "mine"
     save_for_hf(timm.create_model("edas_e8_c10_s"), str(folder), safe_serialization=True)

@@ -573,6 +573,7 @@ def test_the_network_compiles_as_one_graph():
         torch.testing.assert_close(logits, model(images()), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_network_is_captured_as_one_graph_in_training_too():
     model = make(GENOTYPES["five_nodes"], drop_path_rate=0.2).train()
     compiled = torch.compile(model, fullgraph=True, backend="eager")  # the graph without the minutes of compilation

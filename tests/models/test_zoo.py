@@ -131,6 +131,7 @@ def test_every_cell_that_a_paper_presents_is_a_model():
     )
 
 
+@pytest.mark.slow
 def test_importing_the_package_reads_the_list_of_models_but_no_cells():
     code = (
         "import sys; opened = []; sys.addaudithook(lambda e, a: e == 'open' and opened.append(str(a[0])))\n"

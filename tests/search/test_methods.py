@@ -248,7 +248,9 @@ RUNS = ["darts second order", "pc_darts", "da2s 3/14", "da2s_released", "gdas", 
         "random"]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", RUNS)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[] if case == "random" else pytest.mark.slow) for case in RUNS]
+)
 def test_two_epochs_run_and_a_run_in_pieces_is_the_same(case, tmp_path, capsys):
     whole, pieces = tmp_path / "whole", tmp_path / "pieces"
     assert main([*RUN, *flags_of(case), "--out", str(whole)]) == 0

@@ -285,6 +285,7 @@ def test_evaluation_counts_every_image_once_and_leaves_the_mode():
 # ---- stopping ----
 
 
+@pytest.mark.slow
 def test_a_run_stopped_after_every_single_iteration_is_the_run_that_never_stopped(whole, tmp_path):
     out = tmp_path / "pieces"
     assert run_small(out, "--time-budget", "0.0001") == 0
