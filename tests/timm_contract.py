@@ -43,7 +43,8 @@ KNOWN_TESTS = 13  # 11 of a model, 2 of its weights
 PASSED = ("passed", "already")  # mark of a test that --results leaves out
 #: The code that these tests run; what is left out trains, searches, reads or writes.
 SOURCES = (
-    "models/network", "models/operations", "models/layout", "models/registry", "models/depthwise", "genotype/genotype",
+    "models/network", "models/operations", "models/layout", "models/catalog", "models/registry", "models/depthwise",
+    "genotype/genotype",
 )  # fmt: skip
 
 
@@ -104,8 +105,8 @@ class NeedsNetwork:
 class Results:
     """Leaves out models that have passed, runs the others one after the other, and writes a line for each."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, network: bool = False) -> None:
+        self.path, self.network = path, network
         self.code = code_digest()
         lines = [json.loads(line) for line in path.read_text().splitlines() if line] if path.exists() else []
         self.known = {line["model"] for line in lines}
@@ -130,9 +131,10 @@ class Results:
         return model_of(item) in self.known, model_of(item)
 
     def digest(self, name: str) -> str:
-        """Of all that decides a model's results: code, settings, cell, version of timm."""
+        """Of all that decides a model's results: code, settings, cell, version of timm, of others whether fetched."""
         settings = MODELS[name.split(".")[0]]
         words = [self.code, settings, load_genotype(settings["cell"]).digest, timm.__version__]
+        words += ["network"] if self.network and find_public(name) else []
         return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()[:16]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -190,7 +192,7 @@ def run(source: Path, results: Path | None, network: bool, pytest_args: list[str
     command = [str(source / "tests" / "test_models.py"), "-c", str(source / "pyproject.toml"), "-k", names]
     plugins: list[object] = [chosen] if network else [chosen, NeedsNetwork()]
     if results is not None:
-        plugins.append(Results(results))
+        plugins.append(Results(results, network))
         command += ["-p", "no:timeout"]
     status = int(pytest.main([*command, "-q", "-p", "no:cacheprovider", *pytest_args], plugins=plugins))
     if status == pytest.ExitCode.NO_TESTS_COLLECTED and results is not None:
