@@ -53,9 +53,13 @@ lint: $(READY)  ## ruff and mypy (4 of CI's minutes, with the installation)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy nas_zoo benchmarks tests
 
-test-interop: $(READY)  ## our files in onnxslim, OpenVINO, coremltools, transformers (installs them; 7 of CI's minutes)
+# ONNX Runtime for browsers, from npm
+ORT_WEB := $(VENV)/onnxruntime-web
+
+test-interop: $(READY)  ## our files in onnxslim, OpenVINO, coremltools, transformers, a browser (installs them; 8 of CI's minutes)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[interop]'
-	NAS_ZOO_INTEROP=1 $(BIN)/python -m pytest -q -n $(JOBS) -m 'not slow' tests/test_interop.py
+	test -d $(ORT_WEB) || $(BIN)/python tests/fetch_ort_web.py $(ORT_WEB)
+	NAS_ZOO_INTEROP=1 NAS_ZOO_ORT_WEB=$(ORT_WEB) $(BIN)/python -m pytest -q -n $(JOBS) -m 'not slow' tests/test_interop.py tests/export/test_page.py
 
 timm-contract: $(READY)  ## timm's own model tests on our models (downloads timm's source distribution)
 	$(BIN)/python tests/timm_contract.py

@@ -29,7 +29,8 @@ PROGRAMS = {
     "check": ("nas_zoo.export.graph.check", "compare an ONNX file with its model"),
     "card": ("nas_zoo.export.publish.card", "write the model card of a checkpoint from its row of results.csv"),
     "publish": ("nas_zoo.export.publish.hub", "send a checkpoint to the Hugging Face Hub, in one commit"),
-    "space": ("nas_zoo.export.publish.space", "write a demo page as the folder of a Hugging Face Space"),
+    "page": ("nas_zoo.export.publish.page", "write a page that runs a network in the browser"),
+    "space": ("nas_zoo.export.publish.space", "the same as the folder of a Hugging Face Space"),
     "bench": ("nas_zoo.export.runtime.bench", "time a model here: PyTorch, torch.compile, ONNX Runtime"),
 }
 

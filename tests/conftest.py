@@ -2,6 +2,9 @@
 
 import gc
 import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -70,3 +73,29 @@ def pytest_terminal_summary(terminalreporter):
         cpu_s = dict(report.user_properties)["cpu_s"]
         if cpu_s > 2 * FAST_S and "slow" not in report.keywords:
             terminalreporter.write_line(f"to be marked slow, {cpu_s:.1f} CPU seconds: {report.nodeid}")
+
+
+def find_browser() -> str | None:
+    """A Chromium or Chrome of this machine; None: only Playwright's own, if that is installed."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
+    return os.environ.get("NAS_ZOO_BROWSER") or next((path for name in names if (path := shutil.which(name))), None)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless; where there is none the tests are skipped, unless NAS_ZOO_NEEDS_BROWSER says that they must run."""
+    playwright_api = pytest.importorskip("playwright.sync_api")
+    with playwright_api.sync_playwright() as playwright:
+        # a browser that runs as root has no sandbox; the pages here are our own and it has no network
+        arguments = [
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+            *(["--no-sandbox"] if os.geteuid() == 0 else []),
+        ]
+        try:
+            opened = playwright.chromium.launch(executable_path=find_browser(), args=arguments)
+        except playwright_api.Error as error:
+            if os.environ.get("NAS_ZOO_NEEDS_BROWSER"):
+                raise
+            pytest.skip(f"no browser: {str(error).splitlines()[0]}")
+        yield opened
+        opened.close()

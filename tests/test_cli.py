@@ -16,7 +16,7 @@ from nas_zoo.models.count import count
 
 COMMANDS = [
     "list", "info", "search", "gap", "genotype", "report", "train", "adopt", "evaluate", "export", "check", "card",
-    "publish", "space", "bench", "predict", "draw", "demo", "doctor", "convert", "export-model",
+    "publish", "page", "space", "bench", "predict", "draw", "demo", "doctor", "convert", "export-model",
 ]  # fmt: skip
 
 

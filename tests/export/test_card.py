@@ -234,8 +234,8 @@ def test_a_network_of_ones_own_cells_bears_its_own_name_and_cites_their_search(t
     assert "1 epochs" not in text
     assert "\n# insects\n" in card_text(open_checkpoint(run, called="insects"))
     files = {path.name for path in write_space(open_checkpoint(run, called="insects"), tmp_path / "space")}
-    assert "app.py" in files
-    for name in ("app.py", "README.md"):
+    assert "index.html" in files
+    for name in ("index.html", "README.md"):
         page = (tmp_path / "space" / name).read_text()
         assert "insects" in page
         assert "edas_c10" not in page
@@ -268,7 +268,7 @@ def test_a_card_of_weights_that_nobody_measured_has_no_figure_and_says_so(run, t
         assert data.eval_results is None
         for folder in ("staged", "space"):
             for path in (tmp_path / f"{folder}_{checkpoint.name}").glob("*"):
-                if path.suffix in (".md", ".json", ".jsonl", ".py"):
+                if path.suffix in (".md", ".json", ".jsonl", ".html"):
                     text = path.read_text()
                     assert f"{top1} %" not in text, path
                     assert "top-1 on its" not in text, path

@@ -14,8 +14,8 @@ import nas_zoo  # noqa: F401  # registers
 from nas_zoo.export.publish.card import main as card
 from nas_zoo.export.publish.hub import main as publish_on_hub
 from nas_zoo.export.publish.hub import stage
+from nas_zoo.export.publish.page import page_words
 from nas_zoo.export.publish.published import open_checkpoint
-from nas_zoo.export.publish.space import _words
 from nas_zoo.models.public import OPEN_LICENSES, find_public, public_weights
 from nas_zoo.models.results import file_sha256
 from tests.present import present
@@ -60,7 +60,7 @@ def test_an_open_licence_lets_a_card_and_a_repository_be_made(publish, tmp_path,
     with torch.no_grad():
         torch.testing.assert_close(again(reference["pixel_values"]), reference["logits"], rtol=0, atol=1e-5)
         torch.testing.assert_close(theirs.eval()(reference["pixel_values"]), reference["logits"], rtol=0, atol=1e-5)
-    assert "trained on CIFAR-10 by others: NivNayman, " in _words(open_checkpoint("xnas_c10.small"))
+    assert "trained on CIFAR-10 by others: NivNayman, " in page_words(open_checkpoint("xnas_c10.small"))
 
 
 def test_without_a_licence_nothing_is_fetched_or_written_unless_the_user_answers_for_one(publish, tmp_path, capsys):

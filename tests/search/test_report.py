@@ -2,11 +2,9 @@
 
 import json
 import math
-import os
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -375,29 +373,6 @@ def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(
 
 
 # In a browser ---------------------------------------------------------------------------------------------------------
-
-
-def find_browser() -> str | None:
-    """A Chromium or Chrome of this machine; None: only Playwright's own, if that is installed."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
-    return os.environ.get("NAS_ZOO_BROWSER") or next((path for name in names if (path := shutil.which(name))), None)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless; where there is none the tests are skipped, unless NAS_ZOO_NEEDS_BROWSER says that they must run."""
-    playwright_api = pytest.importorskip("playwright.sync_api")
-    with playwright_api.sync_playwright() as playwright:
-        # a browser that runs as root has no sandbox; the pages here are our own and it has no network
-        arguments = ["--host-resolver-rules=MAP * ~NOTFOUND", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
-        try:
-            opened = playwright.chromium.launch(executable_path=find_browser(), args=arguments)
-        except playwright_api.Error as error:
-            if os.environ.get("NAS_ZOO_NEEDS_BROWSER"):
-                raise
-            pytest.skip(f"no browser: {str(error).splitlines()[0]}")
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
