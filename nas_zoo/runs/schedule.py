@@ -17,14 +17,17 @@ def learning_rate(kind: str, lr: float, min_lr: float, at: int, total: int, warm
 
     "cosine" and "linear" fall from lr at 0 to min_lr at ``total``, which is one unit after the last; "constant" stays.
     In the first ``warmup`` units that is multiplied by 1 / warmup, 2 / warmup ... 1 (P-DARTS and PC-DARTS for
-    ImageNet: ``lr * (epoch + 1) / 5.0``).
+    ImageNet: ``lr * (epoch + 1) / 5.0``). "one_cycle" rises along a line to lr itself in these units and falls along
+    another from there to min_lr at ``total`` (Smith and Topin, 2017, without its last, lower stretch).
     """
     if kind == "cosine":
         rate = cosine(lr, min_lr, at, total)
     elif kind == "linear":
         rate = lr + (min_lr - lr) * at / total
+    elif kind == "one_cycle":
+        rate = lr if at < warmup else lr + (min_lr - lr) * (at - warmup) / (total - warmup)
     elif kind == "constant":
         rate = lr
     else:
-        raise ValueError(f"schedule must be one of cosine, linear, constant, got {kind!r}")
+        raise ValueError(f"schedule must be one of cosine, linear, one_cycle, constant, got {kind!r}")
     return rate * (at + 1) / warmup if at < warmup else rate

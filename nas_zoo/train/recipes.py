@@ -119,6 +119,19 @@ RECIPES: dict[str, dict[str, Any]] = {
         "ema_decay": 0.999,
     },
 }
+# Ours, for a network of C = 16 and 8 cells on some 40 epochs of CIFAR-10, hours of one CPU core: one cycle to a higher
+# rate, which the larger batch bears. Growing images and cutout were tried in short pilots and brought nothing
+# (benchmarks/README.md has their figures).
+RECIPES["budget"] = RECIPES["quick"] | {
+    "epochs": 40, "batch_size": 128, "lr": 0.15, "schedule": "one_cycle", "warmup_epochs": 8,
+}  # fmt: skip
+# Ours, for the papers' networks (C = 36, 20 cells) in half an hour of an H100, and not tried yet: four times the batch
+# with a rate not quite in proportion, bfloat16, and what keeps DARTS' 600 epochs from overfitting, drop path at half
+# its strength. The number of epochs is arithmetic (benchmarks/README.md).
+RECIPES["half_hour"] = RECIPES["budget"] | {
+    "epochs": 80, "batch_size": 512, "lr": 0.4, "warmup_epochs": 16, "precision": "bf16", "cutout": 16,
+    "drop_path": 0.1, "aux_weight": 0.4,
+}  # fmt: skip
 # Ours, for networks that are trained already (--pretrained), as people fine-tune with timm: a fifth of the rate
 # from scratch, since a high one undoes what the network knows, a short warm-up for the new classifier, which
 # begins at random beside trained features, and a moving average. --layer-decay 0.75 holds the first layers back
@@ -130,7 +143,7 @@ RECIPES["finetune"] = RECIPES["quick"] | {"epochs": 10, "lr": 0.02, "warmup_epoc
 class TrainSettings:
     """Settings of training; those of the recipe stand between these defaults and what you give."""
 
-    recipe: Literal["cifar", "edas", "imagenet", "quick", "finetune"] = setting(
+    recipe: Literal["cifar", "edas", "imagenet", "quick", "budget", "half_hour", "finetune"] = setting(
         "cifar", "named settings: of the papers, for minutes, or for networks that are trained already"
     )
     model: str = setting("edas_c10", "timm model, ours or any other; `nas-zoo list` shows ours")
@@ -164,7 +177,7 @@ class TrainSettings:
     optimizer: str = setting("momentum", "timm's name: momentum is SGD with it, sgd is with Nesterov's, adamw ...")
     lr: float = setting(0.025, "learning rate at the start")
     min_lr: float = setting(0.0, "and what it falls to")
-    schedule: Literal["cosine", "linear", "constant"] = setting("cosine", "how the learning rate falls")
+    schedule: Literal["cosine", "linear", "one_cycle", "constant"] = setting("cosine", "how the learning rate falls")
     schedule_per: Literal["epoch", "iteration"] = setting("epoch", "when it changes")
     warmup_epochs: int = setting(0, "epochs in which the rate rises linearly to what the schedule says")
     momentum: float = setting(0.9, "momentum of the optimizer, where it has one")

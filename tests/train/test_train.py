@@ -249,6 +249,12 @@ def test_the_learning_rate_at_its_first_and_last_steps():
     assert quick.rate(0, 0, 20) == pytest.approx(0.1 / 40)
     assert quick.rate(9, 19, 20) < 1e-4
     assert max(quick.rate(epoch, step, 20) for epoch in range(10) for step in range(20)) > 0.09
+    budget = tiny_settings("--recipe", "budget")  # up along a line for 8 of 40 epochs, down along one to the end
+    assert budget.rate(0, 0, 10) == pytest.approx(0.15 / 80)
+    assert budget.rate(3, 9, 10) == pytest.approx(0.15 / 2)
+    assert budget.rate(7, 9, 10) == budget.rate(8, 0, 10) == pytest.approx(0.15)
+    assert budget.rate(24, 0, 10) == pytest.approx(0.15 / 2)
+    assert budget.rate(39, 9, 10) == pytest.approx(0.15 / 320)
 
 
 def test_weight_decay_is_on_everything_or_as_timm_has_it():
@@ -480,6 +486,12 @@ def test_the_recipes_have_the_papers_numbers():
     assert (imagenet.epochs, imagenet.batch_size, imagenet.lr, imagenet.weight_decay) == (250, 1024, 0.5, 3e-5)
     assert (imagenet.schedule, imagenet.warmup_epochs) == ("linear", 5)
     assert (imagenet.label_smoothing, imagenet.aux_weight) == (0.1, 0.4)
+    half_hour = tiny_settings("--recipe", "half_hour")
+    assert (half_hour.precision, half_hour.batch_size, half_hour.schedule) == ("bf16", 512, "one_cycle")
+    assert (half_hour.label_smoothing, half_hour.ema_decay, half_hour.aux_weight) == (0.1, 0.999, 0.4)
+    budget = tiny_settings("--recipe", "budget")
+    assert (budget.epochs, budget.batch_size, budget.lr, budget.optimizer) == (40, 128, 0.15, "sgd")
+    assert (budget.label_smoothing, budget.ema_decay, budget.cutout) == (0.1, 0.999, 0)
     nothing_given = parse(["--out", "does-not-exist"])[0]
     assert nothing_given == TrainSettings(out=Path("does-not-exist"))  # the class's own defaults are recipe cifar
 
