@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_zoo.models.operations import load_operation
+from nas_zoo.runs.launch import asked_settings
 from nas_zoo.runs.log import run_to_resume
 from nas_zoo.runs.outside import is_outside, place_of
 from nas_zoo.runs.settings import (
@@ -62,6 +63,7 @@ def parse(argv: Sequence[str], description: str | None = None) -> tuple[SearchSe
     marks = {} if state is None else state.get("code") or {}
     settings_class = find_method(method or ("edas" if saved is None else str(saved.get("method"))), marks)[0]
     flags = given_flags(make_parser(settings_class, description).parse_args(argv))
+    asked = asked_settings(settings_class)
     if method is not None:
         flags["method"] = method
     operations = flags.get("operations", in_file.get("operations"))
@@ -70,8 +72,8 @@ def parse(argv: Sequence[str], description: str | None = None) -> tuple[SearchSe
         if saved is not None and set(flags["operations"]) <= set(saved.get("operations") or ()):
             del flags["operations"]  # of a run that goes on, those from outside need naming again and no others
     if saved is None:
-        return settings_from(settings_class, flags, config), None
-    return resumed_settings(settings_class, saved, flags, config), state
+        return settings_from(settings_class, flags, config, under=asked), None
+    return resumed_settings(settings_class, saved, flags, config, under=asked), state
 
 
 def resume_command(settings: SearchSettings) -> str:

@@ -151,6 +151,8 @@ class SearchSettings:
     eval_size: int = setting(5000, "held-out images for the accuracies after an epoch; 0: all, as after the last")
     gap_batches: int = setting(16, "training batches that BatchNorm statistics are re-estimated over, for the second "
                                    "figure of the discretization gap; 0: that figure is left out")  # fmt: skip
+    accumulation: int = setting(1, "batches of a step, whose gradients are averaged, with one draw for all of them; an "
+                                   "epoch has so many fewer steps")  # fmt: skip
     precision: Literal["fp32", "bf16"] = setting("fp32", "bf16: autocast of the network's forward passes")
     channels_last: bool = setting(True, "memory format of images and weights; faster, same mathematics")
     sync_bn: bool = setting(False, "BatchNorm statistics of the batches of all processes, as one process would have "
@@ -160,8 +162,8 @@ class SearchSettings:
     time_budget: float | None = setting(None, "write a checkpoint and stop after this long", unit="s")
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("num_cells", 1), ("init_channels", 2), ("batch_size", 2),
-                            ("crop_padding", 0), ("cutout", 0), ("eval_size", 0), ("gap_batches", 0),
+        for name, least in (("epochs", 1), ("accumulation", 1), ("num_cells", 1), ("init_channels", 2),
+                            ("batch_size", 2), ("crop_padding", 0), ("cutout", 0), ("eval_size", 0), ("gap_batches", 0),
                             ("skip_unreadable", 0), ("partial_channels", 1)):  # fmt: skip
             require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
         require(1 <= self.nodes <= 6, "nodes", self.nodes, "from 1 to 6")

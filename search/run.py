@@ -32,12 +32,18 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from nas_zoo.data.augment import default_augment
-from nas_zoo.data.batches import Batches
+from nas_zoo.data.batches import Batches, in_groups, in_parts, whole_steps
 from nas_zoo.data.fingerprint import check_same_data, fingerprints
 from nas_zoo.data.named import open_for_run, search_split
 from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.runs.checkpoint import load_optimizer
-from nas_zoo.runs.distributed import autocast_for, average_gradients, convert_global_batch_norm, start_accelerator
+from nas_zoo.runs.distributed import (
+    add_gradients,
+    autocast_for,
+    average_gradients,
+    convert_global_batch_norm,
+    start_accelerator,
+)
 from nas_zoo.runs.ending import program, stopped
 from nas_zoo.runs.lock import only_run_in
 from nas_zoo.runs.log import RunLog
@@ -82,7 +88,7 @@ class Search:
         self.weight_batches, self.alpha_batches = training(for_weights), training(for_alpha)
         self.eval_batches = evaluation(for_alpha[: settings.eval_size] if settings.eval_size else for_alpha)
         self.final_eval_batches = evaluation(for_alpha)
-        self.steps = min(self.weight_batches.steps_per_epoch, self.alpha_batches.steps_per_epoch)
+        self.steps = whole_steps(settings, self.weight_batches, self.alpha_batches)
 
         torch.manual_seed(settings.seed)
         method: Any = find_method(settings.method)[1](settings)
@@ -108,49 +114,57 @@ class Search:
         self.alpha_optimizer = Adam(self.alphas, settings.alpha_lr, betas=settings.alpha_betas)
         self.last_logits: dict[str, Tensor] | None = None  # alpha after the epoch before
 
-    def batches(self, epoch: int, start: int) -> Iterable[tuple[Batch, Batch]]:
-        """A batch of the weights half and one of the alpha half for each iteration from `start` on."""
-        return zip(self.weight_batches.epoch(epoch, start), self.alpha_batches.epoch(epoch, start), strict=False)
+    def batches(self, epoch: int, start: int) -> Iterable[Any]:
+        """A batch of the weights half and one of the alpha half for each iteration from `start` on, or several."""
+        count, first = self.settings.accumulation, start * self.settings.accumulation
+        pairs = zip(self.weight_batches.epoch(epoch, first), self.alpha_batches.epoch(epoch, first), strict=False)
+        return in_groups(pairs, count)
 
-    def step(self, epoch: int, step: int, batch: tuple[Batch, Batch], votes: Tensor | None = None) -> Tensor:
-        """One iteration: an architecture step on the batch of the alpha half, a weight step on that of the other."""
-        settings, (for_weights, held_out) = self.settings, batch
-        index = epoch * self.steps + step
-        lr = cosine(settings.lr, settings.lr_min, epoch, settings.epochs)
+    def step(self, epoch: int, step: int, batch: Any, votes: Tensor | None = None) -> Tensor:
+        """One iteration: an architecture step on the batch of the alpha half, a weight step on that of the other.
+
+        With accumulation `batch` is several such pairs, whose gradients are averaged in either step.
+        """
+        settings, at = self.settings, (epoch, epoch * self.steps + step, self.settings.epochs)
         for group in self.weight_optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = cosine(settings.lr, settings.lr_min, epoch, settings.epochs)
+        batches, share = in_parts(batch, settings.accumulation), 1.0 / settings.accumulation
 
-        alpha_value, alpha_images = torch.zeros((), device=self.accelerator.device), 0
-        problem = Iteration(self.supernet, held_out, for_weights, self.weight_optimizer, self.autocast, self.named)
-        alpha_loss = self.method.loss(problem, Step(epoch, index, settings.epochs, "alpha"))
-        if alpha_loss is not None and alpha_loss.requires_grad:
-            # Asking for alpha's gradients alone spares the backward pass those of the weights, and what lies before
-            # the first relaxed edge.
-            gradients = torch.autograd.grad(alpha_loss, self.alphas, allow_unused=True)
-            for alpha, gradient in zip(self.alphas, gradients, strict=True):
-                alpha.grad = gradient
+        alpha_loss: Any = 0.0
+        alpha_images = 0
+        for for_weights, held_out in batches:
+            problem = Iteration(self.supernet, held_out, for_weights, self.weight_optimizer, self.autocast, self.named)
+            loss = self.method.loss(problem, Step(*at, "alpha"))
+            if loss is not None and loss.requires_grad:
+                # Asking for alpha's gradients alone spares the backward pass those of the weights, and what lies before
+                # the first relaxed edge.
+                gradients = torch.autograd.grad(loss * share, self.alphas, allow_unused=True)
+                add_gradients(self.alphas, gradients)
+                n = len(held_out[1])
+                alpha_loss, alpha_images = alpha_loss + loss.detach() * n, alpha_images + n
+            # The backward pass has freed only what it went through; the rest of the graph dies with its last reference.
+            del loss
+        if alpha_images:
             average_gradients(self.alphas)
             self.alpha_optimizer.step()
             self.alpha_optimizer.zero_grad(set_to_none=True)
-            alpha_value, alpha_images = alpha_loss.detach(), len(held_out[1])
-        # The backward pass has freed only what it went through; the rest of the graph dies with its last reference.
-        del alpha_loss
 
         with torch.no_grad():
-            mixing = self.method.mixing(Step(epoch, index, settings.epochs, "weights"))
-        images, labels = for_weights
-        with self.autocast():
-            logits = self.supernet(images, mixing)
-        loss = F.cross_entropy(logits.float(), labels)
-        loss.backward()
+            mixing = self.method.mixing(Step(*at, "weights"))
+        total: Any = 0.0
+        correct: Any = 0
+        for (images, labels), _ in batches:
+            with self.autocast():
+                logits = self.supernet(images, mixing)
+            loss = F.cross_entropy(logits.float(), labels)
+            (loss * share).backward()
+            total, correct = total + loss.detach() * len(labels), correct + (logits.detach().argmax(1) == labels).sum()
         average_gradients(self.weights, votes)
         if settings.grad_clip:
             nn.utils.clip_grad_norm_(self.weights, settings.grad_clip)
         self.weight_optimizer.step()
         self.weight_optimizer.zero_grad(set_to_none=True)
-
-        n, correct = len(labels), (logits.detach().argmax(1) == labels).sum()
-        return figures(loss.detach() * n, correct, n, alpha_value * alpha_images, alpha_images)
+        return figures(total, correct, sum(len(labels) for (_, labels), _ in batches), alpha_loss, alpha_images)
 
     def end_epoch(self, epoch: int, sums: Mapping[str, float]) -> dict[str, Any]:
         """Accuracies of the supernet and of the cells it stands for, alpha, and the cells, in genotype.json too."""

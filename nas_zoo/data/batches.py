@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +27,7 @@ from nas_zoo.data.augment import (
 )
 from nas_zoo.data.sources import DEVICE_LIMIT_GB, ImageSource, UnreadableImage, checked_indices
 
-__all__ = ["Batches", "usual_workers"]
+__all__ = ["Batches", "in_groups", "in_parts", "usual_workers", "whole_steps"]
 
 T = TypeVar("T")
 
@@ -302,3 +302,22 @@ class Batches:
         if augment is None or not augment.mixes:
             return images, labels
         return mixed(augment, images, labels, self.source.num_classes, self.seed, epoch, step)
+
+
+def in_groups(batches: Iterable[Any], count: int) -> Iterator[Any]:
+    """The batches as they are for 1; else tuples of so many of them, a rest being left out."""
+    batches = iter(batches)
+    return batches if count == 1 else zip(*[batches] * count, strict=False)
+
+
+def in_parts(group: Any, count: int) -> Sequence[Any]:
+    """The batches of one that ``in_groups`` gave."""
+    return (group,) if count == 1 else group
+
+
+def whole_steps(settings: Any, *batches: Batches) -> int:
+    """Steps of an epoch of ``settings.accumulation`` batches each; ValueError where there is none."""
+    found, count = min(one.steps_per_epoch for one in batches), settings.accumulation
+    if found < count:
+        raise ValueError(f"accumulation must be at most {found}, the batches of an epoch, got {count}")
+    return found // count

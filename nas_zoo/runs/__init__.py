@@ -9,6 +9,7 @@ Other rooms import of it:
     schedule      rates as functions of the step
     stop          requests to stop
     distributed   several processes
+    launch        what accelerate was asked for
     lock          one run a folder at a time
     files         the one writer of files and folders
     facts         machine, versions and commit of a run

@@ -17,15 +17,18 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from nas_zoo.runs.launch import refuse_unfit
+
 __all__ = [
     "GlobalBatchNorm",
     "GlobalBatchNormAct",
+    "add_gradients",
     "autocast_for",
     "average_buffers",
     "average_gradients",
@@ -42,6 +45,9 @@ __all__ = [
 ]
 
 M = TypeVar("M", bound=nn.Module)
+
+#: Of accelerate's ways to run those in which each process holds the whole model.
+_HAD = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
 def world_size() -> int:
@@ -94,12 +100,18 @@ def keep_freed_memory() -> None:
 def start_accelerator() -> Accelerator:
     """accelerate's device and processes; from here on the process keeps the memory it frees.
 
-    ValueError where several processes were started that do not know of each other: each would train alone; and where
-    several were asked for and accelerate started one.
+    ValueError where several processes were started that do not know of each other: each would train alone; where
+    several were asked for and accelerate started one; and where accelerate was asked for what is not had here.
     """
+    refuse_unfit()
     keep_freed_memory()
     _meet_again()
     accelerator = Accelerator(mixed_precision="no")
+    if accelerator.distributed_type not in _HAD:
+        raise ValueError(
+            f"accelerate has chosen {accelerator.distributed_type.value}, which is not had here: programs run in one "
+            "or several processes on CPUs or GPUs, each of which holds the whole model"
+        )
     if accelerator.num_processes == 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(
             "several processes were started but do not know of each other; on CPU set ACCELERATE_USE_CPU=true "
@@ -139,6 +151,13 @@ def autocast_for(device: torch.device, precision: str) -> Callable[[], Any]:
 
 
 # -------------------------------------------------------------------------------------------------------- averages
+
+
+def add_gradients(parameters: Iterable[Tensor], gradients: Iterable[Tensor | None]) -> None:
+    """Every gradient that there is goes into its parameter's .grad."""
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None:
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
 
 @torch.no_grad()

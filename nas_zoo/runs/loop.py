@@ -26,6 +26,7 @@ from tqdm import tqdm
 from nas_zoo.runs.checkpoint import check_finite, check_place, save_checkpoint, taking_up
 from nas_zoo.runs.distributed import average_buffers, gather_statistics, take_statistics, total_over_processes
 from nas_zoo.runs.facts import cautions, peak_memory_gb, run_facts
+from nas_zoo.runs.launch import in_force, told_in_force
 from nas_zoo.runs.log import RunLog
 from nas_zoo.runs.settings import CHANGEABLE, describe, to_dict
 from nas_zoo.runs.stop import Reason, StopRequest
@@ -111,13 +112,13 @@ class Loop:
         self._pending: list[Tensor] = []
         self.log = RunLog(settings.out, writes=accelerator.is_main_process)
         self.checkpoint = settings.out / "checkpoint.pt"
-        facts = run_facts(accelerator.device)
+        facts, force = run_facts(accelerator.device), in_force(settings, accelerator)
         if resume is None:
             overwrite = not self.checkpoint.exists()  # killed before the first one: it begins again
-            begun = {"seed": settings.seed, "steps_per_epoch": program.steps, **first_line}
+            begun = {"seed": settings.seed, "steps_per_epoch": program.steps, "in_force": force, **first_line}
             self.log.start(to_dict(settings), facts, overwrite=overwrite, **begun)
-            for text in (describe(settings), *cautions(settings, accelerator.device, accelerator.num_processes)):
-                self._tell(text)
+            warnings = cautions(settings, accelerator.device, accelerator.num_processes)
+            self._tell(told_in_force(force), describe(settings), *warnings)
         else:
             with taking_up(kind):
                 check_place(resume, settings.epochs, program.steps, len(program.counted))
@@ -134,7 +135,8 @@ class Loop:
                 if isinstance(before, int) and before != now
                 else ""
             )
-            self._tell(f"resumed at epoch {self.epoch + 1}, iteration {self.step} of {program.steps}{others}")
+            where = f"resumed at epoch {self.epoch + 1}, iteration {self.step} of {program.steps}{others}"
+            self._tell(where, told_in_force(force))
         self._begun = time.monotonic()
 
     def run(self, started: float | None = None) -> Reason | None:
@@ -241,9 +243,9 @@ class Loop:
         self.log.event("stopped", reason=reason, epoch=self.epoch + 1, iteration=self.step)
         return reason
 
-    def _tell(self, text: str) -> None:
+    def _tell(self, *lines: str) -> None:
         if self.accelerator.is_main_process:
-            print(text, flush=True)
+            print(*lines, sep="\n", flush=True)
 
     def _with_progress(self, batches: Iterable[Any]) -> Iterator[Any]:
         """The rest of the epoch's batches, under a bar with the loss and the time that is left of the whole run."""

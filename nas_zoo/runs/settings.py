@@ -47,6 +47,7 @@ __all__ = [
     "resumed_settings",
     "setting",
     "settings_from",
+    "source_of",
     "to_dict",
     "whole",
 ]
@@ -486,12 +487,14 @@ def resumed_settings(
     *,
     changeable: Sequence[str] = CHANGEABLE,
     forgotten: Sequence[str] = ("time_budget",),
+    under: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> S:
     """The settings of a stopped run (`saved`, as to_dict gave them), for its continuation.
 
     Flags and the file may change what is `changeable` (where things lie, how long it may take) and may repeat the
-    rest; `forgotten` ones count for one start only and are not taken over. ValueError for a setting that would change
-    what is computed, naming it and both values.
+    rest; `forgotten` ones count for one start only and are not taken over. `under`: layers that may repeat what the
+    run has, such as what accelerate was asked for; a flag holds against them. ValueError for a setting that would
+    change what is computed, naming it and both values.
     """
     settings = settings_from(settings_class, flags, config)
     given = set(flags) | (set() if config is None else set(read_config(config)))
@@ -499,6 +502,14 @@ def resumed_settings(
     for name in sorted(given - set(changeable)):
         if now[name] != saved.get(name):
             raise ValueError(f"{name} must stay {saved.get(name)!r} as in the run that is resumed, got {now[name]!r}")
+    for where, layer in (under or {}).items():
+        for name, value in layer.items():
+            before = saved.get(name, _default(_fields(settings_class)[name]))
+            if name not in given and value != before:
+                raise ValueError(
+                    f"{name} must stay {before!r} as in the run that is resumed, got {value!r} from {where}; "
+                    f"{_flag(name)} {_show(before)} holds against it"
+                )
     kept = {name: value for name, value in saved.items() if name not in given and name not in forgotten}
     return settings_from(settings_class, kept | {name: value for name, value in now.items() if name in given})
 
@@ -518,17 +529,22 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, (str, int, float, type(None))) else type(value).__name__
 
 
+def source_of(settings: Any, name: str) -> str:
+    """Who decided a setting: "flag --lr", "config a.yaml, line 3", "recipe quick", "default", "program" ..."""
+    sources = getattr(settings, "_sources", None)
+    if sources is not None:
+        return str(sources.get(name, "default"))
+    # made by hand or by dataclasses.replace
+    return "default" if getattr(settings, name) == _default(_fields(type(settings))[name]) else "program"
+
+
 def describe(settings: Any) -> str:
     """A table: one line a setting with its value, unit and where that came from (default, config or flag)."""
-    sources = getattr(settings, "_sources", None)
     rows = [("setting", "value", "from")]
     for name, field in _fields(type(settings)).items():
         value = getattr(settings, name)
         unit = field.metadata.get("unit")
-        if sources is not None:
-            source = sources.get(name, "default")
-        else:  # made by hand or by dataclasses.replace
-            source = "default" if value == _default(field) else "program"
-        rows.append((name, plain(_show(value)) + (f" {unit}" if unit and value is not None else ""), source))
+        shown = plain(_show(value)) + (f" {unit}" if unit and value is not None else "")
+        rows.append((name, shown, source_of(settings, name)))
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return "\n".join(f"{name:<{widths[0]}}  {value:<{widths[1]}}  {source}" for name, value, source in rows)

@@ -16,6 +16,7 @@ from timm.optim import list_optimizers
 from nas_zoo.data.augment import Augment, default_augment
 from nas_zoo.data.own import LabelledImages
 from nas_zoo.data.sources import ImageSource
+from nas_zoo.runs.launch import asked_settings
 from nas_zoo.runs.schedule import learning_rate
 from nas_zoo.runs.settings import read_config, require, setting, settings_from
 
@@ -201,6 +202,7 @@ class TrainSettings:
     precision: Literal["fp32", "bf16"] = setting("fp32", "bf16: autocast of the forward passes")
     channels_last: bool = setting(True, "memory format of images and weights; faster, same mathematics")
     compile: bool = setting(False, "torch.compile the training step's network")
+    accumulation: int = setting(1, "batches of a step, whose gradients are averaged; an epoch has so many fewer steps")
     sync_bn: bool = setting(False, "BatchNorm statistics of the batches of all processes, as one process would have "
                                    "them; no: each has its own, and running ones are averaged before use")  # fmt: skip
     workers: int | None = setting(None, "processes that load data too large for memory; none: one a core, up to 16")
@@ -210,7 +212,8 @@ class TrainSettings:
     time_budget: float | None = setting(None, "write a checkpoint and stop after this long", unit="s")
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 2), ("warmup_epochs", 0), ("crop_padding", 0), ("cutout", 0),
+        for name, least in (("epochs", 1), ("accumulation", 1), ("batch_size", 2),
+                            ("warmup_epochs", 0), ("crop_padding", 0), ("cutout", 0),
                             ("eval_every", 0), ("seed", 0), ("skip_unreadable", 0)):  # fmt: skip
             require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
         for name in ("min_lr", "momentum", "weight_decay", "grad_clip", "aux_weight"):
@@ -269,7 +272,7 @@ class TrainSettings:
 
 
 def settings_of(flags: Mapping[str, Any], config: Path | None = None) -> TrainSettings:
-    """Class defaults, over them the recipe, over it the YAML file, over that the flags."""
+    """Class defaults, over them the recipe, what accelerate was asked for, the YAML file and last the flags."""
     named = flags.get("recipe") or (read_config(config) if config else {}).get("recipe") or TrainSettings.recipe
     under = {f"recipe {named}": RECIPES[named]} if isinstance(named, str) and named in RECIPES else {}
-    return settings_from(TrainSettings, flags, config, under=under)
+    return settings_from(TrainSettings, flags, config, under=under | asked_settings(TrainSettings))

@@ -41,7 +41,7 @@ from timm.utils import ModelEmaV3, freeze
 from torch import Tensor, nn
 
 from nas_zoo.data.augment import epoch_order, hard_labels, random_draws
-from nas_zoo.data.batches import Batches
+from nas_zoo.data.batches import Batches, in_groups, in_parts, whole_steps
 from nas_zoo.data.fingerprint import check_same_data, fingerprints
 from nas_zoo.data.named import SPLITS, open_for_run
 from nas_zoo.genotype import Genotype
@@ -53,6 +53,7 @@ from nas_zoo.runs.distributed import autocast_for, average_gradients, convert_gl
 from nas_zoo.runs.ending import program, stopped
 from nas_zoo.runs.facts import begun_with
 from nas_zoo.runs.files import write_json
+from nas_zoo.runs.launch import asked_settings
 from nas_zoo.runs.lock import only_run_in
 from nas_zoo.runs.log import run_to_resume
 from nas_zoo.runs.loop import Callback, Loop, figures
@@ -134,7 +135,7 @@ class Training:
         if num_val:
             self.val_batches = batches(self.source, np.sort(order[:num_val]), at_once)
         self.test_batches = batches(self.test_source, None, at_once)
-        self.steps = self.train_batches.steps_per_epoch
+        self.steps = whole_steps(settings, self.train_batches)
 
         if settings.frozen_stem:
             if not isinstance(self.model, CellNet):
@@ -156,7 +157,7 @@ class Training:
         self.num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
         self.parameters = [parameter for parameter in self.trained.parameters() if parameter.requires_grad]
         self.network: Any = torch.compile(self.trained) if settings.compile else self.trained
-        self.optimizer = create_optimizer_v2(
+        optimizer = create_optimizer_v2(
             self.model if settings.layer_decay < 1.0 else self.trained,  # layers are counted by names of the model
             opt=settings.optimizer,
             lr=settings.lr,
@@ -165,48 +166,56 @@ class Training:
             filter_bias_and_bn=not settings.decay_all,
             layer_decay=settings.layer_decay if settings.layer_decay < 1.0 else None,
         )
+        self.optimizer: Any = accelerator.prepare(optimizer)
+        accelerator.gradient_accumulation_steps = settings.accumulation
         # Its decay begins at 0 and rises as 1 - (1 + step)^(-2/3). It reaches over a twentieth of the run at most: a
         # short one would else end with an average of its beginnings.
         longest = 1.0 - 1.0 / max(2.0, 0.05 * settings.epochs * self.steps)
         decay = min(settings.ema_decay, longest)
         self.ema = ModelEmaV3(self.model, decay, use_warmup=True) if settings.ema_decay else None
 
-    def batches(self, epoch: int, start: int) -> Iterable[tuple[Tensor, Tensor]]:
-        """This process's rows of the training batches from iteration `start` on."""
+    def batches(self, epoch: int, start: int) -> Iterable[Any]:
+        """This process's rows of the training batches from iteration `start` on, as many at once as are accumulated."""
         if isinstance(self.model, CellNet):  # other models of timm have their own drop path, which does not change
             self.model.set_drop_path(self.settings.drop_path_rate(epoch))
-        return self.train_batches.epoch(epoch, start)
+        count = self.settings.accumulation
+        return in_groups(self.train_batches.epoch(epoch, start * count), count)
 
-    def step(self, epoch: int, step: int, batch: tuple[Tensor, Tensor], votes: Tensor | None = None) -> Tensor:
+    def step(self, epoch: int, step: int, batch: Any, votes: Tensor | None = None) -> Tensor:
         """One iteration: forward with the auxiliary head, backward, clipped step, moving average."""
-        settings, (images, labels) = self.settings, batch
+        settings, accelerator = self.settings, self.accelerator
         rate = settings.rate(epoch, step, self.steps)
         for group in self.optimizer.param_groups:
             # layer-wise scales are timm's own; without them it is 1
             group["lr"] = rate * group.get("lr_scale", 1.0)
         # The masks of an iteration are its own, so that a resumed run needs no generator's state.
-        stream = _MASKS + self.accelerator.process_index
+        stream = _MASKS + accelerator.process_index
         torch.manual_seed(int(random_draws(settings.seed, epoch, np.array([step]), 1, stream)[0, 0] * 2**53))
 
-        with self.autocast():
-            logits, auxiliary_logits = self.network(images)
-        logits = _full(logits)
-        loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
-        total = loss
-        if auxiliary_logits is not None:
-            auxiliary = F.cross_entropy(_full(auxiliary_logits), labels, label_smoothing=settings.label_smoothing)
-            total = loss + settings.aux_weight * auxiliary
-        total.backward()
-        average_gradients(self.parameters, votes)
-        if settings.grad_clip:
-            nn.utils.clip_grad_norm_(self.parameters, settings.grad_clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        sums: Any = 0.0
+        for images, labels in in_parts(batch, settings.accumulation):
+            with accelerator.accumulate():
+                with self.autocast():
+                    logits, auxiliary_logits = self.network(images)
+                logits = _full(logits)
+                loss = total = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+                if auxiliary_logits is not None:
+                    further = _full(auxiliary_logits)
+                    auxiliary = F.cross_entropy(further, labels, label_smoothing=settings.label_smoothing)
+                    total = loss + settings.aux_weight * auxiliary
+                accelerator.backward(total)
+                if accelerator.sync_gradients:
+                    # What ``prepare`` would wrap the network in adds an operation a parameter; this is one all-reduce.
+                    average_gradients(self.parameters, votes)
+                    if settings.grad_clip:
+                        nn.utils.clip_grad_norm_(self.parameters, settings.grad_clip)
+                self.optimizer.step()
+                self.optimizer.zero_grad(set_to_none=True)
+            n, correct = len(labels), (logits.detach().argmax(1) == hard_labels(labels)).sum()
+            sums = sums + figures(loss.detach() * n, correct, n)
         if self.ema is not None:
             self.ema.update(self.model, step=epoch * self.steps + step + 1)
-
-        n, correct = len(labels), (logits.detach().argmax(1) == hard_labels(labels)).sum()
-        return figures(loss.detach() * n, correct, n)
+        return sums
 
     def end_epoch(self, epoch: int, sums: Mapping[str, float]) -> dict[str, Any]:
         """Loss and accuracy of the epoch, and where it is asked for those of the held-out part and the test split."""
@@ -378,7 +387,7 @@ def parse(argv: list[str]) -> tuple[TrainSettings, dict[str, Any] | None]:
     settings = settings_of(flags, config)
     saved, state = run_to_resume(settings.out, namespace.resume, CHECKPOINT_KIND)
     if saved is not None:
-        settings = resumed_settings(TrainSettings, saved, flags, config)
+        settings = resumed_settings(TrainSettings, saved, flags, config, under=asked_settings(TrainSettings))
     return settings, state
 
 
