@@ -58,7 +58,7 @@ def edas_figure_3(results: Results) -> Findings:
             else abs(mean(lost)) < 0.02 or above("", supernet["edas"], derived["edas"], n).holds is None,
         ),
     ]
-    curves = [Line(label(name), f"{style(name)} bold", results.curve(name, lambda r: r.derived("argmax")))
+    curves = [Line(CASES[name].in_figures, f"{style(name)} bold", results.curve(name, lambda r: r.derived("argmax")))
               for name in order]  # fmt: skip
     curves += [Line("its supernet", f"{style('darts')} thin", results.curve("darts", lambda r: r.supernet))]
     return Findings(
@@ -78,7 +78,7 @@ def cells_at_marks(results: Results) -> list[tuple[int, list[Genotype]]]:
     """Cells of the long search at the marks, one a seed; the result's, which is retrained, first."""
     found = []
     for number, epoch in reversed(list(enumerate(marks(results.scale)))):
-        cells = [g for run in results.runs("long") if (g := run.genotype("found", epoch - 1)) is not None]
+        cells = [g for run in results.runs("long") if (g := run.genotype("argmax", epoch - 1)) is not None]
         found.append((number, cells))
     return found
 
@@ -178,9 +178,9 @@ def edas_figure_5(results: Results) -> Findings:
     curve = {name: results.curve(name, lambda run: [None, *changes(run)]) for name in order}
     top = max((v or 0 for values in curve.values() for v in values), default=1)
     top = max(2, 2 * round(top / 2 + 0.5))
-    lines = [Line(label(name), f"{style(name)} bold", curve[name]) for name in order if any(curve[name])]
+    lines = [Line(CASES[name].in_figures, f"{style(name)} bold", curve[name]) for name in order if any(curve[name])]
     tau_lines = [
-        Line(label(name), f"{style(name)} bold",
+        Line(CASES[name].in_figures, f"{style(name)} bold",
              results.curve(name, lambda run: [None, *((a or 0) / 2 + (b or 0) / 2 for a, b in zip(
                  run.kendall_tau("normal")[1:], run.kendall_tau("reduce")[1:], strict=True))]))
         for name in order if any(curve[name])
@@ -220,7 +220,9 @@ def edas_table_2(results: Results) -> Findings:
     rows = []
     for name in ("edas", "edas_warmup", "darts", "c100", "c100_warmup"):
         error, size = papers[name]
-        cells = [g for run in results.runs(name) if (g := run.genotype("found")) is not None]
+        cells = [
+            g for run in results.runs(name) if (g := run.genotype("argmax" if name != "darts" else "found")) is not None
+        ]
         values = {
             "test error, retrained": results.errors(name),
             "parameters": [params_m(g, 100 if name.startswith("c100") else 10) for g in cells],

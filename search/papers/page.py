@@ -122,7 +122,8 @@ def _runs(jobs: Sequence[Job]) -> list[dict[str, Any]]:
         epochs = [line for line in lines if line["kind"] == "epoch"]
         settings = first["settings"]
         rows.append({
-            "name": job.folder.name, "program": job.program, "method": settings.get("method", settings.get("recipe")),
+            "name": job.folder.name, "borrowed": job.borrowed, "program": job.program,
+            "method": settings.get("method", settings.get("recipe")),
             "seed": settings["seed"], "alpha_lr": settings.get("alpha_lr"),
             "iterations": first["steps_per_epoch"] * (epochs[-1]["epoch"] if epochs else 0),
             "seconds": round(epochs[-1]["seconds"]) if epochs else None, "device": first["device_name"],
@@ -175,10 +176,13 @@ def write_pages(shown: Shown, folder: Path) -> str:
     devices = sorted({row["device"] for row in runs} | {facts[k] for k in ("device_name",) if k in facts})
     versions = runs[0]["versions"] if runs else facts.get("versions", {"nas-zoo": nas_zoo.__version__})
     methods = [(f"m-{name}", case.label) for name, case in CASES.items()]
+    asked = [check for check in findings.checks if check.of == "direction" or shown.scale.own]
     text = fill(
         "nas_zoo.search.papers", "page.html.j2", title=experiment.title, name=experiment.name, line=line,
-        verdict=shown.verdict, rule=RULE, checks=findings.checks, table=_table(findings), notes=findings.notes,
-        pictures=[{"caption": p.caption, "svg": Markup(p.svg), "note": p.note, "tiles": p.svg.count("<svg") > 1}
+        verdict=shown.verdict, rule=RULE,
+        checks=asked, table=_table(findings), notes=findings.notes,
+        pictures=[{"caption": p.caption, "svg": Markup(p.svg), "note": p.note, "tiles": p.svg.count("<svg") > 1,
+                   "key": sorted(set(re.findall(r'class="[^"]*?((?:op|input)-\w+)', p.svg)))}
                   for p in findings.pictures],
         methods=methods, runs=runs, scale=shown.scale.name, seeds=shown.seeds, missing=shown.missing,
         devices=", ".join(devices) or "none needed", versions=", ".join(f"{k} {v}" for k, v in versions.items()),

@@ -103,7 +103,7 @@ def run_experiment(plan: Plan, launcher: Launcher, page_only: bool = False) -> R
                 return reason
     for name, edges in experiment.gaps.items():
         for job in plan.searches[name]:
-            if job.finished:
+            if job.finished and not job.borrowed:
                 _measure_gap(job, edges, store.data)
     measured = _measured(experiment, plan.scale, store, page_only) if experiment.memory else None
     runs = {
@@ -120,6 +120,8 @@ def run_experiment(plan: Plan, launcher: Launcher, page_only: bool = False) -> R
     missing -= 0 if plan.scale.own else sum(plan.seeds for name, *_ in experiment.trains if name not in plan.searches)
     missing += sum(not job.finished for jobs in models.values() for job in jobs)
     for job in finished:
+        if job.borrowed:
+            continue  # its log is published where it lies
         write_text(_made(store.out / "logs") / f"{job.folder.name}.jsonl", published_log(RunLog.read(job.folder)))
     folder = _made(store.out / plan.scale.name / experiment.name)
     shown = Shown(experiment, plan.scale, plan.seeds, experiment.examine(results), finished, missing, measured)
@@ -207,6 +209,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", help="images (default: digits for tiny, else cifar10)")
     parser.add_argument("--test-data", help="their test images, where the data set has none of its own")
     parser.add_argument("--data-root", type=Path, help="folder of cifar10 and cifar100")
+    parser.add_argument("--borrow", type=Path, nargs="+", default=[], metavar="DIR",
+                        help="folders with logs of finished searches, which stand in for those with the same settings "
+                        "and name of the images")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="of list: as JSON")
     parser.add_argument("--launcher", choices=LAUNCHERS, help="here: one run after another; local: each device has its "
                         "share; slurm: a job a run (default: local where there are several devices)")  # fmt: skip
@@ -233,7 +238,10 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"--hours must be more than 0, got {options.hours}")
     scale = SCALES[options.scale]
     data = Data(options.data or scale.data, options.test_data, options.data_root)
-    store = Store(options.out, data)
+    for folder in options.borrow:
+        if not folder.is_dir():
+            raise ValueError(f"--borrow {folder}: there is no such folder")
+    store = Store(options.out, data, options.borrow)
     plans = [Plan(EXPERIMENTS[name], scale, options.seeds, store) for name in names]
     if not (options.resume or options.page):
         for plan in plans:

@@ -8,7 +8,7 @@ again, and a setting that is added later at its default makes no other run of it
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -61,6 +61,7 @@ class Job:
     folder: Path
     words: tuple[str, ...] = field(compare=False)  # the folder's name tells all that matters of them
     told: str = field(compare=False, default="")
+    borrowed: bool = field(compare=False, default=False)  # a log of a finished run, and perhaps nothing else
 
     def __call__(self) -> Reason | None:
         """Why it stopped early; None: it has ended."""
@@ -87,6 +88,8 @@ class Job:
 
     @property
     def finished(self) -> bool:
+        if self.borrowed:
+            return True
         if self.program == "train":
             return (self.folder / "result.json").exists()
         if not self.begun:
@@ -98,10 +101,11 @@ class Job:
 
 
 class Store:
-    """The runs in a folder."""
+    """The runs in a folder, and logs of finished searches in other folders that stand in for those that it lacks."""
 
-    def __init__(self, out: Path, data: Data) -> None:
+    def __init__(self, out: Path, data: Data, borrow: Sequence[Path] = ()) -> None:
         self.out, self.data = out, data
+        self._logs = [(path.parent, RunLog.read(path)) for place in borrow for path in sorted(place.rglob("log.jsonl"))]
 
     def search(self, wanted: Searching) -> Job:
         """The job of a search."""
@@ -111,7 +115,12 @@ class Store:
         settings = settings_class(**wanted.settings)
         differing = _differing(settings, settings_class())
         words = ("--method", wanted.method, *_flags(wanted.settings))
-        return self._job("search", wanted.method, settings, {"method": wanted.method} | differing, words)
+        job = self._job("search", wanted.method, settings, {"method": wanted.method} | differing, words)
+        if not job.begun:
+            for folder, lines in self._logs:
+                if _stands_for(lines, to_dict(settings), to_dict(settings_class()), self.data):
+                    return Job("search", folder, (), job.told, borrowed=True)
+        return job
 
     def train(self, settings: Mapping[str, Any], search: Job, rule: str | None = None, epoch: int | None = None) -> Job:
         """The job of training the cells of a finished search, by a rule or number of edges, as after an epoch."""
@@ -160,11 +169,29 @@ def _flags(settings: Mapping[str, Any]) -> list[str]:
     return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
+def _stands_for(
+    lines: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any], default: Mapping[str, Any], data: Data
+) -> bool:
+    """Whether a log is that of a finished search with these settings on images of that name.
+
+    A setting that the log does not know was at its default. Two settings have no bearing on what is read of it: the
+    rule of derivation, since the log has the cells by every rule, and with one process that of BatchNorm's statistics.
+    """
+    logged = lines[0].get("settings", {})
+    if logged.get("method") != wanted["method"] or lines[-1].get("epoch") != logged.get("epochs"):
+        return False
+    aside = {*CHANGEABLE, "derive", *(["sync_bn"] if lines[0].get("processes") == 1 else [])}
+    names = [Path(str(place)).name for place in (lines[0].get("data", {}).get("name"), data.data)]
+    had = {**default, **logged}
+    same = all(had[name] == wanted[name] or wanted[name] is None for name in wanted.keys() - aside)
+    return same and names[0] == names[1]
+
+
 def _check_same(folder: Path, wanted: Mapping[str, Any]) -> None:
     """ValueError where a setting has another value than the run had: a default that has changed since."""
     logged = RunLog.read(folder)[0]["settings"]
     for name in sorted(logged.keys() & wanted.keys() - {*CHANGEABLE, "genotype"}):
-        if logged[name] != wanted[name]:
+        if logged[name] != wanted[name] and wanted[name] is not None:  # None: whatever the method makes of it
             raise ValueError(
                 f"{folder} was run with {name} {logged[name]!r}, which is {wanted[name]!r} by default now: move the "
                 "folder away, or give another --out"

@@ -70,6 +70,11 @@ class Case:
     alpha_way: float = 0.0  # the paper's learning rate of alpha times its architecture steps (EDAS: of one edge)
     own: Mapping[str, Any] = field(default_factory=dict)
     active: float = 1.0  # part of the iterations in which alpha moves
+    short: str = ""  # where a figure has little room; "": the label
+
+    @property
+    def in_figures(self) -> str:
+        return self.short or self.label
 
 
 _DARTS_WAY = 3e-4 * 50 * 390  # 50 epochs of 25,000 images at 64
@@ -83,11 +88,11 @@ CASES: dict[str, Case] = {
     "edas": Case("EDAS", "edas", _EDAS_WAY, active=1 / 28),
     "darts": Case("DARTS", "darts", _DARTS_WAY),
     "da2s": Case("DA2S", "da2s", _DA2S_WAY),
-    "edas_warmup": Case("EDAS with warm-up", "edas", _EDAS_WAY, {"warmup_epochs": _WARM_UP}, 1 / 28),
+    "edas_warmup": Case("EDAS with warm-up", "edas", _EDAS_WAY, {"warmup_epochs": _WARM_UP}, 1 / 28, "warm-up"),
     "alpha_max": Case("alpha-max", "alpha_max", _EDAS_WAY, active=1 / 28),
     "edas_warmup_weights": Case(
         "EDAS, warm-up in the weight step", "edas", _EDAS_WAY,
-        {"warmup_epochs": _WARM_UP, "invert_in": "weights"}, 1 / 28,
+        {"warmup_epochs": _WARM_UP, "invert_in": "weights"}, 1 / 28, "weight step",
     ),
     "pc_darts": Case("PC-DARTS", "pc_darts", _PC_DARTS_WAY, {"partial_channels": 4}, 0.7),
     "random": Case("random cells", "random"),

@@ -22,7 +22,7 @@ from nas_zoo.search.papers.findings import Check, above, agrees, exact, more_oft
 from nas_zoo.search.papers.launch import Launcher, Share
 from nas_zoo.search.papers.run import Plan
 from nas_zoo.search.papers.runs import Data, Searching, Store
-from nas_zoo.search.papers.scales import SCALES, searching
+from nas_zoo.search.papers.scales import SCALES, retraining, searching
 
 DIGITS = Data("digits")
 
@@ -181,6 +181,29 @@ def test_a_run_with_settings_that_are_no_default_any_more_is_not_taken(tmp_path)
         store.search(wanted)
 
 
+def test_a_borrowed_log_stands_in_for_the_same_search_and_for_no_other(tmp_path):
+    tiny = SCALES["tiny"]
+    lent = Store(tmp_path / "lent", DIGITS).search(searching("random", tiny, 0))
+    assert Launcher().run([lent]) is None
+    for path in lent.folder.iterdir():
+        if path.name != "log.jsonl":
+            path.unlink()
+    store = Store(tmp_path / "out", DIGITS, [tmp_path / "lent"])
+    borrowed = store.search(searching("random", tiny, 0))
+    assert (borrowed.folder, borrowed.finished) == (lent.folder, True)
+    assert Launcher().run([borrowed]) is None
+    trained = store.train(retraining(tiny, "DA2S"), borrowed)  # a log is enough for its cells
+    assert (tmp_path / "out" / "runs" / "cells").exists()
+    assert not trained.finished
+    for other in (searching("random", tiny, 1), searching("random", tiny, 0, epochs=1), searching("darts", tiny, 0)):
+        assert not store.search(other).finished
+    settings = lent.folder / "log.jsonl"  # a setting that came later had its default then
+    settings.write_text(settings.read_text().replace('"crop_padding": 4, ', "", 1))
+    store = Store(tmp_path / "out", DIGITS, [tmp_path / "lent"])
+    assert store.search(searching("random", tiny, 0)).finished
+    assert not store.search(searching("random", tiny, 0, crop_padding=3)).finished
+
+
 @pytest.mark.slow
 def test_submitit_runs_the_shares_and_a_requeued_one_goes_on(tmp_path):
     pytest.importorskip("submitit")
@@ -202,6 +225,7 @@ def test_submitit_runs_the_shares_and_a_requeued_one_goes_on(tmp_path):
         (["edas-figure-9"], "there is no experiment 'edas-figure-9'"),
         (["edas-figure-3", "--scale", "huge"], "huge"),
         (["edas-figure-3", "--data", "no/such/images"], "no/such/images"),
+        (["edas-figure-3", "--borrow", "no/such/logs"], "--borrow no/such/logs: there is no such folder"),
         (["edas-figure-3", "--hours", "0"], "--hours must be more than 0, got 0.0"),
         (["edas-figure-3", "--launcher", "slurm"], "--launcher slurm"),
     ],
