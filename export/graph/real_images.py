@@ -14,6 +14,7 @@ from nas_zoo.data.listing import list_folder, nfc, parts_of, tell_left_out
 from nas_zoo.data.named import NAMES, open_source
 from nas_zoo.data.pictures import open_picture
 from nas_zoo.data.sources import ImageFiles
+from nas_zoo.data.tables import is_table
 from nas_zoo.export.runtime.classifier import ImageLike
 
 __all__ = ["RealImages", "real_images"]
@@ -61,7 +62,7 @@ def real_images(
     """At most `limit` images, taken evenly from all of them.
 
     Args:
-        place: digits, cifar10, cifar100, a tar or a zip, of which the images of `split` are taken; or a folder, of
+        place: digits, cifar10, cifar100, a tar, a zip or a table, whose images of `split` are taken; or a folder, of
             which all images are taken, at any depth, or those of `split` where it has train/ beside test/ or val/. A
             folder's images have labels where the folder that each lies in has the name of one of `classes`.
         split: None for all images of an archive or folder that is not split itself, and the test images of one that is.
@@ -72,7 +73,7 @@ def real_images(
         ValueError: Nothing there, no images in it, or a data set of other classes.
     """
     folder = Path(place)
-    if place not in NAMES and folder.is_dir():
+    if place not in NAMES and folder.is_dir() and not is_table(place):
         tree = list_folder(folder)
         names = tree.files.names
         if not names:

@@ -462,7 +462,8 @@ def _class_parts(place: Path, tree: FileTree, columns: Columns, has_test: bool) 
     else:
         paths, folders = [tuple(map(nfc, path)) for path in by_table[0] if path], []
         chosen = np.array([i for i, path in enumerate(by_table[0]) if path], np.int64)
-        tree, left_out = replace(tree, files=tree.files.subset(chosen)), left_out + by_table[1]
+        tree = replace(tree, files=tree.files.subset(chosen))
+        left_out.update(by_table[1])
     if not paths:
         raise ValueError(
             f"no images in {str(place)!r} ({sum(tree.left_out.values())} other files); expected <class>/<image> with "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import zlib
@@ -176,12 +175,15 @@ class ImageFiles:
             number = np.zeros(len(self), np.int64) if self.spans is None else self.spans[:, 4]
             which, first, back = np.unique(number, return_index=True, return_inverse=True)
             return np.array([self.stamp(int(i)) for i in first], np.int64).reshape(len(which), 2)[back]
-        found = np.zeros((len(self), 2), np.int64)
-        for i, name in enumerate(self.names):
-            with contextlib.suppress(OSError):
-                now = os.stat(os.path.join(self.place, name))
-                found[i] = now.st_size, now.st_mtime_ns
-        return found
+        found: list[tuple[int, int]] = []
+        above = os.path.join(self.place, "")
+        for name in self.names:
+            try:
+                now = os.stat(above + name)
+                found.append((now.st_size, now.st_mtime_ns))
+            except OSError:
+                found.append((0, 0))
+        return np.array(found, np.int64).reshape(-1, 2)
 
     def facts(self) -> Facts | None:
         """What an index knows of the listing that these are a part of; None for a small one, and with `blobs`."""

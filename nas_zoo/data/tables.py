@@ -222,7 +222,8 @@ def csv_paths(place: Path, names: Sequence[str], columns: Columns) -> tuple[list
     """For each picture of a folder (part/,) class and name, by metadata.csv or labels.csv; None where there is none.
 
     The file lies beside the pictures that it speaks of, in the folder or in its train/, test/ and so on. Pictures that
-    it does not name get (), and are counted. A name may lack its ending.
+    it does not name get (), and are counted among what is left out, where the file itself does not belong. A name may
+    lack its ending.
 
     Raises:
         ValueError: No such columns, a picture that is not there, an empty label.
@@ -251,7 +252,7 @@ def csv_paths(place: Path, names: Sequence[str], columns: Columns) -> tuple[list
         part = (first,) if rest and first in ("train", *_TEST_WORDS) else ()
         paths.append((*part, label_of[name], name) if name in label_of else ())
     missing = len(names) - len(label_of)
-    return paths, Counter({f"not named in {tables[0]}": missing} if missing else {})
+    return paths, Counter({f"not named in {tables[0]}": missing, ".csv": -len(tables)})
 
 
 def _rows(path: Path, columns: Columns) -> list[tuple[str, str]]:

@@ -16,6 +16,7 @@ from nas_zoo.data.batches import Batches
 from nas_zoo.data.fingerprint import FileIndex, fingerprint
 from nas_zoo.data.named import open_parts, open_source
 from nas_zoo.data.sources import ImageFiles, ImageSource
+from nas_zoo.export.graph.real_images import real_images
 from nas_zoo.train import run as train_run
 from tests.data.test_batches import assert_same
 from tests.data.test_programs import TRAIN
@@ -225,6 +226,14 @@ def test_a_run_trains_on_a_table_and_is_resumed(tmp_path: Path, monkeypatch: pyt
     assert json.loads((tmp_path / "r" / "config.json").read_text())["label_names"] == list(WORDS)
 
 
+@pytest.mark.parametrize("write", [saved, parquet])
+def test_an_exported_file_is_checked_on_the_images_of_a_table(write: Any, tmp_path: Path) -> None:
+    found = real_images(str(write(tmp_path / "table")), classes=WORDS)
+    assert found.labels is not None
+    assert sorted(found.labels.tolist()) == [0, 0, 1, 1]
+    assert [np.asarray(image).shape for image in found.images] == [np.asarray(found.images[0]).shape] * 4
+
+
 # ---- CSV ----
 
 
@@ -245,7 +254,7 @@ def test_a_csv_beside_pictures_says_their_classes(name: str, tmp_path: Path, cap
     for part in parts.values():
         assert part.images is not None
         assert (part.images[:, 0, 0, 0] % 2 == 1 - part.labels).all()
-    assert f"1 not named in {name}" in caplog.text
+    assert f"12 images read, 1 other files left out: 1 not named in {name}" in caplog.text
 
 
 def test_a_csv_of_each_part_and_names_without_endings(tmp_path: Path) -> None:
