@@ -340,6 +340,9 @@ def make_parser() -> argparse.ArgumentParser:
     words = "Architecture search, cell networks and their export. `nas-zoo COMMAND --help` tells more of each."
     parser = Parser(prog="nas-zoo", description=words)
     parser.add_argument("--version", action="store_true", help="print the version and end")
+    # taken out before anything is parsed, with every command
+    words = "operations from files that a network is made of, with every command (docs/extending.md)"
+    parser.add_argument("--operations", metavar="FILE.py:NAME", help=words)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, (_, words) in PROGRAMS.items():
         commands.add_parser(name, help=words, add_help=False)
@@ -429,7 +432,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_program(" ".join(["nas-zoo", *words[:1]]), lambda: _run(words))
 
 
+def _load_operations(words: list[str]) -> list[str]:
+    """The words without ``--operations FILE.py:NAME,...``, whose files are run."""
+    rest, following = [], iter(words)
+    for word in following:
+        flag, equals, value = word.partition("=")
+        if flag != "--operations":
+            rest.append(word)
+            continue
+        from nas_zoo.models.operations import load_operation
+
+        value = value if equals else next(following, "")
+        if not value:
+            raise ValueError("--operations: the operations are missing, such as my_ops.py:my_op")
+        for name in value.split(","):
+            load_operation(name)
+    return rest
+
+
 def _run(words: list[str]) -> int:
+    if not words or words[0] not in ("search", "gap", "genotype", "train"):  # those have the flag themselves
+        words = _load_operations(words)
     if words and words[0] in PROGRAMS:
         module = importlib.import_module(PROGRAMS[words[0]][0])
         code: int = module.main(words[1:])

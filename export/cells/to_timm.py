@@ -10,6 +10,7 @@ json         this package's own text
 dot          both cells as one Graphviz graph
 """
 
+import ast
 import inspect
 import keyword
 import re
@@ -24,6 +25,7 @@ from nas_zoo.models.catalog import DATA
 from nas_zoo.models.depthwise import DepthwiseConv
 from nas_zoo.models.layout import LAYOUTS, plan_network
 from nas_zoo.models.network import SkippedCell, StemBlock
+from nas_zoo.runs import outside
 from nas_zoo.runs.files import write_text
 from nas_zoo.text import fill
 
@@ -121,6 +123,7 @@ def to_timm_module(
     blocks: list[Any] = [StemBlock, operations.PointwiseNorm, operations.FactorizedReduce]
     blocks += [made for start, made in _CLASSES.items() if any(op.startswith(start) for op in genotype.operations)]
     imagenet = data.layout == "imagenet"
+    own, futures = _from_outside(genotype)
     return fill(
         "nas_zoo.export.cells", "module.py.j2",
         name=name,
@@ -134,10 +137,13 @@ def to_timm_module(
         normal=_live_part(genotype.normal),
         reduce=_live_part(genotype.reduce),
         # code as it is
+        own=own,
+        futures=futures,
         blocks="\n\n".join(inspect.getsource(block) for block in blocks).rstrip(),
         depthwise_init=inspect.getsource(DepthwiseConv.__init__).rstrip(),
         skipped_cell=inspect.getsource(SkippedCell).rstrip(),
-        operations=sorted(genotype.operations),
+        operations=sorted(op for op in genotype.operations if not outside.is_outside(op)),
+        outside={op: op.rpartition(":")[2] for op in sorted(genotype.operations) if outside.is_outside(op)},
         input_size=(3, 224, 224) if imagenet else (3, 32, 32),
         pool_size=(7, 7) if imagenet else (8, 8),
         crop_pct=0.875 if imagenet else 1.0,
@@ -145,6 +151,57 @@ def to_timm_module(
         mean=data.mean,
         std=data.std,
     )  # fmt: skip
+
+
+#: Names at the top of module.py.j2, which a file of operations must leave to it.
+_TAKEN = {
+    "NORMAL", "REDUCE", "every_other_pixel", "DepthwiseConv", "StemBlock", "PointwiseNorm", "FactorizedReduce",
+    "SeparableConv", "DilatedConv", "StackedConv", "make_operation", "Node", "Cell", "SkippedCell", "inputs_read",
+    "default_cfgs", "DropPath", "create_classifier", "build_model_with_cfg", "checkpoint", "generate_default_cfgs",
+    "register_model", "__all__",
+}  # fmt: skip
+
+
+_TWO_ONLY = "the module shall need torch and timm only"
+
+
+def _from_outside(genotype: Genotype) -> tuple[str, list[str]]:
+    """The source of the files that the genotype's own operations come from, and what they import from __future__.
+
+    Raises:
+        ValueError: For operations of installed packages, for files that need nas-zoo, and for names that two files, or
+            a file and the module, both have.
+    """
+    sources: dict[str, str] = {}
+    for name in sorted(filter(outside.is_outside, genotype.operations)):
+        found = outside.find(name, "operation")
+        if found.path is None:
+            raise ValueError(f"the operation {name!r} comes from a package; {_TWO_ONLY}")
+        sources.setdefault(f"{found.path.name} ({found.mark})", found.path.read_text("utf-8"))
+    texts, futures, taken = [], [], dict.fromkeys(_TAKEN, "the module")
+    for place, source in sources.items():
+        tree, lines = ast.parse(source), source.splitlines()
+        for node in tree.body:
+            aliases: list[ast.alias] = getattr(node, "names", [])
+            module = getattr(node, "module", "") or ""
+            if "nas_zoo" in {module.partition(".")[0], *(alias.name.partition(".")[0] for alias in aliases)}:
+                raise ValueError(f"{place}, line {node.lineno}: imports nas_zoo; {_TWO_ONLY}")
+            future = isinstance(node, ast.ImportFrom) and module == "__future__"
+            if future:
+                futures += [alias.name for alias in aliases]
+            if future or (node is tree.body[0] and ast.get_docstring(tree) is not None):
+                for i in range(node.lineno - 1, node.end_lineno or node.lineno):
+                    lines[i] = ""
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                continue
+            targets: list[ast.AST] = [one for target in getattr(node, "targets", ()) for one in ast.walk(target)]
+            named = [one.id for one in targets if isinstance(one, ast.Name)]
+            for one in [*named, *([node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else [])]:
+                if one in taken:
+                    raise ValueError(f"{place}: the name {one} is in {taken[one]} too; rename yours")
+                taken[one] = place
+        texts.append(f"# From {place}.\n" + "\n".join(lines).strip("\n"))
+    return "\n\n\n".join(texts), sorted(set(futures))
 
 
 def _live_part(cell: Cell) -> dict[str, Any]:

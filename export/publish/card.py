@@ -31,6 +31,7 @@ from nas_zoo.models.results import Result
 from nas_zoo.models.table import paper_figures
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import staged, write_text
+from nas_zoo.runs.outside import is_outside
 from nas_zoo.runs.settings import Parser
 from nas_zoo.text import fill
 from nas_zoo.train.recipes import RECIPES
@@ -98,6 +99,7 @@ def card_text(checkpoint: Checkpoint, *, repo: str | None = None, onnx: bool = F
         classes=_classes(row),
         **(_training(row) if isinstance(row, Result) else {}),
         convention=CONVENTION,
+        outside=sorted(name for name in _genotype(checkpoint).operations if is_outside(name)),
         papers=_papers(provenance),
         began_with=checkpoint.began_with,
         others=find_public(checkpoint.began_with) if checkpoint.began_with else None,

@@ -47,6 +47,7 @@ from nas_zoo.data.named import SPLITS, open_for_run
 from nas_zoo.genotype import Genotype
 from nas_zoo.models.depthwise import strided_pointwise
 from nas_zoo.models.network import CellNet
+from nas_zoo.models.operations import load_operation
 from nas_zoo.models.results import file_sha256
 from nas_zoo.runs.checkpoint import load_optimizer
 from nas_zoo.runs.distributed import autocast_for, average_gradients, convert_global_batch_norm, start_accelerator
@@ -373,6 +374,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="nas-zoo train", description=__doc__)
     parser.add_argument("--config", type=Path, help="YAML file of settings")
     add_resume_flag(parser)
+    parser.add_argument("--operations", default="", metavar="FILE.py:NAME", help="operations from files that the cells "
+                                                                                 "have, with commas")  # fmt: skip
     add_flags(parser, TrainSettings)
     return parser
 
@@ -383,6 +386,8 @@ def parse(argv: list[str]) -> tuple[TrainSettings, dict[str, Any] | None]:
     A run that was killed before its first checkpoint is resumed at its beginning, with the settings in its log.
     """
     namespace = make_parser().parse_args(argv)
+    for name in filter(None, namespace.operations.split(",")):
+        load_operation(name)
     flags, config = given_flags(namespace), namespace.config
     settings = settings_of(flags, config)
     saved, state = run_to_resume(settings.out, namespace.resume, CHECKPOINT_KIND)

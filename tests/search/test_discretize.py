@@ -12,6 +12,7 @@ from nas_zoo.search.discretize import (
     EdgeGroup,
     candidates,
     choices,
+    configurations,
     derive_argmax,
     derive_configuration,
     derive_darts,
@@ -251,3 +252,21 @@ def test_reestimated_statistics_are_plain_averages_of_what_ran_and_are_put_back_
     assert present(net.bn.running_mean).item() == 0.0
     assert present(net.bn.num_batches_tracked).item() == 0
     assert present(other.running_mean).item() == 7.0
+
+
+def test_configurations_follow_the_number_of_nodes():
+    assert configurations(SearchSpace()) == CONFIGURATIONS
+    assert CONFIGURATIONS["6/14"] == "2:1,3:1,4:2,5:2"
+    assert configurations(SearchSpace(num_nodes=1)) == {"2/2": "2:2", "1/2": "2:1"}
+    five = configurations(SearchSpace(num_nodes=5))
+    assert list(five) == ["10/20", "9/20", "8/20", "7/20", "6/20", "5/20", "4/20"]
+    assert five["4/20"] == "2+3:1,4:1,5:1,6:1"
+    for nodes in range(1, 7):
+        space = SearchSpace(num_nodes=nodes)
+        for name, general in configurations(space).items():
+            groups = read_configuration(name, space)
+            assert groups == read_configuration(general, space)
+            assert sum(group.keep for group in groups) == int(name.partition("/")[0])
+        assert sum(group.keep for group in read_configuration(None, space)) == 2 * nodes
+    with pytest.raises(ValueError, match="at most 200,000 choices of edges"):
+        read_configuration("2+3+4+5+6+7:12", SearchSpace(num_nodes=6))

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ CASES: dict[str, tuple[str, dict]] = {
     "edas_settled": ("edas_settled", {"lambda_c": "const", "lambda_1": "const"}),
     "random": ("random", {"edges": "5/14"}),
 }
-TINY = {"init_channels": 4, "num_cells": 3, "batch_size": 32}
+TINY: dict[str, Any] = {"init_channels": 4, "num_cells": 3, "batch_size": 32}
 LEARNS = [name for name in CASES if name != "random"]
 #: They relax one edge and clamp the others.
 CLAMPS = ("edas", "alpha_max", "edas_settled")
@@ -217,6 +218,41 @@ def test_genotypes_are_valid_and_have_the_right_number_of_edges(case):
         assert genotype.operations <= set(method.space.operations) - {"none"}
     with pytest.raises(ValueError, match="15/14"):
         method.genotype("15/14")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_five_nodes_and_other_operations_make_another_space(case):
+    name, own = CASES[case]
+    settings_class, method_class = find_method(name)
+    own = {key: value for key, value in own.items() if key != "edges"}
+    space: dict = {"nodes": 5, "operations": ("skip_connect", "sep_conv_3x3", "avg_pool_3x3")}
+    method: Any = method_class(settings_class(**TINY, **own, **space))
+    assert method.space.operations == space["operations"]
+    supernet = supernet_of(method)
+    logits = supernet(batch()[0], method.mixing(step("weights")))
+    assert torch.isfinite(logits).all()
+    for rule, number in ((None, None), ("10/20", 10), ("5/20", 5), ("4/20", 4), ("darts", 10)):
+        genotype = method.genotype(rule)
+        for kind in KINDS:
+            assert len(genotype.cell(kind).nodes) == 5
+            assert number is None or sum(map(len, genotype.cell(kind).nodes)) == number
+        assert genotype.operations <= set(space["operations"])
+    with pytest.raises(ValueError, match="edges must be one of 10/20, 9/20"):
+        method.genotype("8/14")
+
+
+@pytest.mark.parametrize(
+    ("operations", "message"),
+    [
+        ((), "operations must be different ones, and another than 'none' among them, got ''"),
+        (("none",), "another than 'none' among them, got 'none'"),
+        (("skip_connect", "skip_connect"), "must be different ones"),
+        (("skip_connect", "sep_conv"), "operations must be some of none, max_pool_3x3, .*, got 'sep_conv'"),
+    ],
+)
+def test_operations_that_make_no_space_are_told(operations, message):
+    with pytest.raises(ValueError, match=message):
+        find_method("edas")[0](operations=operations)
 
 
 @pytest.mark.parametrize("case", CASES)
