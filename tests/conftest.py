@@ -38,7 +38,7 @@ def pytest_collection_finish():
 
 
 #: CPU seconds of a test and its child processes, without its fixtures, above which it is to be marked slow.
-FAST_S = 1.5
+FAST_S = 1.0
 
 
 def cpu_seconds():

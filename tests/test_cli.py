@@ -95,6 +95,7 @@ def test_list_shows_cells_that_cannot_be_built_and_why(capsys):
     assert main(["list", "--tier", "1"]) == 2
 
 
+@pytest.mark.slow
 def test_info_shows_stages_that_add_up_and_the_papers_figures(capsys):
     assert main(["info", "pc_darts_in1k", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)

@@ -46,6 +46,7 @@ def run(code: str, *words: str, cwd: Path | None = None) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_importing_takes_a_hundredth_of_the_time_of_importing_timm() -> None:
     """Measured 1.007; the bound leaves room for a disturbed machine, and is far below an import of our network."""
     ratios = []
@@ -58,11 +59,13 @@ def test_importing_takes_a_hundredth_of_the_time_of_importing_timm() -> None:
     assert min(ratios) > 1.0
 
 
+@pytest.mark.slow
 def test_importing_loads_nothing_heavy_that_timm_does_not_load() -> None:
     _, _, heavy = run(MEASURE, json.dumps(run(WITH_TIMM)))
     assert heavy == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", ["nas_zoo, timm", "timm, nas_zoo", "nas_zoo.models.network", "nas_zoo.models.load"])
 def test_models_are_registered_whatever_is_imported_first(words: str) -> None:
     code = (

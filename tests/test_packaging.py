@@ -150,6 +150,7 @@ def test_the_commands_of_the_pages_are_understood_as_written(command, tmp_path, 
         assert (ROOT / next(word for word in words if word.endswith(".py"))).is_file()
 
 
+@pytest.mark.slow
 def test_the_readmes_python_runs():
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert blocks

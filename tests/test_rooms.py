@@ -106,6 +106,7 @@ def exported(module: str) -> set[str]:
     return set()
 
 
+@pytest.mark.slow
 def test_rooms_use_of_each_other_what_is_named_for_them() -> None:
     """Other rooms import modules that a room's `__init__` names, of them what `__all__` does; and all named is used."""
     wrong, used = [], dict[str, set[str]]()

@@ -29,6 +29,7 @@ def run(program: ModuleType, monkeypatch, *words: str | Path) -> int:
     return program.main()
 
 
+@pytest.mark.slow
 def test_rows_that_are_there_are_kept_and_only_the_others_are_measured(tmp_path, monkeypatch, capsys):
     table = tmp_path / "latency.csv"
     words = ["--csv", table, "--models", "edas_c10_s", *SHORT]
@@ -67,6 +68,7 @@ def write_table(path: Path, names: list[str]) -> None:
             writer.writerow(row | {"model": name, "runtime": "onnx", "batch": 1, "median_ms": 5 + i})
 
 
+@pytest.mark.slow
 def test_the_picture_shows_every_model_that_has_both_figures(tmp_path, monkeypatch):
     table = tmp_path / "latency.csv"
     write_table(table, ["darts_v2_c10", "pc_darts_c10", "edas_c10"])

@@ -179,6 +179,7 @@ def test_loading_processes_are_chosen_from_the_cores_of_this_process(monkeypatch
 # ---- a run ----
 
 
+@pytest.mark.slow
 def test_a_run_with_everything_on_that_is_stopped_and_resumed_is_the_run_that_never_stopped(tmp_path: Path) -> None:
     place = photographs(tmp_path / "d", side=24, train=16, val=2)
     flags = [*TRAIN, "--data", str(place), "--epochs", "2", "--color-jitter", "0.4", "--hue-jitter", "0.2",

@@ -326,6 +326,7 @@ def test_channels_last_has_the_same_values(form):
     assert last[0][0].is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.slow
 def test_images_are_resized_once_to_the_size_asked_for():
     digits = open_source("digits")
     batches = Batches(digits, None, 64, image_size=16, augment=Augment(2, False), shuffle=True, drop_last=True)

@@ -179,6 +179,7 @@ def test_memory_is_bounded_whatever_the_shape(tmp_path: Path) -> None:
         assert int(longest) <= 300, file
 
 
+@pytest.mark.slow
 def test_a_large_picture_is_looked_at_at_half_its_size_without_a_second_copy() -> None:
     side = 6400
     grey = np.add.outer(np.arange(side), np.arange(side)) / (2 * side) * 250

@@ -48,6 +48,7 @@ def test_the_valid_part_watches_the_run_and_the_first_lines_say_so(tmp_path: Pat
     assert "whose part valid/ watches the run" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["train", "search"])
 def test_a_truncated_file_ends_a_streamed_run_in_one_line_and_it_can_go_on(
     program: str,

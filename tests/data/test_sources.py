@@ -78,6 +78,7 @@ def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
 # ---- digits ----
 
 
+@pytest.mark.slow
 def test_digits_are_split_the_same_way_every_time_and_share_no_image():
     from sklearn.datasets import load_digits
 

@@ -50,6 +50,7 @@ def test_timed_calls_go_on_until_there_are_enough_and_long_enough() -> None:
             measure(lambda: None, **{name: value})
 
 
+@pytest.mark.slow
 def test_rows_say_what_was_timed(model: Any, exported: Path) -> None:
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     rows = bench_model(
@@ -131,12 +132,14 @@ def test_options_of_a_provider_are_checked_before_anything_is_timed(
     assert told in error
 
 
+@pytest.mark.slow
 def test_threads_are_as_before_afterwards(model: Any) -> None:
     before = torch.get_num_threads()
     bench_model(model, name="tiny", batches=(1,), runtimes=("eager",), **(QUICK | {"threads": before + 1}))
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 def test_the_program_writes_a_table_and_a_csv(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -167,6 +167,7 @@ def test_the_yaml_says_what_the_hub_sorts_by(run):
     assert data.model_name == "run"
 
 
+@pytest.mark.slow
 def test_the_cards_code_runs_as_it_stands(run, tmp_path):
     text = write_card(open_checkpoint(str(run)), tmp_path).read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -210,6 +211,7 @@ def test_the_command_writes_card_and_picture_and_tells_mistakes(run, tmp_path, c
         assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_network_of_ones_own_cells_bears_its_own_name_and_cites_their_search(tmp_path, monkeypatch, capsys):
     """Not that of the model whose size it has, nor DARTS as who found them."""
     record = json.loads(load_genotype("darts_v2")._replace(normal=load_genotype("pc_darts_c10").normal).to_json())
@@ -243,6 +245,7 @@ def test_a_network_of_ones_own_cells_bears_its_own_name_and_cites_their_search(t
     assert [path.name for path in (tmp_path / "triton").iterdir()] == ["my_cats"]
 
 
+@pytest.mark.slow
 def test_a_card_of_weights_that_nobody_measured_has_no_figure_and_says_so(run, tmp_path):
     """Neither of other weights, when they are asked for, nor of an older run, which does not say what it measured."""
     from nas_zoo.export.publish.hub import stage

@@ -129,6 +129,7 @@ def test_predict_takes_every_form(delivered: Path, photos: Path, capsys: pytest.
     assert "--batch-size must be a whole number of at least 1, got 0" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_second_delivery_is_the_same_bytes(delivered: Path, model: Any, photos: Path, tmp_path: Path) -> None:
     from nas_zoo.export.graph.real_images import real_images
 
@@ -193,6 +194,7 @@ def test_a_mistake_is_told_before_anything_is_exported(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_program_says_which_check_failed_and_ends_with_1(
     run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -222,6 +224,7 @@ def test_the_check_program_takes_every_form_and_real_images(
     assert "nas-zoo check: ValuesDiffer: model.onnx: logits differ" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_repository_for_triton_holds_the_last_form(
     run: Path, delivered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

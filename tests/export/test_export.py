@@ -129,6 +129,7 @@ def test_the_model_is_left_as_it_was(exported: Path, model: Any) -> None:
     assert not weight.is_contiguous()
 
 
+@pytest.mark.slow
 def test_a_second_export_in_another_process_has_the_same_bytes(exported: Path, model: Any, tmp_path: Path) -> None:
     save_file({name: t.contiguous() for name, t in model.state_dict().items()}, tmp_path / "model.safetensors")
     (tmp_path / "labels.txt").write_text("a\nb\nc\nd\ne\nf\n")
@@ -186,6 +187,7 @@ def test_metadata_say_what_the_file_is_and_how_to_feed_it(exported: Path, model:
     assert metadata["nas_zoo_version"] == nas_zoo.__version__
 
 
+@pytest.mark.slow
 def test_metadata_tell_what_wordnet_ids_mean(model: Any, tmp_path: Path) -> None:
     twin = copy.deepcopy(model)
     names = ("n01440764", *"bcdef")
@@ -375,6 +377,7 @@ def test_every_check_error_is_a_value_error() -> None:
 # Programs ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_check_onnx_as_a_program(exported: Path, model: Any, tmp_path: Path) -> None:
     weights = tmp_path / "weights.pt"
     torch.save({"model": model.state_dict()}, weights)
@@ -419,6 +422,7 @@ def test_a_file_that_says_it_is_of_another_model_is_refused(exported: Path, chan
         check_onnx(exported, other)
 
 
+@pytest.mark.slow
 def test_what_was_not_trained_is_exported_by_its_name_alone(
     model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

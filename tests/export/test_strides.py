@@ -24,6 +24,7 @@ class Halving(nn.Module):
         return self.halve(x).mean((2, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(8, 8), (7, 7), (8, 5), (5, 8), (1, 1), (2, 3)])
 def test_an_exported_reduction_strides_its_convolutions_at_odd_and_even_sizes(tmp_path, size):
     torch.manual_seed(0)

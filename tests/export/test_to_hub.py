@@ -296,6 +296,7 @@ def test_a_card_that_the_hub_does_not_take_is_told_with_its_reason(hub, staged, 
     assert not hub.seen("upload")
 
 
+@pytest.mark.slow
 def test_timm_loads_it_from_the_hub_with_equal_logits(hub, staged, tmp_path):
     publish(staged, REPO)
     done = python(tmp_path, "-c", LOAD, REPO, staged, HF_HOME=str(tmp_path / "home"), **hub.environment)

@@ -41,6 +41,7 @@ safetensors.torch.save_file(out, "logits")
 """
 
 
+@pytest.mark.slow
 def test_the_written_modules_stand_alone_and_compute_the_same(tmp_path):
     names, expected = [], {}
     for key, layout in ALL.items():

@@ -612,6 +612,7 @@ def only_a_value_error(function, *arguments):
     assert made == Genotype.from_json(made.to_json()) == Genotype.from_darts(made.to_darts())
 
 
+@pytest.mark.slow
 @examples(200)
 @given(structures | almost_records)
 def test_any_parsed_json_gives_a_genotype_or_a_value_error(value):

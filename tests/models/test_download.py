@@ -191,6 +191,7 @@ def test_damaged_notes_are_passed_over(notes, server, tmp_path):
     assert fetch_public(wanted, folder=tmp_path, local_only=True).read_bytes() == DATA
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_came_and_the_next_command_goes_on(server, tmp_path):
     server.fault("slow", seconds=0.3)
     code = "import sys; from tests.models.test_download import row; from pathlib import Path; "
@@ -313,6 +314,7 @@ def test_no_network_is_one_line(tmp_path):
         fetch_public(row("http://nowhere.invalid/w.pt"), folder=tmp_path, local_only=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_nothing(server, tmp_path):
     """A process that may write 100,000 bytes a file meets the error that a full disk gives, in the middle."""
     code = (
@@ -358,6 +360,7 @@ def _fetch_in_a_process(link: str, folder: str) -> None:
     fetch_public(row(link), folder=Path(folder))
 
 
+@pytest.mark.slow
 def test_two_processes_fetch_a_file_once(server, tmp_path):
     server.fault("slow", seconds=0.02)
     context = multiprocessing.get_context("spawn")

@@ -50,6 +50,7 @@ FORMS: dict[str, Callable[[], Iterable[bytes]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_a_thousand_damaged_weights_files_are_read_or_refused_in_one_line(form, tmp_path):
     path = tmp_path / ("weights.safetensors" if form == "safetensors" else "weights.pt")

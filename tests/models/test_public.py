@@ -156,6 +156,7 @@ def test_the_whole_table_of_trained_weights_has_sources_reasons_and_one_owner_a_
     assert main(["list", "--pretrained", "--cells"]) == 2
 
 
+@pytest.mark.slow
 def test_info_tells_whose_weights_they_are_and_what_is_reported_of_them(capsys):
     assert main(["info", "random_nsas_c_c100.nsas", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
@@ -167,6 +168,7 @@ def test_info_tells_whose_weights_they_are_and_what_is_reported_of_them(capsys):
     assert "no (by miaozhang0525: random_nsas_c_c100.nsas)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_file_got_by_hand_is_converted_by_the_name_of_its_row(tmp_path, capsys):
     """ENNAS at its full size, with the edges of 'none' that its repository counts."""
     theirs = original(load_genotype("ennas"), "cifar", 36, 20)

@@ -31,6 +31,7 @@ def agree(ours: nn.Module, theirs: nn.Module, size: tuple[int, ...]) -> None:
     assert expected.std() > 0.001
 
 
+@pytest.mark.slow
 def test_relativenas_as_its_repository_has_it(publish, tmp_path):
     """A bare state dict of DataParallel in torch's old container, with an auxiliary head, without batch counters."""
     theirs = theirs_of("relativenas_c10.emi")
@@ -80,6 +81,7 @@ def test_an_imagenet_checkpoint_with_optimizer_namespace_and_the_last_batch_norm
     assert any(key.startswith("module.auxiliary_head.features.6") for key in wrapped)  # the last BatchNorm of its head
 
 
+@pytest.mark.slow
 def test_edges_of_none_names_of_fairdarts_another_width_and_one_channel(publish):
     none = theirs_of("random_nsas_c10.nsas")
     numbers = present(present(public.find_public("random_nsas_c10.nsas")).numbering)
@@ -142,6 +144,7 @@ def test_a_network_of_another_size_or_cells_is_not_given_their_weights():
             timm.create_model("relativenas_c10.emi", pretrained=True, **more)
 
 
+@pytest.mark.slow
 def test_a_file_of_another_network_is_refused_with_link_place_and_what_is_wrong(publish):
     right = theirs_of("dots_c10.jittor").state_dict()
     cases = {

@@ -60,6 +60,7 @@ def the_row(package: Path) -> Result:
     return row
 
 
+@pytest.mark.slow
 def test_no_figure_and_no_tag_of_published_weights_goes_on_to_another_network(runs, tmp_path):
     """Neither into config.json of a network trained on other images, nor into that of an untrained one."""
     published = next(row for row in package_results() if row.model == "edas_e8_c10_s")
@@ -238,6 +239,7 @@ print("all of it")
 """
 
 
+@pytest.mark.slow
 def test_a_published_model_loads_by_name_without_a_network(published, runs, tmp_path):
     """With other classes, channels and types; damaged or missing weights and a model without any are told in a line."""
     package = tmp_path / "own"
@@ -326,6 +328,7 @@ print("all of it")
 """
 
 
+@pytest.mark.slow
 def test_weights_of_other_classes_are_had_by_their_tag_alone(published, runs, tmp_path):
     """So that a model's name keeps its classes: edas_in1k stays a network of 1,000 whatever was trained with it."""
     package = tmp_path / "own"
@@ -508,6 +511,7 @@ def test_wherever_publishing_fails_the_package_is_as_it_was(runs, tmp_path, monk
             assert failed >= (7 if call != "unlink" else moves_to_the_hub)
 
 
+@pytest.mark.slow
 def test_other_images_than_the_runs_are_noticed(runs, tmp_path):
     package = copy_package(tmp_path / "package")
     others = write_images(tmp_path / "images")

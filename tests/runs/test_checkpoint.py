@@ -233,6 +233,7 @@ SAVE_LOOP = """
 """
 
 
+@pytest.mark.slow
 def test_ten_kills_at_random_moments_leave_a_good_file(tmp_path):
     done = run_program(SAVE_LOOP, tmp_path / "last.pt")
     assert done.returncode == 0, done.stderr
@@ -283,6 +284,7 @@ KILL_AT_EACH_CALL = """
 """
 
 
+@pytest.mark.slow
 def test_a_kill_before_each_call_to_the_system_leaves_a_good_file(tmp_path):
     done = run_program(KILL_AT_EACH_CALL, tmp_path / "last.pt")
     assert done.returncode == 0, done.stderr
@@ -311,6 +313,7 @@ FULL_DISK = """
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_in_one_line_and_the_old_file_stays(tmp_path):
     done = run_program(FULL_DISK, tmp_path / "last.pt")
     assert done.returncode == 0, done.stderr

@@ -105,6 +105,7 @@ def test_an_interrupted_run_ends_as_the_code_that_began_it_would_have_ended_it(k
                 assert line[name] == (pytest.approx(value, abs=1e-5) if isinstance(value, float) else value), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MAINS)
 def test_an_interrupted_run_in_pieces_is_the_same_run(kind, tmp_path):
     whole, pieces = (interrupted(kind, tmp_path / name) for name in ("whole", "pieces"))
@@ -195,6 +196,7 @@ def test_a_user_without_a_home_is_told_where_downloads_may_go(tmp_path, monkeypa
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MAINS)
 def test_a_checkpoint_that_lacks_something_is_told_in_one_line(kind, tmp_path, capsys):
     out = interrupted(kind, tmp_path / "run")
@@ -230,6 +232,7 @@ FORGED: dict[str, list[tuple[tuple[Any, ...], Any]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MAINS)
 def test_a_forged_checkpoint_is_told_in_one_line_and_changes_nothing(kind, tmp_path, capsys):
     out = interrupted(kind, tmp_path / "run")

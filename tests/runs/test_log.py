@@ -146,6 +146,7 @@ FULL_DISK_LOG = """
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_no_half_line(tmp_path):
     done = run_program(FULL_DISK_LOG, tmp_path)
     assert done.returncode == 0, done.stderr

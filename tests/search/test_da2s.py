@@ -345,6 +345,7 @@ def test_settings_are_those_of_section_4_1():
     assert Da2sSettings(epochs=25).delay == 4
 
 
+@pytest.mark.slow
 def test_the_losses_alone_push_the_supernet_to_its_configuration():
     """Adam on Eq. 7 without data: b and a become 0 or the shares that are kept, in every configuration."""
     for edges in ("8/14", "4/14"):

@@ -117,6 +117,7 @@ def test_eq8_the_error_of_the_finite_difference_falls_with_the_square_of_its_ste
     assert 80 < errors[0] / errors[1] < 125
 
 
+@pytest.mark.slow
 def test_second_order_on_a_supernet_is_autograds_derivative_and_changes_nothing():
     """With ReLUs and BatchNorm, in float64; a smaller step than the default keeps clear of the kinks."""
     torch.manual_seed(0)

@@ -29,6 +29,7 @@ def test_found_and_the_rules_are_as_the_log_tells(finished, capsys):
     assert (finished / "checkpoint.pt").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_darts_supernet_is_cut_to_every_configuration(finished, capsys):
     assert main(["gap", str(finished), "--edges", "8/14", "3/14", "2:1,3+4:2,5:4"]) == 0
     title, head, *rows = capsys.readouterr().out.splitlines()

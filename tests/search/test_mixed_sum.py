@@ -75,6 +75,7 @@ def test_a_channel_without_variance_stays_finite():
     assert torch.isfinite(present(terms[0].grad)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("partial", [1, 2])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.double, 1e-9), (torch.float, 1e-5)], ids=str)
 def test_a_training_step_in_channels_last_is_that_of_the_plain_supernet(dtype, tolerance, partial, monkeypatch):

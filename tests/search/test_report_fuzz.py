@@ -68,6 +68,7 @@ def shown(folder: Path, name: str, case: tuple[bool, list[dict[str, Any]]]) -> N
             raise AssertionError(str(error)) from error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["edas_small_c10", "da2s_e4_c16_c10"])
 def test_a_log_with_one_wrong_value_is_shown_or_refused(name: str, tmp_path: Path) -> None:
     rng = random.Random(name)

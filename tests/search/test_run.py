@@ -107,6 +107,7 @@ def test_the_losses_are_the_expected_ones(whole):
     torch.testing.assert_close(torch.tensor(losses), torch.tensor(expected), rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_after_every_single_iteration_is_the_run_that_never_stopped(whole, tmp_path):
     out = tmp_path / "pieces"
     assert run_small(out, "--time-budget", "0.0001") == 0
@@ -160,6 +161,7 @@ def test_a_killed_run_continues_as_if_it_had_never_been_killed(tmp_path):
     assert epochs_of(killed)[:common] == epochs_of(straight)[:common]
 
 
+@pytest.mark.slow
 def test_a_bad_checkpoint_is_refused_and_the_good_one_before_it_named(whole, tmp_path, capsys):
     out = tmp_path / "run"
     out.mkdir()
@@ -212,6 +214,7 @@ def test_a_folder_with_a_run_is_not_written_over(whole, capsys):
     assert (whole / "log.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(whole, tmp_path):
     out = tmp_path / "run"
     out.mkdir()
@@ -220,6 +223,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(whole, t
     assert_same_run(whole, out)
 
 
+@pytest.mark.slow
 def test_the_method_of_a_run_that_goes_on_is_its_own(tmp_path, capsys):
     config, out = tmp_path / "small.yaml", tmp_path / "run"
     config.write_text("num_cells: 2\ninit_channels: 4\nbatch_size: 32\ntrain_limit: 128\nepochs: 1\nmethod: random\n")
@@ -236,6 +240,7 @@ def test_the_method_of_a_run_that_goes_on_is_its_own(tmp_path, capsys):
     assert "got ['edas']" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_checkpoint_does_not_take_over_the_folder_of_another_run(whole, tmp_path, capsys):
     out = tmp_path / "run"
     assert run_small(out, "--seed", "1") == 0
@@ -245,6 +250,7 @@ def test_a_checkpoint_does_not_take_over_the_folder_of_another_run(whole, tmp_pa
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_do_not_become_the_checkpoint(tmp_path, monkeypatch, capsys):
     out, step, steps = tmp_path / "run", torch.optim.SGD.step, itertools.count(1)
 
@@ -262,6 +268,7 @@ def test_weights_that_are_not_finite_do_not_become_the_checkpoint(tmp_path, monk
     assert len(epochs_of(out)) == 1
 
 
+@pytest.mark.slow
 def test_the_loss_of_the_architecture_steps_is_that_of_those_there_were(tmp_path):
     """Of an edge in a cell kind that does not exist there is none: two cells here, both reduction cells."""
     assert main([*SMALL, "--num-cells", "2", "--out", str(tmp_path / "edas")]) == 0
@@ -271,6 +278,7 @@ def test_the_loss_of_the_architecture_steps_is_that_of_those_there_were(tmp_path
     assert [line["alpha_loss"] for line in epochs_of(tmp_path / "random")] == [None, None]
 
 
+@pytest.mark.slow
 def test_data_that_has_moved_is_given_anew(tmp_path):
     from tests.weights import write_images
 
@@ -354,6 +362,7 @@ def test_processes_that_do_not_know_of_each_other_are_stopped(tmp_path, monkeypa
     assert "ACCELERATE_USE_CPU=true" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [
@@ -371,6 +380,7 @@ def test_every_setting_runs(flags, tmp_path):
     assert 0 < line["train"]["loss"] < 10
 
 
+@pytest.mark.slow
 def test_a_folder_and_a_tar_of_images_can_be_searched_on(tmp_path):
     import tarfile
 

@@ -33,6 +33,7 @@ def words(photos, out, *more: str) -> list[str]:
             "--batch-size", "40", "--eval-every", "0", "--workers", "0", "--out", str(out), *more]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_the_weights_and_with_their_scaling_of_images(photos, tmp_path):
     settings, _ = parse(words(photos, tmp_path, "--frozen-stem", "--layer-decay", "0.75"))
     training = Training(settings, start_accelerator())

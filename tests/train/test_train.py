@@ -177,6 +177,7 @@ def test_the_cifar_recipe_is_a_plain_darts_loop():
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_handful_of_images_is_learned_by_heart(tmp_path):
     out = tmp_path / "run"
     flags = ["--recipe", "quick", "--train-limit", "20", "--batch-size", "20", "--epochs", "40", "--crop-padding", "0"]
@@ -211,6 +212,7 @@ def test_drop_path_rises_linearly_and_reaches_the_network():
     assert any(getattr(module, "drop_prob", None) == 0.1 for module in run.model.modules())
 
 
+@pytest.mark.slow
 def test_drop_path_with_its_rate_in_a_tensor_is_timms():
     """What --compile puts in: rows kept are scaled by 1 / (1 - rate), the others are 0; nothing in evaluation."""
     run = tiny_training("--compile", "--epochs", "10", "--batch-size", "50")
@@ -303,6 +305,7 @@ def test_a_run_stopped_after_every_single_iteration_is_the_run_that_never_stoppe
     assert_same_run(whole, out)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_terminated_and_then_killed_is_the_run_that_never_stopped(whole, tmp_path):
     out = tmp_path / "killed"
     environment = dict(os.environ, OMP_NUM_THREADS=str(torch.get_num_threads()))
@@ -373,6 +376,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(tmp_pat
 # ---- several processes ----
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(tmp_path):
     """In float64 within 1e-9 after ten steps; in float32 losses within 5e-3, where rounding turns a ReLU on or off."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
