@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 import nas_zoo
 from nas_zoo.genotype import Genotype
@@ -82,10 +83,9 @@ def export_onnx(
             raise ValueError(f"extra_metadata[{key!r}]={value!r}: texts under keys other than {', '.join(metadata)}")
         metadata[key] = value
     plain = plain_copy(model)
-    # Of 2 images, since torch.export takes a batch of 1 for a constant in some models.
     example = torch.zeros(2, *size)
     _check_forward(plain, example, json.loads(metadata["labels"]) if "labels" in metadata else None)
-    write_bytes(target, _to_bytes(_folded(plain), example, opset, metadata))
+    write_bytes(target, _to_bytes(plain, example, opset, metadata))
     return target
 
 
@@ -168,20 +168,26 @@ def _check_forward(model: nn.Module, example: torch.Tensor, labels: list[str] | 
         raise ValueError(f"labels: {len(labels)} names for {logits.shape[1]} classes; there must be one for each class")
 
 
-def _to_bytes(model: nn.Module, example: torch.Tensor, opset: int, metadata: Mapping[str, str]) -> bytes:
-    """The ONNX file of the model."""
-    import onnx_ir
+def to_graph(model: nn.Module, examples: tuple[Any, ...], input_names: Sequence[str], opset: int = 20) -> Any:
+    """An evaluating module as an onnx_ir model: a free batch, strided convolutions put back, no word of this machine.
+
+    Args:
+        model: As ``plain_copy`` makes it.
+        examples: What it takes, tensors (N, ...) or lists of them, with N = 2: torch.export takes a batch of 1 for a
+            constant in some models.
+        input_names: One for each tensor.
+    """
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     from nas_zoo.export.graph.strides import merge_strides
 
     program = torch.onnx.export(
-        model,
-        (example,),
+        _folded(model),
+        examples,
         dynamo=True,
-        input_names=[INPUT_NAME],
+        input_names=list(input_names),
         output_names=[OUTPUT_NAME],
-        dynamic_shapes=({0: BATCH_AXIS},),
+        dynamic_shapes=tree_map(lambda _: {0: BATCH_AXIS}, examples),
         opset_version=opset,
         external_data=False,
         verbose=False,
@@ -192,8 +198,16 @@ def _to_bytes(model: nn.Module, example: torch.Tensor, opset: int, metadata: Map
     merge_strides(program.model)
     program.model.ir_version = IR_VERSION
     program.model.metadata_props.clear()
-    program.model.metadata_props.update(sorted(metadata.items()))
-    proto = onnx_ir.to_proto(program.model)
+    return program.model
+
+
+def _to_bytes(model: nn.Module, example: torch.Tensor, opset: int, metadata: Mapping[str, str]) -> bytes:
+    """The ONNX file of the model."""
+    import onnx_ir
+
+    graph = to_graph(model, (example,), [INPUT_NAME], opset)
+    graph.metadata_props.update(sorted(metadata.items()))
+    proto = onnx_ir.to_proto(graph)
     # The shape of a constant stands with it. Said again, quantize_dynamic of ONNX Runtime keeps the second when it
     # transposes the constant, and fails on the two.
     constants = {tensor.name for tensor in proto.graph.initializer}
