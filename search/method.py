@@ -5,6 +5,7 @@ three calls: ``mixing``, ``loss``, ``genotype``. It never sees data, devices or 
 """
 
 import inspect
+import hashlib
 import math
 import random
 import typing
@@ -153,6 +154,15 @@ class SearchSettings:
                                    "figure of the discretization gap; 0: that figure is left out")  # fmt: skip
     accumulation: int = setting(1, "batches of a step, whose gradients are averaged, with one draw for all of them; an "
                                    "epoch has so many fewer steps")  # fmt: skip
+    max_latency: float | None = setting(None, "limit of the latency of the network that will be trained, of which "
+                                              "alpha's loss then has a term", unit="ms")  # fmt: skip
+    latency_weight: float = setting(1.0, "its weight: added to the loss where the limit is exceeded by all of itself")
+    latency_table: Path | None = setting(None, "times of the pieces, a file of `nas-zoo latency --to`")
+    target_layout: Literal["cifar", "imagenet"] = setting("cifar", "of the network that will be trained, whose latency "
+                                                                   "counts")  # fmt: skip
+    target_channels: int = setting(36, "its channels of a node in the first cells")
+    target_cells: int = setting(20, "its cells")
+    target_size: int | None = setting(None, "side of its images; default: as in the search", unit="pixels")
     precision: Literal["fp32", "bf16"] = setting("fp32", "bf16: autocast of the network's forward passes")
     channels_last: bool = setting(True, "memory format of images and weights; faster, same mathematics")
     sync_bn: bool = setting(False, "BatchNorm statistics of the batches of all processes, as one process would have "
@@ -186,6 +196,15 @@ class SearchSettings:
         for name, least, unit in (("image_size", 8, " pixels"), ("train_limit", 4, " images"), ("workers", 0, "")):
             value = getattr(self, name)
             require(value is None or value >= least, name, value, f"at least {least}{unit}")
+        for name, least in (("target_channels", 2), ("target_cells", 1), ("target_size", 8)):
+            value = getattr(self, name)
+            require(value is None or value >= least, name, value, f"at least {least}")
+        limit = self.max_latency
+        require(limit is None or 0 < limit < math.inf, "max_latency", limit, "more than 0 ms")
+        weight = self.latency_weight
+        require(0 <= weight < math.inf, "latency_weight", weight, "a finite number of at least 0")
+        if limit is not None and self.latency_table is None:
+            raise ValueError("max_latency needs latency_table, the file that `nas-zoo latency --to FILE` writes")
         budget = self.time_budget
         require(budget is None or budget > 0, "time_budget", budget, "more than 0 seconds")
 
@@ -279,9 +298,12 @@ def _settings_of(method: Any, name: str) -> type[SearchSettings]:
 
 
 def code_of(settings: SearchSettings) -> dict[str, str]:
-    """What tells one state of the code from outside from another: of the method and the operations, {} without any."""
+    """What tells one state of what comes from outside from another: method, operations, latencies; {} without any."""
     kinds: dict[str, Any] = dict.fromkeys(settings.operations, "operation") | {settings.method: "method"}
-    return outside.marks_of(kinds)
+    marks = outside.marks_of(kinds)
+    if settings.max_latency is not None and settings.latency_table is not None:
+        marks["the latency table"] = f"sha256 {hashlib.sha256(settings.latency_table.read_bytes()).hexdigest()}"
+    return marks
 
 
 def config_path(name: str) -> Path:

@@ -28,16 +28,30 @@ class Iteration:
         weight_optimizer: torch.optim.Optimizer,
         autocast: Callable,
         named: Mapping[str, torch.Tensor] | None = None,
+        penalty: Callable[[Mapping[str, Mixing]], torch.Tensor] | None = None,
     ) -> None:
-        """`named`: the supernet's parameters and buffers by name, where they are known; None: looked up."""
-        self._named = named
+        """Beside the three of an iteration:
+
+        named: The supernet's parameters and buffers by name, where they are known; None: looked up.
+        penalty: Of a mixing, () beside its loss on held-out images.
+        """
+        self._named, self._penalty = named, penalty
         self._supernet, self._held_out, self._for_weights = supernet, held_out, for_weights
         self._optimizer, self._autocast = weight_optimizer, autocast
 
     def held_out_loss(
         self, mixing: Mapping[str, Mixing], weights: Mapping[str, torch.Tensor] | None = None
     ) -> torch.Tensor:
-        """Cross-entropy of the supernet on this iteration's batch of the alpha half; its own weights are constants."""
+        """Cross-entropy of the supernet on this iteration's batch of the alpha half; its own weights are constants.
+
+        With a limit on the latency its term is added here, so that every method has it.
+        """
+        loss = self._held_out_entropy(mixing, weights)
+        return loss if self._penalty is None else loss + self._penalty(mixing)
+
+    def _held_out_entropy(
+        self, mixing: Mapping[str, Mixing], weights: Mapping[str, torch.Tensor] | None
+    ) -> torch.Tensor:
         if weights is not None:
             return self._loss(self._held_out, mixing, weights)
         # Constants save the memory before the first relaxed edge and gradients that nobody asks for.

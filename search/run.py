@@ -56,6 +56,7 @@ from nas_zoo.search.arguments import CHECKPOINT_KIND
 from nas_zoo.search.discretize import DERIVATIONS, gap_table, measure_gap
 from nas_zoo.search.found import collapsed, genotypes_by, save_derived, write_cells
 from nas_zoo.search.host import Adam
+from nas_zoo.search.latency import latency_limit, latency_words
 from nas_zoo.search.method import SearchSettings, Step, code_of, find_method, logits_of, mean_entropy
 from nas_zoo.search.problem import Iteration, tensors_by_name
 from nas_zoo.search.ranking import ranking_changes
@@ -110,6 +111,7 @@ class Search:
         self.weight_optimizer = torch.optim.SGD(
             self.weights, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
+        self.limit = latency_limit(settings, method, source, size)
         # Decay of the architecture parameters is each method's own affair, in its loss.
         self.alpha_optimizer = Adam(self.alphas, settings.alpha_lr, betas=settings.alpha_betas)
         self.last_logits: dict[str, Tensor] | None = None  # alpha after the epoch before
@@ -133,7 +135,9 @@ class Search:
         alpha_loss: Any = 0.0
         alpha_images = 0
         for for_weights, held_out in batches:
-            problem = Iteration(self.supernet, held_out, for_weights, self.weight_optimizer, self.autocast, self.named)
+            problem = Iteration(
+                self.supernet, held_out, for_weights, self.weight_optimizer, self.autocast, self.named, self.limit
+            )
             loss = self.method.loss(problem, Step(*at, "alpha"))
             if loss is not None and loss.requires_grad:
                 # Asking for alpha's gradients alone spares the backward pass those of the weights, and what lies before
@@ -173,10 +177,8 @@ class Search:
         last = epoch + 1 == settings.epochs
         batches = self.final_eval_batches if last else self.eval_batches
         gap = self.gap(epoch, genotypes, batches, None if last else ("found",))
-        # beside edge weights shared out, which is how methods are compared, a row with plain sums may stand second
-        derived: dict[str, float] = {}
-        for row in gap["after"]:
-            derived.setdefault(row["cells"], row["running"])
+        # beside edge weights shared out, which is how methods are compared, a row with plain sums may stand behind
+        derived = {row["cells"]: row["running"] for row in reversed(gap["after"])}
         logits, edge_logits = logits_of(self.method), logits_of(self.method, "beta")
         found, images = genotypes["found"], sums["images"]
         line = {
@@ -193,6 +195,7 @@ class Search:
             },
             "gap": gap,
             "entropy": {kind: mean_entropy(logits[kind]) for kind in KINDS},
+            **({"latency": self.limit.figures(epoch, found)} if self.limit else {}),
             "ranking": ranking_changes(self.last_logits, logits) if self.last_logits else None,
             "alpha": {kind: logits[kind].tolist() for kind in KINDS},
             **({"beta": {kind: edge_logits[kind].tolist() for kind in KINDS}} if edge_logits else {}),
@@ -221,7 +224,7 @@ class Search:
             f"train {percent(train['accuracy'])}  held-out: supernet {percent(held['supernet'])}, "
             f"found {percent(held['found'])}, derived darts {percent(held['derived']['darts'])}, "
             f"argmax {percent(held['derived']['argmax'])}  entropy {entropy['normal']:.2f}/{entropy['reduce']:.2f}  "
-            f"{changed}{line['seconds']:.0f} s  {line['peak_memory_gb']:.2f} GB"
+            f"{changed}{latency_words(line)}{line['seconds']:.0f} s  {line['peak_memory_gb']:.2f} GB"
         )
 
     @property

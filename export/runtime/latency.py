@@ -253,7 +253,7 @@ def measure_table(
     Args:
         table: Of the conditions to measure under; changed in place.
         shape: Of the networks.
-        operations: That may stand on their edges.
+        operations: That may stand on their edges, beside 'none'.
         more: Pieces beside those, such as those of a network with other cells.
         num_nodes: Of a cell.
         networks: With random cells, to fit on.
@@ -262,7 +262,7 @@ def measure_table(
         again: Measure what the table has already, too.
     """
     timer = timer or Timer()
-    wanted = list(dict.fromkeys([*all_pieces(operations, shape, num_nodes), *more]))
+    wanted = list(dict.fromkeys([*all_pieces((*operations, "none"), shape, num_nodes), *more]))
     lacking = wanted if again else table.missing(wanted)
     for i, piece in enumerate(tqdm(lacking, "pieces", unit="piece", disable=None)):
         table.ms[piece] = measure_piece(piece, table.conditions, timer)

@@ -12,6 +12,7 @@ Times are milliseconds a call, of the batch that the table names.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -121,20 +122,30 @@ def edge_pieces(operation: str, source: int, kind: str, shape: Shape, num_nodes:
 
 
 def all_pieces(operations: Iterable[str], shape: Shape, num_nodes: int = 4) -> list[Piece]:
-    """Every piece that some network of this shape with these operations can have, each once, in a fixed order."""
-    plan = _plan(shape, dict.fromkeys(KINDS, num_nodes))
-    found = dict.fromkeys([CALL, *(part.piece for part in _stem(plan, shape, {-1}))])
-    cells = list(_placed(plan, shape))
-    for cell in cells:
-        c, out = cell.spec.channels, cell.spec.out_channels
-        of_cell = [_preprocess(source, cell) for source in (0, 1)]
-        for operation in operations:
-            of_cell += [piece for source in (0, 2) for piece in _operation_pieces(operation, source, cell)]
-        of_cell += [_elementwise("relu", c, cell.size(source)) for source in (0, 2)]
-        of_cell += [_elementwise("sum", c, cell.nodes, inputs) for inputs in range(2, num_nodes + 2)]
-        of_cell += [Piece("concat", c, out, *cell.nodes, inputs=num_nodes), _elementwise("relu", out, cell.nodes)]
-        found |= dict.fromkeys(of_cell)
-    return [*found, _classifier(cells[-1], shape)]
+    """Every piece that some network of this shape with these operations can have, each once, in a fixed order.
+
+    With 'none' among the operations a node may end without an input, and the output of a cell is then narrower.
+    """
+    operations = tuple(operations)
+    counts = range(1, num_nodes + 1) if "none" in operations else (num_nodes,)
+    found = {CALL: None}
+    for normal, reduce in itertools.product(counts, counts):
+        plan = _plan(shape, {"normal": normal, "reduce": reduce})
+        found |= dict.fromkeys(part.piece for part in _stem(plan, shape, {-1}))
+        cells = list(_placed(plan, shape))
+        for cell in cells:
+            c, out = cell.spec.channels, cell.spec.out_channels
+            of_cell = [_preprocess(source, cell) for source in (0, 1)]
+            for operation in operations:
+                of_cell += [piece for source in (0, 2) for piece in _operation_pieces(operation, source, cell)]
+            of_cell += [_elementwise("relu", c, cell.size(source)) for source in (0, 2)]
+            of_cell += [_elementwise("sum", c, cell.nodes, inputs) for inputs in range(2, num_nodes + 2)]
+            if (joined := out // c) > 1:
+                of_cell.append(Piece("concat", c, out, *cell.nodes, inputs=joined))
+            of_cell.append(_elementwise("relu", out, cell.nodes))
+            found |= dict.fromkeys(of_cell)
+        found[_classifier(cells[-1], shape)] = None
+    return list(found)
 
 
 # Of a cell ------------------------------------------------------------------------------------------------------------
