@@ -46,6 +46,7 @@ _FIRST = {
 }  # fmt: skip
 _EPOCH = {
     "epoch": "count", "held_out": "object", "held_out.n": "count?", "held_out.supernet": "share?",
+    "latency": "object?", "latency.max_ms": "number?", "latency.expected_ms": "number?", "latency.found_ms": "number?",
     "held_out.found": "share?", "held_out.derived.darts": "share?", "held_out.derived.argmax": "share?",
     "train.loss": "number?", "train.accuracy": "share?", "alpha_loss": "number?", "seconds": "number?",
     "peak_memory_gb": "number?", "gap": "object?",

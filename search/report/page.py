@@ -314,7 +314,7 @@ def _entropies(run: Run) -> list[Row]:
         ]  # fmt: skip
         svg = _entropy_lines(f"Entropy of beta of {run.label} in nats", series, most, run.planned)
         shown.append(_figure("Entropy of softmax(beta), nats", svg, "mean over the nodes"))
-    return [*shown, *_ranking(run)]
+    return [*shown, *_ranking(run), *_latency(run)]
 
 
 def _ranking(run: Run) -> list[Row]:
@@ -337,6 +337,24 @@ def _ranking(run: Run) -> list[Row]:
         _figure(title, svg, f"of {len(run.edges)} in each cell, since the epoch before"),
         _figure("Kendall's tau of the operations' order", order, "1: the same order as an epoch before"),
     ]
+
+
+def _latency(run: Run) -> list[Row]:
+    """What the limit on the latency has done, where there was one (``nas_zoo.search.latency``)."""
+    expected, found = (run.over_epochs("latency", key) for key in ("expected_ms", "found_ms"))
+    limit = dig(run.last, "latency", "max_ms")
+    known = [v for v in (*expected, *found, limit) if v is not None]
+    if limit is None:
+        return []
+    bottom, top = figures.nice_range(0.0, max(known))
+    series = [Line("expected", "s0", expected), Line("found", "s2 bold", found)]
+    svg = figures.lines(
+        f"Latency of the network that will be trained, {run.label}", series, y_range=(bottom, top),
+        y_ticks=[bottom, (bottom + top) / 2, top], end_format="{:.2f}", references={"limit": limit},
+        epochs=run.planned,
+    )  # fmt: skip
+    note = f"estimates; limit {limit:g} ms. Expected: under the relaxed mixing; found: of the cells derived then"
+    return [_figure("Latency of the network that will be trained, ms", svg, note)]
 
 
 def _entropy_lines(title: str, series: Sequence[Line], most: float, epochs: int) -> str:
