@@ -31,7 +31,6 @@ PROGRAMS = {
     "publish": ("nas_zoo.export.publish.hub", "send a checkpoint to the Hugging Face Hub, in one commit"),
     "page": ("nas_zoo.export.publish.page", "write a page that runs a network in the browser"),
     "space": ("nas_zoo.export.publish.space", "the same as the folder of a Hugging Face Space"),
-    "space": ("nas_zoo.export.publish.space", "write a demo page as the folder of a Hugging Face Space"),
     "latency": ("nas_zoo.export.runtime.latency", "what a network takes here, estimated from its measured pieces"),
     "bench": ("nas_zoo.export.runtime.bench", "time a model here: PyTorch, torch.compile, ONNX Runtime"),
 }

@@ -4,8 +4,8 @@ A method is an nn.Module that holds the architecture parameters (so checkpoint, 
 three calls: ``mixing``, ``loss``, ``genotype``. It never sees data, devices or processes.
 """
 
-import inspect
 import hashlib
+import inspect
 import math
 import random
 import typing

@@ -26,8 +26,16 @@ from nas_zoo.models.operations import FactorizedReduce
 from nas_zoo.runs.files import write_bytes
 
 __all__ = [
-    "BATCH_AXIS", "INPUT_NAME", "OF_IMAGES", "OPSETS", "OUTPUT_NAME", "export_onnx", "images_of", "plain_copy",
-    "weights_sha256",
+    "BATCH_AXIS",
+    "INPUT_NAME",
+    "OF_IMAGES",
+    "OPSETS",
+    "OUTPUT_NAME",
+    "export_onnx",
+    "images_of",
+    "plain_copy",
+    "to_graph",
+    "weights_sha256"
 ]  # fmt: skip
 
 INPUT_NAME, OUTPUT_NAME, BATCH_AXIS = "pixel_values", "logits", "batch_size"

@@ -38,7 +38,6 @@ from nas_zoo.data.named import cache_folder
 from nas_zoo.export.graph.onnx_file import export_onnx, plain_copy, to_graph
 from nas_zoo.export.runtime.classifier import PROVIDERS, ProviderError, provider_problems
 from nas_zoo.genotype import Genotype, load_genotype
-from nas_zoo.genotype.cell import show
 from nas_zoo.models.latency import Conditions, Estimate, Fit, LatencyTable, Piece, Shape, all_pieces, pieces
 from nas_zoo.models.network import CellNet, StemBlock
 from nas_zoo.models.operations import SEARCH_OPERATIONS, FactorizedReduce, PointwiseNorm, build_op
@@ -46,6 +45,7 @@ from nas_zoo.runs.ending import program
 from nas_zoo.runs.facts import run_facts
 from nas_zoo.runs.files import write_text
 from nas_zoo.runs.settings import Parser, add_flags, given_flags, require, require_least, setting, settings_from
+from nas_zoo.text import plain
 
 __all__ = ["LatencySettings", "Timer", "conditions_here", "measure_network", "measure_table", "table_path"]
 
@@ -311,7 +311,7 @@ def named_network(name: str, settings: LatencySettings) -> tuple[Genotype, Shape
     """Cells and shape of what a user names: a model, a trained run's folder, or cells."""
     import timm
 
-    from nas_zoo.models.registry import MODELS
+    from nas_zoo.models.catalog import MODELS
 
     folder = Path(name) / "config.json"
     given = {key: getattr(settings, key) for key in ("layout", "init_channels", "num_cells", "num_classes")}
@@ -390,7 +390,7 @@ def _shown(name: str, shape: Shape, table: LatencyTable, estimate: Estimate, mea
     fit = table.fit(shape)
     errors = [abs(fit(total) / latency - 1) for total, latency in fit.networks]
     lines = [
-        f"{show(name)} ({shape})",
+        f"{plain(name)} ({shape})",
         f"{table.conditions}",
         f"estimate  {estimate.ms:8.3f} ms   fitted on {len(errors)} networks with random cells, which it meets to "
         f"{100 * sum(errors) / len(errors):.1f} % on average, {100 * max(errors):.1f} % at worst",

@@ -10,6 +10,7 @@ Other rooms import of it:
     registry     timm is told of them
     table        what there is to say of each: counts, figures
     count        parameters and multiply-adds
+    latency      what a network takes, from times of its pieces
     config       config.json of a run
     load         a model with its weights by whatever a user calls it
     convert      other programs' weights into ours

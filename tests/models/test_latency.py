@@ -1,6 +1,7 @@
 """The pieces of a network against the network itself, and the arithmetic of the table; no clock."""
 
 import json
+from typing import Any, cast
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def seen(genotype, shape):
             for layer in (module.preprocess0, module.preprocess1):
                 if not isinstance(layer, nn.Identity):
                     watch(layer, type(layer).__name__)
-            for node in module.nodes:
+            for node in cast(Any, module.nodes):
                 for op in node.ops:
                     if not isinstance(op, nn.Identity):
                         watch(op, "operation")
