@@ -141,7 +141,7 @@ def info(options: argparse.Namespace) -> int:
     from nas_zoo.genotype import load_genotype
     from nas_zoo.models.catalog import MODELS
     from nas_zoo.models.count import CONVENTION, count, count_stages
-    from nas_zoo.models.table import paper_figures
+    from nas_zoo.models.table import figures_beside
 
     name = options.model
     if name not in MODELS and name not in timm.list_models(module="nas_zoo", include_tags=True):
@@ -157,10 +157,10 @@ def info(options: argparse.Namespace) -> int:
     size = options.input_size
     input_size = cfg["input_size"] if size is None else (cfg["input_size"][0], size, size)
     counts, stages = count(model, input_size), count_stages(model, input_size)
-    own = MODELS[name.split(".")[0]]
-    cell, data = own["cell"], own["data"]
+    known = name.split(".")[0]
     # The paper's figures are of its own cells only.
-    paper = paper_figures(cell, data) if model.genotype == load_genotype(cell) else {}
+    its_own = model.genotype == load_genotype(MODELS[known]["cell"])
+    paper = figures_beside(known, model.init_channels, model.num_cells) if its_own else {}
     facts = {
         "name": name,
         "genotype": model.genotype.digest,
@@ -187,6 +187,7 @@ def info(options: argparse.Namespace) -> int:
         "features": [{"channels": level["num_chs"], "reduction": level["reduction"]} for level in model.feature_info],
         "pretrained": bool(cfg.get("hf_hub_id") or cfg.get("file") or cfg.get("url")),
         "license": cfg.get("license"),
+        **({} if kwargs else _as_measured(name)),
         **_as_reported(name),
     }
     if options.json:
@@ -212,6 +213,14 @@ def info(options: argparse.Namespace) -> int:
     print(f"\n{_table(table)}")
     print(f"\n{model.genotype.to_json(2)}", end="")
     return 0
+
+
+def _as_measured(name: str) -> dict[str, Any]:
+    """Of weights of ours: their accuracy in percent, and on which images."""
+    from nas_zoo.models.registry import find_result
+
+    row = find_result(name)
+    return {} if row is None else {"top1": row.top1, "top1_dataset": row.dataset, "top1_images": row.test_images}
 
 
 def _as_reported(name: str) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Networks with the modules and names of the original DARTS code, whose checkpoints nas_zoo.models.convert reads.
 
 Written for the tests from the paper (https://arxiv.org/abs/1806.09055, appendix A) and from the names in checkpoints
-that people have (`cells.3._ops.5.op.1.weight`); PC-DARTS and P-DARTS write the same names. As there, each operation
-begins with its own ReLU, everything is built and computed, and the auxiliary head is part of the network.
+that people have (`cells.3._ops.5.op.1.weight`), and compared, module by module, with cnn/model.py of quark0/darts at
+28419ac; PC-DARTS and P-DARTS write the same names. As there, each operation begins with its own ReLU, everything is
+built and computed, and the auxiliary head is part of the network; on ImageNet DARTS' own lacks the last BatchNorm,
+P-DARTS' has it.
 """
 
 from collections.abc import Callable

@@ -24,11 +24,11 @@ from nas_zoo.export.cells.draw import draw_genotype
 from nas_zoo.export.publish.published import Checkpoint, Described, add_choices, open_checkpoint
 from nas_zoo.genotype import Genotype, genotype_record
 from nas_zoo.models import results
-from nas_zoo.models.catalog import DATA, MODELS
+from nas_zoo.models.catalog import MODELS
 from nas_zoo.models.count import CONVENTION
 from nas_zoo.models.public import find_public
 from nas_zoo.models.results import Result
-from nas_zoo.models.table import paper_figures
+from nas_zoo.models.table import paper_figures, papers_size
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import staged, write_text
 from nas_zoo.runs.outside import is_outside
@@ -147,8 +147,9 @@ def _paper(row: Result | Described) -> dict[str, Any]:
     """What the cells' paper reports, with the data and the network in words; "paper_err" is None where it is silent."""
     data = MODELS.get(row.model, {}).get("data", "c10")
     figures = paper_figures(row.cell, data) if row.cell else {"paper_err": None}
-    # in the records: whatever differs from DARTS' network, which else is that of DATA
-    network = figures.get("paper_network") or f"C = {DATA[data].init_channels}, {DATA[data].num_cells} cells"
+    # in the records: whatever differs from DARTS' network, which else is of this size
+    channels, cells = papers_size(row.model if row.model in MODELS else "cell_net_cifar")
+    network = figures.get("paper_network") or f"C = {channels}, {cells} cells"
     name = {"c10": "CIFAR-10", "c100": "CIFAR-100", "in1k": "ImageNet"}[data]
     return figures | {"paper_network": network, "data": name}
 

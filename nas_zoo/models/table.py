@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nas_zoo.genotype import Genotype, genotype_record, list_found, list_records
-from nas_zoo.models.catalog import DATA, MODELS
+from nas_zoo.models.catalog import DATA, MODELS, settings_of
 from nas_zoo.models.count import work_out
 from nas_zoo.models.public import NO_LICENSE, public_weights
 from nas_zoo.models.registry import find_result
@@ -25,11 +25,13 @@ from nas_zoo.models.results import package_results
 
 __all__ = [
     "cell_rows",
+    "figures_beside",
     "has_papers_size",
     "in_csv",
     "license_in_short",
     "model_rows",
     "paper_figures",
+    "papers_size",
     "pretrained_rows",
 ]
 
@@ -63,13 +65,34 @@ def _reported(record: Row, data: str) -> Row:
 
 
 def has_papers_size(name: str) -> bool:
-    """Whether a model is of the size that its cells' figures are of: edas_c10_s and xnas_l_c10 are not.
+    """Whether a model is of the size that its cells' figures are of: edas_c10_s and xnas_l_c10 are not."""
+    return _size(name) == papers_size(name)
 
-    That is the size of its data's layout, or the model's own where it is the only one of these cells and data.
+
+def _size(name: str) -> tuple[int, int]:
+    """Channels and cells."""
+    settings = settings_of(name)
+    return settings["init_channels"], settings["num_cells"]
+
+
+def papers_size(name: str) -> tuple[int, int]:
+    """Channels and cells of the network that the figures of a model's cells are of.
+
+    That of the data's layout, or the model's own where it is the only one of these cells and data.
     """
-    model = MODELS[name]
+    model, data = MODELS[name], DATA[MODELS[name]["data"]]
     same = [other for other in MODELS.values() if (other["cell"], other["data"]) == (model["cell"], model["data"])]
-    return model.keys() == {"cell", "data"} or len(same) == 1
+    return _size(name) if len(same) == 1 else (data.init_channels, data.num_cells)
+
+
+def figures_beside(name: str, init_channels: int, num_cells: int) -> Row:
+    """``paper_figures`` beside a network of a model's cells and that size; paper_network says where it is another."""
+    figures = paper_figures(MODELS[name]["cell"], MODELS[name]["data"])
+    channels, cells = papers_size(name)
+    if figures["paper_err"] is not None and (init_channels, num_cells) != (channels, cells):
+        size = f"C={channels}, {cells} cells"
+        figures["paper_network"] = ", ".join(filter(None, (size, figures["paper_network"])))
+    return figures
 
 
 def model_rows(names: Sequence[str]) -> list[Row]:
@@ -79,16 +102,12 @@ def model_rows(names: Sequence[str]) -> list[Row]:
         model, default = MODELS[name], find_result(name)
         data = DATA[model["data"]]
         shape = default or data
-        channels, cells = model.get("init_channels", data.init_channels), model.get("num_cells", data.num_cells)
+        channels, cells = _size(name)
         record = genotype_record(model["cell"])
         genotype = Genotype.from_json(record)
         counts = work_out(genotype, data.layout, channels, cells, shape.num_classes, shape.input_size)
         provenance = record.get("provenance", {})
         own_cells = model["cell"] in list_found()
-        figures = paper_figures(model["cell"], model["data"])
-        if figures["paper_err"] is not None and not has_papers_size(name):
-            size = f"C={data.init_channels}, {data.num_cells} cells"
-            figures["paper_network"] = ", ".join(filter(None, (size, figures["paper_network"])))
         ours = default or next((row for row in package_results() if row.model == name), None)
         rows.append(
             {
@@ -102,7 +121,7 @@ def model_rows(names: Sequence[str]) -> list[Row]:
                 "params": counts.params,
                 "macs": counts.macs,
                 "activations": counts.activations,
-                **figures,
+                **figures_beside(name, channels, cells),
                 "pretrained": default is not None,
                 "tag": ours.tag if ours else None,
                 "top1": ours.top1 if ours else None,

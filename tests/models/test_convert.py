@@ -157,6 +157,23 @@ def test_the_command_writes_safetensors_and_says_what_it_left_out(tmp_path, caps
     assert ".safetensors" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("left_out", "said"),
+    [("none", "14 tensors of the auxiliary head"), ("features.6", "9 tensors of the auxiliary head"), ("", "nothing")],
+)
+def test_an_auxiliary_head_with_or_without_its_last_batch_norm_or_none_is_the_same(left_out, said, tmp_path):
+    theirs = original(load_genotype("darts_v2"), "imagenet", 4, 3)
+    state = {k: v for k, v in theirs.state_dict().items() if not k.startswith(f"auxiliary_head.{left_out}")}
+    torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "theirs.pt")
+    told = convert_checkpoint(tmp_path / "theirs.pt", tmp_path / "ours.safetensors", "darts_v2")
+    assert told.endswith(f"left out: {said}")
+    ours = timm.create_model("cell_net_imagenet", genotype="darts_v2", init_channels=4, num_cells=3, num_classes=10)
+    ours.load_state_dict(load_file(tmp_path / "ours.safetensors"))
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(ours.eval()(x), theirs(x), rtol=0, atol=1e-5)
+
+
 def test_a_file_of_torch_0_3_from_a_gpu_and_in_half_precision_is_read(tmp_path):
     theirs = original(load_genotype("darts_v2"), "cifar", 4, 3)
     state = {f"module.{key}": value.half() for key, value in theirs.state_dict().items() if "num_batches" not in key}

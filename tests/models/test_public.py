@@ -169,6 +169,25 @@ def test_info_tells_whose_weights_they_are_and_what_is_reported_of_them(capsys):
 
 
 @pytest.mark.slow
+def test_info_shows_our_figure_and_says_of_which_network_the_papers_is(capsys):
+    def facts_of(*words: str) -> dict[str, object]:
+        assert main(["info", *words, "--json"]) == 0
+        found: dict[str, object] = json.loads(capsys.readouterr().out)
+        return found
+
+    ours = facts_of("darts_v2_c10_s")
+    assert (ours["top1"], ours["top1_dataset"], ours["top1_images"]) == (81.45, "CIFAR-10 (JPEG)", 10_000)
+    assert (ours["paper_err"], ours["paper_network"]) == (2.76, "C=36, 20 cells")
+    assert facts_of("edas_e8_in1k.imagenette_e20_r128")["top1"] == pytest.approx(77.27, abs=0.01)
+    assert "top1" not in facts_of("darts_v2_c10_s", "--init-channels", "8")  # another network
+    assert "top1" not in facts_of("xnas_l_c10.xnas")  # reported, and not by us
+    assert facts_of("xnas_l_c10.xnas")["paper_network"] == "C=36, 20 cells"
+    assert facts_of("xnas_in1k")["paper_network"] == "C=46, stem of 56, squeeze-and-excitation in cells 0-9"
+    assert facts_of("relativenas_in1k")["paper_network"] is None  # 46 channels are its paper's own
+    assert facts_of("darts_v2_c10", "--init-channels", "8")["paper_network"] == "C=36, 20 cells"
+
+
+@pytest.mark.slow
 def test_a_file_got_by_hand_is_converted_by_the_name_of_its_row(tmp_path, capsys):
     """ENNAS at its full size, with the edges of 'none' that its repository counts."""
     theirs = original(load_genotype("ennas"), "cifar", 36, 20)
