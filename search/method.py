@@ -23,6 +23,7 @@ from nas_zoo.models.operations import SEARCH_OPERATIONS
 from nas_zoo.runs import outside
 from nas_zoo.runs.outside import is_outside
 from nas_zoo.runs.settings import check_settings, require, setting
+from nas_zoo.runs.trackers import Tracker
 from nas_zoo.search.supernet import Mixing, SearchSpace
 
 __all__ = [
@@ -169,6 +170,8 @@ class SearchSettings:
                                    "them; no: each has its own, and running ones are averaged before use")  # fmt: skip
     workers: int | None = setting(None, "processes that load data too large for memory; none: one a core, up to 16")
     skip_unreadable: int = setting(0, "go on without at most so many images that cannot be read, in each process")
+    log_with: tuple[Tracker, ...] = setting((), "trackers beside the log, each if it is installed: tensorboard, wandb, "
+                                               "mlflow or all that are")  # fmt: skip
     time_budget: float | None = setting(None, "write a checkpoint and stop after this long", unit="s")
 
     def __post_init__(self) -> None:

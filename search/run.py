@@ -51,6 +51,7 @@ from nas_zoo.runs.loop import Callback, Loop, figures
 from nas_zoo.runs.outside import check_marks
 from nas_zoo.runs.schedule import cosine
 from nas_zoo.runs.stop import Reason
+from nas_zoo.runs.trackers import tracked
 from nas_zoo.search import arguments
 from nas_zoo.search.arguments import CHECKPOINT_KIND
 from nas_zoo.search.discretize import DERIVATIONS, gap_table, measure_gap
@@ -58,6 +59,7 @@ from nas_zoo.search.found import collapsed, genotypes_by, save_derived, write_ce
 from nas_zoo.search.host import Adam
 from nas_zoo.search.latency import latency_limit, latency_words
 from nas_zoo.search.method import SearchSettings, Step, code_of, find_method, logits_of, mean_entropy
+from nas_zoo.search.picture import changed_cells
 from nas_zoo.search.problem import Iteration, tensors_by_name
 from nas_zoo.search.ranking import ranking_changes
 from nas_zoo.search.supernet import Supernet, drop_counters
@@ -293,9 +295,10 @@ def search(
     accelerator = start_accelerator()
     run = Search(settings, accelerator)
     data = {"name": run.source.name, "images": len(run.source), "classes": list(run.source.classes)}
-    with only_run_in(settings.out, accelerator):
+    trackers = tracked(settings, accelerator, resume, changed_cells())
+    with only_run_in(settings.out, accelerator), trackers as track:
         code = {"code": code_of(settings)} if code_of(settings) else {}
-        loop = Loop(run, settings, accelerator, CHECKPOINT_KIND, resume, callbacks, data=data, **code)
+        loop = Loop(run, settings, accelerator, CHECKPOINT_KIND, resume, (*track, *callbacks), data=data, **code)
         if resume is None and accelerator.is_main_process:
             place = f"{run.source.name} {run.source.part}".strip()
             use = f"images: {len(run.source)} of {place}, half of them for the weights and half for alpha; "

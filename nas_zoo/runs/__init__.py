@@ -12,6 +12,7 @@ Other rooms import of it:
     launch        what accelerate was asked for
     lock          one run a folder at a time
     files         the one writer of files and folders
+    trackers      figures for TensorBoard and its like
     facts         machine, versions and commit of a run
     ending        how a program ends
     outside       code from outside the package

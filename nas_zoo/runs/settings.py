@@ -57,7 +57,7 @@ S = TypeVar("S")
 #: What a resumed run may change: where things lie and how long it may take, never what is computed.
 CHANGEABLE = (
     "data", "test_data", "image_column", "label_column", "data_root", "out", "time_budget", "workers",
-    "skip_unreadable",
+    "skip_unreadable", "log_with",
 )  # fmt: skip
 
 _TRUE = ("true", "yes", "on", "1")

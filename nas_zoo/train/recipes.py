@@ -19,6 +19,7 @@ from nas_zoo.data.sources import ImageSource
 from nas_zoo.runs.launch import asked_settings
 from nas_zoo.runs.schedule import learning_rate
 from nas_zoo.runs.settings import read_config, require, setting, settings_from
+from nas_zoo.runs.trackers import Tracker
 
 __all__ = ["RECIPES", "TrainSettings", "settings_of"]
 
@@ -209,6 +210,8 @@ class TrainSettings:
     skip_unreadable: int = setting(0, "go on without at most so many images that cannot be read, in each process")
     eval_every: int = setting(1, "epochs between two looks at the held-out part; 0: none on the way")
     test_curve: bool = setting(False, "look at the test split then too; shown and logged, used for nothing")
+    log_with: tuple[Tracker, ...] = setting((), "trackers beside the log, each if it is installed: tensorboard, wandb, "
+                                               "mlflow or all that are")  # fmt: skip
     time_budget: float | None = setting(None, "write a checkpoint and stop after this long", unit="s")
 
     def __post_init__(self) -> None:

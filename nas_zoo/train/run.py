@@ -60,6 +60,7 @@ from nas_zoo.runs.log import run_to_resume
 from nas_zoo.runs.loop import Callback, Loop, figures
 from nas_zoo.runs.settings import Parser, add_flags, add_resume_flag, given_flags, resumed_settings, to_dict
 from nas_zoo.runs.stop import Reason
+from nas_zoo.runs.trackers import tracked
 from nas_zoo.text import plain
 from nas_zoo.train.auxiliary import AuxiliaryHead, Trained, take_tensor_drop_paths
 from nas_zoo.train.evaluation import evaluate
@@ -339,8 +340,8 @@ def train(
     data = {"name": source.name, "train": run.train_batches.num_samples, "test": len(test), "val": num_val,
             "classes": list(source.classes)}  # fmt: skip
     facts = {"result_weights": "last" if run.ema is None else "ema", "cells": origin_of_cells(settings)}
-    with only_run_in(settings.out, accelerator):
-        loop = Loop(run, settings, accelerator, CHECKPOINT_KIND, resume, callbacks, data=data,
+    with only_run_in(settings.out, accelerator), tracked(settings, accelerator, resume) as track:
+        loop = Loop(run, settings, accelerator, CHECKPOINT_KIND, resume, (*track, *callbacks), data=data,
                     parameters=run.num_parameters, classifier=run.classifier, **facts)  # fmt: skip
         if resume is None and accelerator.is_main_process:
             watch = "none" if run.val_batches is None else f"{num_val} {run.val_batches.source.part}".strip()
