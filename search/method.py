@@ -169,7 +169,7 @@ class SearchSettings:
     sync_bn: bool = setting(False, "BatchNorm statistics of the batches of all processes, as one process would have "
                                    "them; no: each has its own, and running ones are averaged before use")  # fmt: skip
     workers: int | None = setting(None, "processes that load data too large for memory; none: one a core, up to 16")
-    skip_unreadable: int = setting(0, "go on without at most so many images that cannot be read, in each process")
+    skip_unreadable: int = setting(0, "go on without at most so many images that cannot be read")
     log_with: tuple[Tracker, ...] = setting((), "trackers beside the log, each if it is installed: tensorboard, wandb, "
                                                "mlflow or all that are")  # fmt: skip
     time_budget: float | None = setting(None, "write a checkpoint and stop after this long", unit="s")

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from nas_zoo.data.augment import default_augment
 from nas_zoo.data.batches import Batches, in_groups, in_parts, whole_steps
-from nas_zoo.data.fingerprint import check_same_data, fingerprints
+from nas_zoo.data.fingerprint import data_state, fingerprints, take_up_data
 from nas_zoo.data.named import open_for_run, search_split
 from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.runs.checkpoint import load_optimizer
@@ -237,7 +237,7 @@ class Search:
     def state(self) -> dict[str, Any]:
         """Without sync_bn the running statistics are those of the first process; see ``own_statistics``."""
         return {
-            "data": self.data,
+            **data_state(self.source, self.data),
             "code": code_of(self.settings),
             "last_logits": self.last_logits,
             "supernet": self.supernet.state_dict(),
@@ -248,7 +248,7 @@ class Search:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Takes up what ``state`` gave; ValueError where the data are others."""
-        check_same_data([state["data"]], [self.source], [self.data])
+        take_up_data(state, [self.source], [self.data])
         check_marks(state.get("code", {}), code_of(self.settings))  # runs begun before there was any hold none
         self.supernet.load_state_dict(state["supernet"])
         self.method.load_state_dict(state["method"])

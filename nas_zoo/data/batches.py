@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,10 +27,12 @@ from nas_zoo.data.augment import (
     resized_crop_box,
 )
 from nas_zoo.data.sources import DEVICE_LIMIT_GB, ImageSource, UnreadableImage, checked_indices
+from nas_zoo.runs.distributed import is_first, merged_over_processes, world_size
 
 __all__ = ["Batches", "in_groups", "in_parts", "usual_workers", "whole_steps"]
 
 T = TypeVar("T")
+_AGREE_EVERY = 16  # batches between two counts of the unreadable images over all processes
 
 
 _MOST_WORKERS = 16  # on machines of many cores: each has its own part of the memory
@@ -235,20 +238,50 @@ class Batches:
 
     def _from_stream(self, epoch: int, batches: list[tuple[int, np.ndarray]]) -> Iterator[tuple[Tensor, Tensor]]:
         order = [[(epoch, index) for index in samples.tolist()] for _, samples in batches]
-        for (step, samples), (images, faults) in zip(batches, self._decoded(order), strict=True):
+        for number, ((step, samples), (images, faults)) in enumerate(
+            zip(batches, self._decoded(order), strict=True), 1
+        ):
+            for fault in faults.values():
+                self._skip(fault)
+            # In training all processes have as many batches, and come by here with the same one.
+            if self.drop_last and (number % _AGREE_EVERY == 0 or number == len(batches)):
+                self._agree()
             if faults:
-                for fault in faults.values():
-                    self.source.skips.add(fault, begun=True)
                 samples = np.delete(samples, list(faults))
                 if images is None and self.drop_last:
-                    raise UnreadableImage(f"no image of a batch can be read: {faults[0]}")
+                    samples, images = self._one_readable(order)
                 if images is None:
                     continue
                 if self.drop_last:  # a training batch keeps its size: it has some of its other images twice
-                    rows = np.resize(np.arange(len(samples)), len(samples) + len(faults))
+                    rows = np.resize(np.arange(len(samples)), self.batch_size // self.world)
                     samples, images = samples[rows], images[rows]
             images = images.to(self.device, non_blocking=True)
             yield self._finish(images, self._plan(epoch, samples), epoch, step)
+        if not self.drop_last:
+            self._agree()
+
+    def _skip(self, fault: str) -> None:
+        """Counts an unreadable image: at once, or where the processes agree, since the others wait for this one."""
+        skips = self.source.skips
+        if min(self.world, world_size()) == 1:
+            skips.add(fault, begun=True)
+        elif fault not in skips.found:
+            skips.noted.add(fault)
+
+    def _agree(self) -> None:
+        if min(self.world, world_size()) > 1:
+            skips = self.source.skips
+            skips.agree(merged_over_processes(skips.noted, self.device), tell=is_first())
+
+    def _one_readable(self, order: list[list[Sample]]) -> tuple[np.ndarray, Tensor]:
+        """For a batch that has none: the first of this process's images that can be read."""
+        decoding = self._decoding()
+        fault: Tensor | str = ""
+        for sample in chain.from_iterable(order):
+            fault = decoding[sample]
+            if isinstance(fault, Tensor):
+                return np.array([sample[1]]), fault[None]
+        raise UnreadableImage(f"no image can be read: {fault}")
 
     def _decoded(self, order: list[list[Sample]]) -> Iterator[tuple[Any, dict[int, str]]]:
         """`_collated` of each batch, from the loader that is kept unless another epoch has it."""
@@ -263,7 +296,7 @@ class Batches:
 
     def _new_loader(self) -> DataLoader[Any]:
         return DataLoader(
-            _Decoding(self.source, self.image_size, self.augment, self.seed, self.mean),
+            self._decoding(),
             batch_sampler=_Order(),
             num_workers=self.workers,
             persistent_workers=self.shuffle and self.workers > 0,
@@ -271,6 +304,9 @@ class Batches:
             generator=torch.Generator(),  # its own, or the loader would draw from the global one on every start
             collate_fn=_collated,
         )
+
+    def _decoding(self) -> _Decoding:
+        return _Decoding(self.source, self.image_size, self.augment, self.seed, self.mean)
 
     def _plan(self, epoch: int, samples: np.ndarray) -> Tensor:
         """(n, 7) int64 on the device: row, label, top, left, mirrored, cutout y, cutout x. One transfer a batch."""

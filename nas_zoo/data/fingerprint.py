@@ -10,9 +10,10 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -20,9 +21,10 @@ from tqdm import tqdm
 
 from nas_zoo.data.index import Facts, one_at_a_time
 from nas_zoo.data.sources import ImageFiles, ImageSource
+from nas_zoo.runs.distributed import is_first
 from nas_zoo.runs.files import write_text
 
-__all__ = ["FileIndex", "check_same_data", "fingerprint", "fingerprints", "is_same_data"]
+__all__ = ["FileIndex", "data_state", "fingerprint", "fingerprints", "is_same_data", "take_up_data"]
 
 _INDEX_NAME = "data_index.jsonl"  # in the folder of a run
 
@@ -131,12 +133,22 @@ def fingerprints(sources: Sequence[ImageSource], folder: Path, accelerator: Acce
         return [fingerprint(source, index) for source in sources]
 
 
-def check_same_data(saved: Sequence[str], sources: Sequence[ImageSource], now: Sequence[str]) -> None:
-    """ValueError where a checkpoint's fingerprints are not those of the sources: see ``is_same_data``."""
+def data_state(source: ImageSource, now: Sequence[str] | str) -> dict[str, Any]:
+    """What a checkpoint holds of the data: fingerprints, and which images the run has gone on without."""
+    return {"data": now, "unreadable": sorted(source.skips.found)}
+
+
+def take_up_data(state: Mapping[str, Any], sources: Sequence[ImageSource], now: Sequence[str]) -> None:
+    """Takes up what ``data_state`` gave. ValueError where a fingerprint is none of the sources': see ``is_same_data``.
+
+    UnreadableImage where the run has met more unreadable images than it may go on without.
+    """
+    saved = [state["data"]] if isinstance(state["data"], str) else state["data"]
     if not is_same_data(saved, sources, now):
         raise ValueError(
             f"data={sources[0].name!r} holds other images or labels than the data the checkpoint was made with"
         )
+    sources[0].skips.agree(map(str, state.get("unreadable", ())), tell=is_first())
 
 
 def is_same_data(saved: Sequence[str], sources: Sequence[ImageSource], now: Sequence[str]) -> bool:

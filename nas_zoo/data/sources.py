@@ -17,13 +17,8 @@ from tqdm import tqdm
 
 from nas_zoo.data import index
 from nas_zoo.data.index import Facts, Names
-from nas_zoo.data.pictures import (
-    DECODE_ERRORS,
-    Part,
-    decode,
-    open_picture,
-    read_file,
-)
+from nas_zoo.data.pictures import DECODE_ERRORS, Part, decode, open_picture, read_file
+from nas_zoo.runs.ending import Agreed
 
 __all__ = [
     "ImageFiles",
@@ -48,27 +43,47 @@ class UnreadableImage(ValueError):
     """One image that cannot be read; the text names it."""
 
 
-class Skips:
-    """The images that a program goes on without, each named once; one more than `limit` ends it. Of this process.
+class TooManyUnreadable(UnreadableImage, Agreed):
+    """More of them than the program may go on without, counted over all processes."""
 
-    offered: whether the program has a setting skip_unreadable, which its errors then speak of.
+
+class Skips:
+    """The images that a program goes on without, each named once; more than `limit` over all processes end it.
+
+    offered: whether the program has a setting skip_unreadable, which its errors then speak of. noted: what this process
+    has found and the others have not been told of.
     """
 
     def __init__(self, limit: int = 0, offered: bool = False) -> None:
         self.limit, self.offered = limit, offered
         self.found: set[str] = set()
+        self.noted: set[str] = set()
 
     def add(self, error: str, begun: bool = False) -> None:
         """Counts one more; UnreadableImage if there are too many now. begun: a run would have to be resumed."""
-        if error in self.found:
-            return
-        if len(self.found) >= self.limit:
-            many = f" ({self.limit} others were skipped before)" if self.limit else ""
-            flag = f"--skip-unreadable {len(self.found) + 1}"
+        self._count({error} - self.found, begun, UnreadableImage, tell=True)
+
+    def agree(self, noted: Iterable[str], tell: bool) -> None:
+        """Counts what all processes have noted; each calls it at the same place, and one of them tells it."""
+        self.noted = set()
+        new = set(noted) - self.found
+        try:
+            self._count(new, True, TooManyUnreadable, tell)
+        finally:
+            self.found |= new  # the state that is saved now has gone on without them
+
+    def _count(self, new: set[str], begun: bool, too_many: type[UnreadableImage], tell: bool) -> None:
+        many = len(self.found) + len(new)
+        if new and many > self.limit:
+            before = f" ({self.limit} others were skipped before)" if self.limit and len(self.found) else ""
+            flag = f"--skip-unreadable {many}"
             cure = f"go on without it: --resume {flag}" if begun else f"replace or remove it, or leave it out: {flag}"
-            raise UnreadableImage(f"{error}{many}; {cure if self.offered else 'replace or remove it'}")
-        self.found.add(error)
-        logger.warning("%s; skipped (%d of at most %d)", error, len(self.found), self.limit)
+            words = "; ".join(sorted(new))
+            raise too_many(f"{words}{before}; {cure if self.offered else 'replace or remove it'}")
+        for error in sorted(new):
+            self.found.add(error)
+            if tell:
+                logger.warning("%s; skipped (%d of at most %d)", error, len(self.found), self.limit)
 
 
 @dataclass(frozen=True, eq=False)

@@ -35,8 +35,10 @@ __all__ = [
     "average_tensors",
     "convert_global_batch_norm",
     "gather_statistics",
+    "is_first",
     "keep_freed_memory",
     "max_over_processes",
+    "merged_over_processes",
     "start_accelerator",
     "sum_over_processes",
     "take_statistics",
@@ -55,6 +57,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def is_first() -> bool:
+    """Whether this is the one of all processes that tells things."""
+    return world_size() == 1 or dist.get_rank() == 0
+
+
 def sum_over_processes(values: Tensor) -> Tensor:
     """The sum of `values` over all processes, same shape; what an evaluation's counts need."""
     return _all_reduced(values, "sum")
@@ -71,6 +78,15 @@ def total_over_processes(values: Tensor, device: torch.device) -> Tensor:
 def max_over_processes(values: Tensor) -> Tensor:
     """The elementwise maximum of `values` over all processes."""
     return _all_reduced(values, "max")
+
+
+def merged_over_processes(words: set[str], device: torch.device) -> set[str]:
+    """What any process has, on each; one small collective by way of `device` where there is nothing."""
+    if world_size() == 1 or not sum_over_processes(torch.tensor(float(len(words)), device=device)):
+        return words
+    gathered: list[set[str]] = [set()] * world_size()
+    dist.all_gather_object(gathered, words)
+    return set().union(*gathered)
 
 
 def _all_reduced(values: Tensor, operation: str) -> Tensor:

@@ -35,10 +35,14 @@ from typing import ParamSpec
 
 from nas_zoo.text import plain
 
-__all__ = ["Finding", "program", "run_program", "stopped"]
+__all__ = ["Agreed", "Finding", "program", "run_program", "stopped"]
 
 P = ParamSpec("P")
 _NO_MEMORY = re.compile("out of memory|allocate memory|not enough memory|[Ff]ailed to allocate")
+
+
+class Agreed(ValueError):
+    """A mistake that every process of a run raises at the same place, so that they can still save its state."""
 
 
 class Finding(ValueError):

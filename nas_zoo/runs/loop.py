@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from nas_zoo.runs.checkpoint import check_finite, check_place, save_checkpoint, taking_up
 from nas_zoo.runs.distributed import average_buffers, gather_statistics, take_statistics, total_over_processes
+from nas_zoo.runs.ending import Agreed
 from nas_zoo.runs.facts import cautions, peak_memory_gb, run_facts
 from nas_zoo.runs.launch import in_force, told_in_force
 from nas_zoo.runs.log import RunLog
@@ -130,11 +131,9 @@ class Loop:
                 self.log.take_up(resume["log_lines"], resume["settings"], changeable=CHANGEABLE)
             self.log.event("resumed", epoch=self.epoch + 1, iteration=self.step, commit=facts["commit"])
             before, now = resume.get("processes"), accelerator.num_processes
-            others = (
-                f"; it goes on with {now} instead of {before} processes"
-                if isinstance(before, int) and before != now
-                else ""
-            )
+            others = ""
+            if isinstance(before, int) and before != now:
+                others = f"; it goes on with {now} instead of {before} processes"
             where = f"resumed at epoch {self.epoch + 1}, iteration {self.step} of {program.steps}{others}"
             self._tell(where, told_in_force(force))
         self._begun = time.monotonic()
@@ -225,12 +224,12 @@ class Loop:
     def _kept_on_error(self) -> Iterator[None]:
         """Saves the state where data cannot be had, such as an image that turns out to be damaged.
 
-        With several processes the last checkpoint stays as it is: the others are waiting elsewhere.
+        With several processes the last checkpoint stays as it is, unless all of them are here and not elsewhere.
         """
         try:
             yield
-        except (ValueError, OSError):
-            if self.accelerator.num_processes == 1:
+        except (ValueError, OSError) as error:
+            if self.accelerator.num_processes == 1 or isinstance(error, Agreed):
                 self._save()
                 self._tell(f"the state is saved: {self.checkpoint}")
             raise

@@ -207,7 +207,7 @@ class TrainSettings:
     sync_bn: bool = setting(False, "BatchNorm statistics of the batches of all processes, as one process would have "
                                    "them; no: each has its own, and running ones are averaged before use")  # fmt: skip
     workers: int | None = setting(None, "processes that load data too large for memory; none: one a core, up to 16")
-    skip_unreadable: int = setting(0, "go on without at most so many images that cannot be read, in each process")
+    skip_unreadable: int = setting(0, "go on without at most so many images that cannot be read")
     eval_every: int = setting(1, "epochs between two looks at the held-out part; 0: none on the way")
     test_curve: bool = setting(False, "look at the test split then too; shown and logged, used for nothing")
     log_with: tuple[Tracker, ...] = setting((), "trackers beside the log, each if it is installed: tensorboard, wandb, "

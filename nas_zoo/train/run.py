@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 from nas_zoo.data.augment import epoch_order, hard_labels, random_draws
 from nas_zoo.data.batches import Batches, in_groups, in_parts, whole_steps
-from nas_zoo.data.fingerprint import check_same_data, fingerprints
+from nas_zoo.data.fingerprint import data_state, fingerprints, take_up_data
 from nas_zoo.data.named import SPLITS, open_for_run
 from nas_zoo.genotype import Genotype
 from nas_zoo.models.depthwise import strided_pointwise
@@ -260,7 +260,7 @@ class Training:
         """Without sync_bn the running statistics are those of the first process; see ``own_statistics``."""
         return {
             "model_args": self.model_args,
-            "data": self.data,
+            **data_state(self.source, self.data),
             "trained": self.trained.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
@@ -268,7 +268,7 @@ class Training:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Takes up what ``state`` gave; ValueError where the data are others."""
-        check_same_data(state["data"], self.sources, self.data)
+        take_up_data(state, self.sources, self.data)
         self.trained.load_state_dict(state["trained"])
         load_optimizer(self.optimizer, state["optimizer"])
         if self.ema is not None:

@@ -1,6 +1,9 @@
 """Search and training on data as people have them: three parts, a damaged file in the middle, pixels that change."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from nas_zoo.data.named import open_source, search_split
 from nas_zoo.search import run as search_run
 from nas_zoo.train import run as train_run
 
+ROOT = Path(__file__).parents[2]
 TRAIN = ["--recipe", "quick", "--model", "cell_net_cifar", "--init-channels", "4", "--num-cells", "3",
          "--batch-size", "8", "--workers", "0", "--eval-every", "1"]  # fmt: skip
 SEARCH = ["--method", "edas", "--num-cells", "3", "--init-channels", "2", "--batch-size", "4", "--workers", "0",
@@ -83,6 +87,33 @@ def test_a_truncated_file_ends_a_streamed_run_in_one_line_and_it_can_go_on(
     assert [[line.get(f) for f in figures] for line in epochs(again)] == [
         [line.get(f) for f in figures] for line in epochs(out)
     ]
+
+
+@pytest.mark.slow
+def test_unreadable_files_of_a_streamed_set_are_counted_over_all_processes_and_the_state_is_saved(
+    tmp_path: Path,
+) -> None:
+    place = photographs(tmp_path / "big", side=96, train=8, val=2)
+    for name in ("cat/03.png", "dog/05.png"):
+        file = place / "train" / name
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launch += [str(ROOT / "tests" / "stream_two_processes.py"), "--out", str(tmp_path / "r")]
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*launch, *words], env=environment, capture_output=True, text=True, timeout=300)
+
+    begin = ["--epochs", "1", "--batch-size", "2", "--data", str(place), "--image-size", "96"]  # of a process one row
+    done = run(*TRAIN[: TRAIN.index("--batch-size")], *begin, "--skip-unreadable", "1")
+    assert done.returncode != 0
+    assert f"the state is saved: {tmp_path / 'r' / 'checkpoint.pt'}" in done.stdout
+    assert "go on without it: --resume --skip-unreadable 2" in done.stderr
+    done = run("--resume", "--skip-unreadable", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("skipped (2 of at most 2)") == 1
+    (line,) = epochs(tmp_path / "r")
+    assert (line["unreadable"], line["train"]["n"]) == (2, 16)
 
 
 @pytest.mark.parametrize("streamed", [False, True])
