@@ -35,6 +35,7 @@ from nas_zoo.models.layout import find_live
 from nas_zoo.models.network import CellNet
 from nas_zoo.runs.distributed import average_buffers, sum_over_processes
 from nas_zoo.search.supernet import EdgeMixing, Mixing, SearchSpace, Supernet
+from nas_zoo.text import counted
 
 __all__ = [
     "CONFIGURATIONS",
@@ -535,6 +536,6 @@ def gap_table(gap: Mapping[str, Any], images: int) -> str:
                          f"{100 * before:6.2f} -> {100 * after:6.2f} ({100 * (after - before):+.2f})")  # fmt: skip
         lines.append(tuple(cells))
     widths = [max(len(line[i]) for line in lines) for i in range(5)]
-    title = f"held-out accuracy in percent, supernet -> after discretization, {images} images"
+    title = f"held-out accuracy in percent, supernet -> after discretization, {counted(images, 'image')}"
     rows = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     return "\n".join([title, *rows])

@@ -40,6 +40,7 @@ from nas_zoo.runs.ending import Finding, program
 from nas_zoo.runs.facts import run_facts
 from nas_zoo.runs.files import write_json
 from nas_zoo.runs.settings import Parser, add_flags, given_flags, require, require_least, setting, settings_from
+from nas_zoo.text import counted
 
 __all__ = [
     "TOLERANCES", "AccuracyLost", "CheckError", "Disagrees", "FixedBatch", "NotFinite", "NotOnnx", "NotSelfContained",
@@ -319,7 +320,7 @@ def _check_self_contained(proto: onnx.ModelProto, name: str) -> None:
     if outside:
         places = {entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"}
         raise NotSelfContained(
-            f"{name}: {len(outside)} tensors lie in {', '.join(sorted(places))}; the file must hold all its weights"
+            f"{name}: {len(outside)} tensor(s) lie in {', '.join(sorted(places))}; the file must hold all its weights"
         )
 
 
@@ -377,7 +378,7 @@ def _check_shapes(
 
 def _failure(figures: dict[str, Any], allowed: Tolerance) -> CheckError | None:
     name, top1 = figures["file"], figures["top1"]
-    of = f"of {figures['n']} images ({figures['images']})"
+    of = f"of {counted(figures['n'], 'image')} ({figures['images']})"
     part = figures["top1_agreement"]
     agreement = "classes were not compared, on noise" if part is None else f"same class for {part:.2%} {of}"
     if figures["largest_difference"] > allowed.difference:
@@ -405,7 +406,7 @@ def summary(figures: Mapping[str, Any]) -> str:
     return (
         f"{figures['file']}: {figures['bytes'] / 1e6:.2f} MB, differs by {figures['largest_difference']:.1e} at most "
         f"({'' if limit is None else f'of {limit:.1e} allowed, '}batches {', '.join(map(str, figures['batches']))}), "
-        f"{classes}; {figures['n']} images of {figures['images']}{random}"
+        f"{classes}; {counted(figures['n'], 'image')} of {figures['images']}{random}"
     )
 
 

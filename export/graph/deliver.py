@@ -24,6 +24,7 @@ from nas_zoo.export.graph.real_images import RealImages
 from nas_zoo.export.graph.variants import LAYOUTS, float16_variant, to_bytes, with_preprocessing
 from nas_zoo.export.runtime.classifier import OnnxClassifier
 from nas_zoo.runs.files import staged, write_bytes, write_json
+from nas_zoo.text import counted
 
 __all__ = ["Forms", "deliver"]
 
@@ -109,7 +110,7 @@ def deliver(
             if stem == "model_fp16":
                 proto = float16_variant(float32)
             elif stem == "model_int8":
-                say(f"calibrating on {len(calibration or ())} images")
+                say(f"calibrating on {counted(len(calibration or ()), 'image')}")
                 proto = _int8(float32, path, calibration, forms)
             finish(f"{stem}.onnx", proto)
             if forms.layout is not None:

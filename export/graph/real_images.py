@@ -16,6 +16,7 @@ from nas_zoo.data.pictures import open_picture
 from nas_zoo.data.sources import ImageFiles
 from nas_zoo.data.tables import is_table
 from nas_zoo.export.runtime.classifier import ImageLike
+from nas_zoo.text import counted
 
 __all__ = ["RealImages", "real_images"]
 
@@ -96,7 +97,7 @@ def real_images(
             f"({', '.join(list(classes)[:3])} ...)"
         )
     if num_classes is not None and num_classes != len(source.classes):
-        raise ValueError(f"{place}: {len(source.classes)} classes, the model has {num_classes}")
+        raise ValueError(f"{place}: {counted(len(source.classes), 'class', 'classes')}, the model has {num_classes}")
     rows = _evenly(len(source), limit)
     images: Sequence[ImageLike] = (
         [source.image(int(i)) for i in rows] if source.files is None else _Pictures(source.files.subset(rows))

@@ -42,6 +42,7 @@ from nas_zoo.models.results import HUB_FILE, file_sha256, network_errors
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import staged, write_json, write_text, write_weights
 from nas_zoo.runs.settings import Parser, whole
+from nas_zoo.text import counted
 
 __all__ = ["Outcome", "Plan", "main", "plan", "publish", "stage"]
 
@@ -163,7 +164,7 @@ class Plan:
         width = max(map(len, self.states), default=0)
         lines += [f"  {self.states[n]:<10}{n:<{width}}  {self.sizes.get(n, 0):>12,} bytes" for n in sorted(self.states)]
         total = sum(self.sizes[name] for name in self.to_send)
-        lines.append(f"{len(self.to_send)} of {len(self.sizes)} files to send, {total:,} bytes")
+        lines.append(f"{len(self.to_send)} of {counted(len(self.sizes), 'file')} to send, {total:,} bytes")
         return "\n".join(lines)
 
 

@@ -41,6 +41,7 @@ from nas_zoo.runs.ending import program
 from nas_zoo.runs.facts import run_facts
 from nas_zoo.runs.files import write_text
 from nas_zoo.runs.settings import Parser, add_flags, given_flags, require, require_least, setting, settings_from
+from nas_zoo.text import counted
 
 __all__ = ["COLUMNS", "RUNTIMES", "BenchSettings", "Timing", "bench_model", "measure", "write_csv"]
 
@@ -500,7 +501,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     cells = [shown, *(tuple("" if row[c] is None else str(row[c]) for c in shown) for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(shown))]
     first = rows[0]
-    head = f"{first['model']} on {first['device_name']} ({first['threads']} threads, {first['versions']})"
+    head = f"{first['model']} on {first['device_name']} ({counted(first['threads'], 'thread')}, {first['versions']})"
     return "\n".join(
         [head, *("  ".join(text.rjust(w) for text, w in zip(line, widths, strict=True)) for line in cells)]
     )

@@ -33,6 +33,7 @@ from nas_zoo.data import index
 from nas_zoo.data.index import Names
 from nas_zoo.data.pictures import EXTENSIONS, MAX_FILE_BYTES
 from nas_zoo.data.sources import ImageFiles
+from nas_zoo.text import counted
 
 __all__ = [
     "FileTree",
@@ -60,6 +61,7 @@ _ARCHIVE_ERRORS = (
 )  # fmt: skip
 _NOTES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _ENCRYPTED, _UTF8 = 1, 0x800  # bits of a zip member's flags
+_DESCRIPTORS = (0, 12, 16, 20, 24)  # bytes that may follow a member: its checksum and sizes
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip's member: signature ... lengths of its name and of what follows
 
 
@@ -181,7 +183,7 @@ def tell_left_out(place: Path, used: int, left_out: Counter[str]) -> None:
         return
     kinds = ", ".join(f"{count} {kind}" for kind, count in left_out.most_common(8))
     more = sum(left_out.values()) - sum(count for _, count in left_out.most_common(8))
-    line = f"{place}: {used} images read, {sum(left_out.values())} other files left out: {kinds}"
+    line = f"{place}: {counted(used, 'image')} read, {counted(sum(left_out.values()), 'other file')} left out: {kinds}"
     line += f", {more} of other kinds" if more else ""
     if line not in _told:
         _told.add(line)
@@ -412,9 +414,10 @@ def _members(stream: IO[bytes], name: str) -> Iterator[tarfile.TarInfo]:
 def list_zip(place: Path) -> FileTree:
     """The image members of a zip, sorted by name: stored or deflated, read in place, their checksums compared.
 
-    The same guards as for a tar; ValueError for an encrypted member or another compression, too.
+    The same guards as for a tar; ValueError for an encrypted member or another compression, too, and where a member
+    lies in the file that its directory does not list.
     """
-    listing = _Listing(place)
+    listing, spans = _Listing(place), list[tuple[int, int]]()
     try:
         with zipfile.ZipFile(place) as archive, open(place, "rb") as stream:
             infos = archive.infolist()
@@ -423,26 +426,42 @@ def list_zip(place: Path) -> FileTree:
                 kind = stat.S_IFMT(info.external_attr >> 16)
                 is_folder = shown.endswith("/")
                 name = listing.wants(shown, info.file_size, is_folder, kind in (0, stat.S_IFREG))
+                stream.seek(info.header_offset)
+                signature, *lengths = _LOCAL_HEADER.unpack(stream.read(_LOCAL_HEADER.size))
+                start = info.header_offset + _LOCAL_HEADER.size + sum(lengths)
+                spans.append((info.header_offset, start + info.compress_size))
                 if name is None:
                     continue
                 if info.flag_bits & _ENCRYPTED:
                     raise _Refused(f"{str(place)!r}: member {shown!r} is encrypted; pack it anew without a password")
                 if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     raise _Refused(f"{str(place)!r}: member {shown!r} is packed in a rare way; pack anew with deflate")
-                stream.seek(info.header_offset)
-                signature, *lengths = _LOCAL_HEADER.unpack(stream.read(_LOCAL_HEADER.size))
-                start = info.header_offset + _LOCAL_HEADER.size + sum(lengths)
                 encoding = "utf-8" if info.flag_bits & _UTF8 else "cp437"
                 same_name = stream.read(lengths[0]).decode(encoding, "replace") == info.orig_filename
                 if not same_name or signature != b"PK\x03\x04" or start + info.compress_size > place.stat().st_size:
                     raise _Refused(f"{str(place)!r} is damaged at byte {info.header_offset}, member {shown!r}")
                 size = -1 if info.compress_type == zipfile.ZIP_STORED else info.file_size
                 listing.found[name] = (start, info.compress_size, size, info.CRC, 0)
+            _check_unlisted(place, stream, spans, archive.start_dir)
     except _ARCHIVE_ERRORS as error:
         if isinstance(error, _Refused):
             raise ValueError(str(error)) from None
         raise ValueError(f"{str(place)!r} is damaged, or no zip: {error or type(error).__name__}; {KINDS}") from None
     return listing.tree(in_place=True)
+
+
+def _check_unlisted(place: Path, stream: IO[bytes], spans: list[tuple[int, int]], end: int) -> None:
+    """_Refused where between the members listed, each (begin, end), the header of another lies."""
+    at = 0
+    for begin, behind in [*sorted(spans), (end, end)]:
+        stream.seek(at)
+        between = stream.read(min(max(begin - at, 0), 64))
+        if (found := between.find(b"PK\x03\x04")) in _DESCRIPTORS:
+            raise _Refused(
+                f"{str(place)!r} holds a member at byte {at + found} that its directory does not list, so that it is "
+                "damaged, or two zips in one file; pack it anew"
+            )
+        at = max(at, behind)
 
 
 def nfc(text: str) -> str:

@@ -36,6 +36,7 @@ from nas_zoo.data.sources import (
     decode_readable,
 )
 from nas_zoo.data.tables import Columns, csv_paths, is_table, open_table
+from nas_zoo.text import counted
 
 __all__ = [
     "NAMES",
@@ -170,7 +171,7 @@ def search_split(source: ImageSource, seed: int) -> tuple[np.ndarray, np.ndarray
     A seeded permutation cut in the middle, as in DARTS; of an odd number the alphas get one more.
     """
     if len(source) < 2:
-        raise ValueError(f"{source.name} has {len(source)} image(s); a search needs two halves")
+        raise ValueError(f"{source.name} has {counted(len(source), 'image')}; a search needs two halves")
     order = epoch_order(seed, -1, np.arange(len(source)))  # epoch -1: not the order of any epoch of training
     half = len(source) // 2
     return order[:half], order[half:]

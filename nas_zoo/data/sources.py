@@ -19,6 +19,7 @@ from nas_zoo.data import index
 from nas_zoo.data.index import Facts, Names
 from nas_zoo.data.pictures import DECODE_ERRORS, Part, decode, open_picture, read_file
 from nas_zoo.runs.ending import Agreed
+from nas_zoo.text import counted
 
 __all__ = [
     "ImageFiles",
@@ -75,7 +76,7 @@ class Skips:
     def _count(self, new: set[str], begun: bool, too_many: type[UnreadableImage], tell: bool) -> None:
         many = len(self.found) + len(new)
         if new and many > self.limit:
-            before = f" ({self.limit} others were skipped before)" if self.limit and len(self.found) else ""
+            before = f" ({counted(self.limit, 'other')} skipped before)" if self.limit and len(self.found) else ""
             flag = f"--skip-unreadable {many}"
             cure = f"go on without it: --resume {flag}" if begun else f"replace or remove it, or leave it out: {flag}"
             words = "; ".join(sorted(new))
@@ -285,7 +286,7 @@ class ImageSource:
         if count and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
             raise ValueError(
                 f"{self.name}: labels from {self.labels.min()} to {self.labels.max()} do not fit its "
-                f"{len(self.classes)} classes"
+                f"{counted(len(self.classes), 'class', 'classes')}"
             )
         if self.images is not None and (
             self.images.ndim != 4 or self.images.dtype != np.uint8 or self.images.shape[3] != self.in_chans
@@ -296,7 +297,7 @@ class ImageSource:
             )
         for what, held in (("images", self.images), ("files", self.files)):
             if held is not None and len(held) != count:
-                raise ValueError(f"{self.name}: {len(held)} {what} for {count} labels")
+                raise ValueError(f"{self.name}: {len(held)} {what} for {counted(count, 'label')}")
         if len(self.mean) != self.in_chans or len(self.std) != self.in_chans:
             raise ValueError(f"{self.name}: mean {self.mean} and std {self.std} must have {self.in_chans} values each")
 

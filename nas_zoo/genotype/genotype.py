@@ -165,10 +165,10 @@ def _check_labels(record: dict[str, Any]) -> None:
 
 
 def decoded(data: bytes, what: str) -> str:
-    """The UTF-8 text; ValueError for what is too large or binary."""
+    """The UTF-8 text, or UTF-16 that begins with its mark; ValueError for what is too large or binary."""
     check_size(len(data), what, MAX_BYTES)
-    try:
-        text = data.decode("utf-8-sig")
+    try:  # PowerShell's `>` writes UTF-16
+        text = data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{what} must be UTF-8 text: binary or not UTF-8 at byte {error.start}") from error
     if "\0" in text:

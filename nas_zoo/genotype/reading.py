@@ -2,8 +2,8 @@
 
 Names come from the catalog, JSON of this package's schema from genotype.py, and everything else from the dialects,
 which are asked in order. Text may be anything that a genotype stands in: a log line with its time stamp, a module of
-assignments, Markdown, a printed dictionary. Where several different ones stand in it, which is asked for by its name or
-its line, as genotypes.py:DARTS_V2 or log.txt:1203.
+assignments, Markdown, a notebook, a printed dictionary. Where several different ones stand in it, which is asked for by
+its name or its line, as genotypes.py:DARTS_V2 or log.txt:1203.
 
 Everything a user can get wrong is a ValueError that names the place, the value found and what would do. Nothing read
 here is ever executed.
@@ -213,6 +213,8 @@ def _in_text(text: str, nested: bool = False) -> list[_Found]:
     if start in ("{", "[", '"') and not nested:
         try:
             value = parse_json(text)
+            if isinstance(value, dict) and "nbformat" in value:
+                return _in_text(_notebook_text(value.get("cells")), True)
             return _in_text(value, True) or [_whole(value)] if isinstance(value, str) else _in_value(value)
         except NoJson as error:
             problem = error
@@ -236,6 +238,26 @@ def _in_text(text: str, nested: bool = False) -> list[_Found]:
     if not found and problem is not None:
         raise problem
     return found
+
+
+def _notebook_text(cells: Any) -> str:
+    """What stands in the cells of a Jupyter notebook and in their outputs, one below the other."""
+    parts: list[str] = []
+
+    def add(value: Any) -> None:  # a text, or a list of its lines
+        lines = value if isinstance(value, list) else [value]
+        parts.append("".join(line for line in lines if isinstance(line, str)))
+
+    for cell in cells if isinstance(cells, list) else ():
+        if isinstance(cell, dict):
+            add(cell.get("source"))
+            outputs = cell.get("outputs")
+            for output in outputs if isinstance(outputs, list) else ():
+                if isinstance(output, dict):
+                    add(output.get("text"))
+                    data = output.get("data")
+                    add(data.get("text/plain") if isinstance(data, dict) else None)
+    return "\n".join(parts)
 
 
 def _enas(numbers: list[int]) -> Genotype:

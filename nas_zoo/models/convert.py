@@ -33,6 +33,7 @@ from nas_zoo.models.layout import LAYOUTS, reduction_cells
 from nas_zoo.models.load import StateDict, read_state_dict, state_dict_of
 from nas_zoo.models.network import CellNet
 from nas_zoo.runs.files import write_weights
+from nas_zoo.text import counted
 
 __all__ = ["Original", "convert_checkpoint", "convert_state_dict", "describe"]
 
@@ -207,8 +208,8 @@ def convert_checkpoint(
     auxiliary = sum(key.startswith("auxiliary_head.") for key in state)
     used = {f"{name}." for name in _names(cells, found).values()}
     idle = sum(not key.startswith("auxiliary_head.") and f"{key.rpartition('.')[0]}." not in used for key in state)
-    counted = ((auxiliary, "the auxiliary head"), (idle, "parts that do not reach the logits"))
-    left_out = [f"{n} tensors of {what}" for n, what in counted if n]
+    sums = ((auxiliary, "the auxiliary head"), (idle, "parts that do not reach the logits"))
+    left_out = [f"{counted(n, 'tensor')} of {what}" for n, what in sums if n]
     narrow = CellNet(cells, found.layout, 4, found.num_cells, pool_bn=found.pool_bn, device="meta")
     names = {key for key, _ in narrow.named_parameters()}
     size = sum(value.numel() for key, value in converted.items() if key in names)

@@ -13,6 +13,7 @@ from html import escape
 from typing import NamedTuple
 
 from nas_zoo.genotype import Cell
+from nas_zoo.text import counted
 
 __all__ = [
     "Line",
@@ -224,7 +225,7 @@ def lines(
         for s, i in ends
         for first in [next(v for v in s.values if v is not None)]
     )
-    return _svg(WIDTH, height, title, f"{last} epochs: {told}" if told else "no epoch yet", body)
+    return _svg(WIDTH, height, title, f"{counted(last, 'epoch')}: {told}" if told else "no epoch yet", body)
 
 
 def tile(

@@ -33,7 +33,7 @@ from nas_zoo.runs.settings import Parser
 from nas_zoo.search.report import figures
 from nas_zoo.search.report.figures import Line, Pair, short
 from nas_zoo.search.report.history import Run, dig, read_runs
-from nas_zoo.text import fill
+from nas_zoo.text import counted, fill
 
 __all__ = ["main", "page", "style_sheet", "write_report"]
 
@@ -218,7 +218,7 @@ def _gap_pairs(run: Run) -> list[Pair]:
         if row["cells"] == run.rule and ("found", row["epoch"]) in seen:
             continue
         edges = "+".join(str(row["edges"][kind]) for kind in KINDS)
-        name = f"{run.row_name(row)}, {edges} edges" + f", epoch {row['epoch']}" * (row["epoch"] != run.done)
+        name = f"{run.row_name(row)}, {counted(edges, 'edge')}" + f", epoch {row['epoch']}" * (row["epoch"] != run.done)
         pairs.append(Pair(name, row["before"]["running"], row["running"], "s0"))
         if row["reestimated"] is not None:
             pairs.append(Pair(f"{name}, re-estimated", row["before"]["reestimated"], row["reestimated"], "s1"))
@@ -430,7 +430,7 @@ def _cells(run: Run) -> list[Row]:
         for kind in KINDS:
             cell = genotype.cell(kind)
             svg = figures.cell_rails(f"{_title(kind)} of {run.label}, {rules}", cell)
-            shown.append(_figure(_title(kind), svg, f"{sum(map(len, cell.nodes))} edges"))
+            shown.append(_figure(_title(kind), svg, counted(sum(map(len, cell.nodes)), "edge")))
         parts.append({"rules": rules, "figures": shown})
     return parts
 
@@ -488,7 +488,7 @@ def _machine(runs: Sequence[Run]) -> Row:
         ("commit", lambda r: _commit(r.facts.get("commit"))),
         ("versions", lambda r: ", ".join(f"{k} {v}" for k, v in (r.facts.get("versions") or {}).items())),
         ("data", _data),
-        ("time", lambda r: _of_last(r, "seconds", "{:,.0f} s", f" in {r.done} epochs")),
+        ("time", lambda r: _of_last(r, "seconds", "{:,.0f} s", f" in {counted(r.done, 'epoch')}")),
         ("peak memory", lambda r: _of_last(r, "peak_memory_gb", "{:.2f} GB")),
         ("stopped and resumed", _events),
         ("command", lambda r: str(r.facts.get("command", _NOTHING))),
@@ -519,7 +519,7 @@ def _commit(commit: Any) -> str:
 
 def _data(run: Run) -> str:
     name, images = dig(run.facts, "data", "name"), dig(run.facts, "data", "images")
-    return f"{name or _NOTHING}, {images or 0:,} training images, {run.classes} classes"
+    return f"{name or _NOTHING}, {counted(images or 0, 'training image')}, {run.classes} classes"
 
 
 def _events(run: Run) -> str:

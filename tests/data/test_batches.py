@@ -488,7 +488,7 @@ def test_skipped_images_leave_a_set_that_is_held(photographs):
     assert source.files is not None
     assert "y/1.png" not in source.files.names
     (photographs / "z" / "3.png").write_bytes(b"")
-    with pytest.raises(UnreadableImage, match=r"'z/3.png'.*\(1 others were skipped before\).*--skip-unreadable 2"):
+    with pytest.raises(UnreadableImage, match=r"'z/3.png'.*\(1 other skipped before\).*--skip-unreadable 2"):
         open_source(photographs, test_data=photographs, skips=Skips(1, offered=True))
 
 

@@ -11,12 +11,13 @@ import tarfile
 import unicodedata
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from nas_zoo.data.listing import list_folder, list_images
+from nas_zoo.data.listing import list_folder, list_images, list_zip
 from nas_zoo.data.named import open_parts, open_source
 from nas_zoo.export.graph.real_images import real_images
 from tests.data.test_sources import encoded, names, tree, write_folder, write_tar
@@ -108,6 +109,31 @@ def test_a_zip_is_read_like_a_tar(tmp_path: Path) -> None:
     assert open_source(backslashes).classes == ("cat", "dog", "owl")
 
 
+@pytest.mark.parametrize("lost", [0, 1, -1])
+def test_a_zip_whose_directory_has_lost_a_member_is_refused(tmp_path: Path, lost: int) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name, data in tree().items():
+            archive.writestr(name, data)
+        del archive.filelist[lost]
+    with pytest.raises(ValueError, match=r"a.zip' holds a member at byte \d+ that its directory does not list"):
+        list_images(tmp_path / "a.zip")
+
+
+def test_two_zips_in_one_file_are_refused_and_a_streamed_one_is_read(tmp_path: Path) -> None:
+    first, second = (write_zip(tmp_path / name, tree()).read_bytes() for name in ("a.zip", "b.zip"))
+    (tmp_path / "both.zip").write_bytes(first + second)
+    with pytest.raises(ValueError, match="two zips in one file"):
+        list_images(tmp_path / "both.zip")
+    (tmp_path / "begun.zip").write_bytes(b"#!/bin/sh\n" * 20 + first)  # as those that unpack themselves
+    with open(tmp_path / "streamed.zip", "wb") as file:
+        pipe = SimpleNamespace(write=file.write, flush=file.flush)  # it cannot seek: sizes then follow each member
+        with zipfile.ZipFile(pipe, "w") as archive:  # type: ignore[call-overload]
+            for name, data in tree().items():
+                archive.writestr(name, data)
+    assert len(list_images(tmp_path / "streamed.zip").files) == len(tree())
+    assert len(list_zip(tmp_path / "begun.zip").files) == len(tree())
+
+
 def test_a_zip_is_guarded_like_a_tar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = write_zip(tmp_path / "a.zip", tree(size=(40, 40)), zipfile.ZIP_STORED)
     data = place.read_bytes()
@@ -178,7 +204,7 @@ def test_a_member_that_occurs_twice_is_counted(tmp_path: Path, caplog: pytest.Lo
         member.size = len(encoded())
         archive.addfile(member, io.BytesIO(encoded()))
     open_parts(place)
-    assert "15 images read, 1 other files left out: 1 replaced by a later one of the same name" in caplog.text
+    assert "15 images read, 1 other file left out: 1 replaced by a later one of the same name" in caplog.text
 
 
 def test_a_folder_is_read_to_any_depth_and_links_that_lead_back_end(tmp_path: Path) -> None:

@@ -378,7 +378,7 @@ def test_a_folder_is_predicted_in_order_and_past_unreadable_files(
     assert all(path.name in reason for path, reason in results.errors)
     assert results.total == len(good) + len(bad)
     (left_out,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert "1 other files left out: 1 .txt" in left_out
+    assert "1 other file left out: 1 .txt" in left_out
 
 
 def test_one_unreadable_image_does_not_stop_the_others_and_is_named_once(

@@ -100,6 +100,29 @@ NNI1_FLAGS = nni1(
 NNI1_NO_SWITCH = {key: value for key, value in NNI1.items() if not key.endswith("switch")}
 NASLIB = tuple(tuple((source, OPERATIONS.index(name)) for name, source in edges) for edges in (NORMAL, REDUCE))
 
+
+def notebook(*cells: dict) -> str:
+    return json.dumps({"cells": list(cells), "metadata": {"language_info": {"name": "python"}}, "nbformat": 4,
+                       "nbformat_minor": 5}, indent=1)  # fmt: skip
+
+
+TEXT_CELL = {"cell_type": "markdown", "metadata": {}, "source": ["# The best cells {we} found\n", "Don't lose them."]}
+SHOWING = {"cell_type": "code", "execution_count": 1, "metadata": {}, "source": ["print(model.genotype())"]}
+LINES = WRAPPED.splitlines(keepends=True)
+NOTEBOOKS = {
+    "in a cell": notebook(TEXT_CELL, {**SHOWING, "source": ["BEST = ", *LINES], "outputs": []}),
+    "in a cell as one text": notebook(TEXT_CELL, {**SHOWING, "source": f"BEST = {WRAPPED}", "outputs": []}),
+    "printed": notebook(
+        TEXT_CELL,
+        {**SHOWING, "outputs": [{"name": "stdout", "output_type": "stream", "text": ["epoch 49\n", *LINES]}]},
+    ),
+    "shown": notebook(
+        TEXT_CELL,
+        {**SHOWING, "outputs": [{"data": {"text/plain": LINES, "image/png": "iVBORw0"}, "execution_count": 1,
+                                 "metadata": {}, "output_type": "execute_result"}]},
+    ),
+}  # fmt: skip
+
 FORMS = {
     "a log of a search": LOG,
     "numpy scalars in a repr": with_numpy(CALL),
@@ -130,7 +153,14 @@ FORMS = {
     "NASLib, a log line": f"[07/02 12:00:00 nl.optimizers]: Queried arch hash: {NASLIB}, accuracy 93.1",
     "deep in a result": json.dumps({"runs": [{"best": {"arch": {"seed": 1, "text": CALL}}}]}),
     "twice the same": f"epoch 1: {CALL}\nepoch 2: {CALL}\n",
+    "Python 2's repr": CALL.replace("('", "(u'"),
+    "a command line": f'python train.py --auxiliary --arch "{CALL}" --cutout',
+    "a YAML file's value": f'epochs: 600\ngenotype: "{CALL}"\n',
+    "a table in Markdown": f"| net | cells |\n| --- | --- |\n| ours | `{CALL}` |\n",
+    "a class's attribute": f"class Cells:\n    best = {CALL}\n",
+    "a field more that is None": f"{CALL[:-1]}, alphas_normal=None)",
 } | {f"after {stamp!r}": f"{stamp}{CALL}" for stamp in STAMPS}
+FORMS |= {f"a notebook, {where}": text for where, text in NOTEBOOKS.items()}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -140,6 +170,23 @@ def test_a_genotype_is_read_as_it_lies_about(form, tmp_path):
     assert load_genotype(path).digest == EXPECTED.digest
     if not form.startswith("after"):
         assert as_genotype(FORMS[form] if form.startswith(("Mark", "a log")) else path) == EXPECTED
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_the_encodings_that_windows_writes_are_read(encoding, tmp_path):
+    mark = "\ufeff" if encoding[-3:] in ("-le", "-be") else ""
+    (tmp_path / "cells.txt").write_bytes((mark + LOG.replace("\n", "\r\n")).encode(encoding))
+    assert load_genotype(tmp_path / "cells.txt") == EXPECTED
+
+
+def test_a_notebook_without_cells_or_with_several_says_so(tmp_path):
+    (tmp_path / "a.ipynb").write_text(notebook(TEXT_CELL))
+    with pytest.raises(ValueError, match="no call of Genotype"):
+        load_genotype(tmp_path / "a.ipynb")
+    (tmp_path / "a.ipynb").write_text(notebook({**SHOWING, "source": [f"A = {CALL}\n", f"B = {OTHER_CALL}"]}))
+    with pytest.raises(ValueError, match=r"2 different genotypes: A, B; say which, as a.ipynb:B"):
+        load_genotype(tmp_path / "a.ipynb")
+    assert load_genotype(f"{tmp_path / 'a.ipynb'}:B") == OTHER
 
 
 @pytest.mark.parametrize(
