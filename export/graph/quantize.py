@@ -24,7 +24,7 @@ import onnx
 from nas_zoo.export.graph.onnx_file import INPUT_NAME
 from nas_zoo.export.graph.variants import metadata_of, quiet, set_metadata
 
-__all__ = ["METHODS", "TARGETS", "int8_variant"]
+__all__ = ["METHODS", "TARGETS", "int8_variant", "with_float_activations"]
 
 TARGETS = ("cpu", "tensorrt")
 METHODS = ("minmax", "percentile", "entropy")
@@ -112,6 +112,34 @@ def int8_variant(
     }
     texts = {"dtype": "int8", "int8_target": target, "calibration": json.dumps(calibration)}
     set_metadata(made, metadata_of(proto) | texts)
+    return made
+
+
+def with_float_activations(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The quantised graph with its activations as they are: what is left of the rounding is that of the constants.
+
+    A softmax at its end is left out, so that what comes out are logits. For a comparison on any images: without the
+    ranges of the activations nothing depends on what they were calibrated on.
+    """
+    made = onnx.ModelProto()
+    made.CopyFrom(proto)
+    zeros = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
+    quantized = {node.output[0] for node in made.graph.node if node.op_type == "QuantizeLinear"}
+    ends = {value.name for value in made.graph.output}
+    for node in made.graph.node:
+        becomes = None
+        activation = node.op_type == "DequantizeLinear" and node.input[0] in quantized
+        if activation or (node.op_type == "Softmax" and node.output[0] in ends):
+            becomes = "Identity"
+        elif node.op_type == "QuantizeLinear":
+            # ONNX Runtime's tool leaves out a ReLU whose cut the unsigned numbers make
+            zero = zeros.get(node.input[2]) if len(node.input) > 2 else None
+            unsigned = zero is not None and zero.dtype == np.uint8 and not zero.any()
+            becomes = "Relu" if unsigned else "Identity"
+        if becomes is not None:
+            node.op_type = becomes
+            del node.input[1:], node.attribute[:]
+    del made.graph.value_info[:]  # some are of other types now
     return made
 
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from nas_zoo.data.listing import PLACES
 from nas_zoo.export.graph.check import check_onnx, summary
 from nas_zoo.export.graph.deliver import Forms, deliver
 from nas_zoo.export.graph.model import MODEL_HELP, ModelSettings, named_model
@@ -32,6 +33,7 @@ from nas_zoo.export.graph.real_images import real_images
 from nas_zoo.export.runtime.triton import check_compiled, check_free, write_repository
 from nas_zoo.models.load import name_of_run
 from nas_zoo.runs.ending import program
+from nas_zoo.runs.files import read_bytes
 from nas_zoo.runs.settings import Parser, add_flags, given_flags, require, require_least, setting, settings_from
 
 __all__ = ["ExportSettings", "main"]
@@ -46,15 +48,15 @@ class ExportSettings(ModelSettings):
     to_triton: Path | None = setting(None, "model repository of a Triton server to write the last form to")
     dtype: Literal["float32", "float16"] = setting("float32", "float16: a second file with float16 weights")
     int8: bool = setting(False, "another file with int8 weights and activations")
-    calibration: str | None = setting(None, "real images for int8: a folder, a tar, or digits, cifar10, cifar100")
+    calibration: str | None = setting(None, f"real images for int8: a {PLACES}, or digits, cifar10, cifar100")
     calibration_images: int = setting(256, "how many of them, at most")
     calibration_method: Literal["minmax", "percentile", "entropy"] = setting("minmax", "range of an activation")
     int8_target: Literal["cpu", "tensorrt"] = setting("cpu", "tensorrt: symmetric, float32 biases")
     reduce_range: bool = setting(False, "int8 weights of 7 bits, for CPUs without VNNI")
     with_preprocessing: bool = setting(False, "of each file a second one that takes uint8 images of any size")
     layout: Literal["NHWC", "NCHW"] = setting("NHWC", "of these images")
-    images: Path | None = setting(None, "folder or tar of real images to check on; class folders give labels")
-    data: str | None = setting(None, "data set to check on instead, its test split: digits, cifar10, folder or tar")
+    images: Path | None = setting(None, f"{PLACES} of real images to check on; class folders give labels")
+    data: str | None = setting(None, f"data set to check on instead, its test split: digits, cifar10, {PLACES}")
     check_images: int = setting(256, "how many images to check on, at most")
     agreement: float | None = setting(None, "least part of them that must get PyTorch's class; none: 0.9 for int8")
     model_name: str | None = setting(
@@ -101,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _how(settings: ExportSettings) -> dict[str, Any]:
-    labels = None if settings.labels is None else settings.labels.read_text("utf-8").splitlines()
+    labels = None if settings.labels is None else read_bytes(settings.labels).decode("utf-8").splitlines()
     names = ("mean", "std", "input_size", "crop_pct", "opset")
     return {"labels": labels} | {name: getattr(settings, name) for name in names}
 
@@ -129,7 +131,7 @@ def _write_folder(name: str, settings: ExportSettings) -> None:
     if settings.images is not None and settings.data is not None:
         raise ValueError("--images and --data: give one of them, not both")
     if settings.images is not None and not settings.images.exists():
-        raise ValueError(f"images {str(settings.images)!r}: no such folder or tar")
+        raise ValueError(f"images {str(settings.images)!r}: no such {PLACES}")
     if settings.calibration is not None and not settings.int8:
         raise ValueError("--calibration can be given with --int8 only")
     forms = Forms(

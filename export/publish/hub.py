@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import nas_zoo
+from nas_zoo.data.listing import PLACES
 from nas_zoo.export.graph.deliver import Forms, deliver
 from nas_zoo.export.graph.onnx_file import images_of
 from nas_zoo.export.graph.real_images import real_images
@@ -78,8 +79,8 @@ def stage(
         repo: ORG/NAME, for the card's code.
         forms: Of the ONNX file beside float32.
         onnx: False leaves ONNX out.
-        images: Real ones that the ONNX files are compared with PyTorch on: a folder or tar, all of it, or a data set's
-            name, of which the test split; noise if None, which tells nothing of accuracy.
+        images: Real ones that the ONNX files are compared with PyTorch on: a folder, tar or zip, all of it, or a data
+            set's name, of which the test split; noise if None, which tells nothing of accuracy.
         calibration: Real ones for an int8 file: as for images, of a split data set the training images.
         check_images: How many of `images`, at most.
         say: Is told what is done.
@@ -499,7 +500,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--images",
         metavar="DATA",
         help="real images to compare the ONNX files with PyTorch on, so "
-        "that accuracy stands beside each: a folder or tar, or the name of a data set",
+        f"that accuracy stands beside each: a {PLACES}, or the name of a data set",
     )
     parser.add_argument("--check-images", type=whole(1), default=256, help="how many of them, at most (default: 256)")
     parser.add_argument("--no-onnx", action="store_true", help="without ONNX files")

@@ -36,6 +36,7 @@ from nas_zoo.data.sources import ImageFiles
 from nas_zoo.text import counted
 
 __all__ = [
+    "PLACES",
     "FileTree",
     "list_archives",
     "list_folder",
@@ -52,6 +53,7 @@ logger = logging.getLogger("nas_zoo")
 TEST_FOLDERS = ("test", "val", "valid", "validation")  # beside train/; the first that is there
 MAX_HELD_BYTES = 4 * 2**30  # encoded images of one compressed tar, held in memory
 MAX_NOTE_BYTES = 2**20  # a tar's own notes on a member, such as a long name
+PLACES = "folder, tar or zip"  # of images, as help texts say it
 KINDS = "a folder, a .tar (also compressed with gzip, bzip2 or xz) or a .zip of images is read"
 
 _COMPRESSED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}  # first bytes

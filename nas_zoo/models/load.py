@@ -124,7 +124,7 @@ def read_state_dict(path: Path) -> StateDict:
     """
     named = f"weights {str(path)!r}"
     if not path.is_file():
-        raise ValueError(f"{named}: no such file")
+        raise ValueError(f"{named}: {'a folder, a pipe or a device, not a file' if path.exists() else 'no such file'}")
     if path.stat().st_size == 0:
         raise ValueError(f"{named}: the file is empty")
     try:

@@ -218,7 +218,7 @@ def _gap_pairs(run: Run) -> list[Pair]:
         if row["cells"] == run.rule and ("found", row["epoch"]) in seen:
             continue
         edges = "+".join(str(row["edges"][kind]) for kind in KINDS)
-        name = f"{run.row_name(row)}, {counted(edges, 'edge')}" + f", epoch {row['epoch']}" * (row["epoch"] != run.done)
+        name = f"{run.row_name(row)}, {edges} edges" + f", epoch {row['epoch']}" * (row["epoch"] != run.done)
         pairs.append(Pair(name, row["before"]["running"], row["running"], "s0"))
         if row["reestimated"] is not None:
             pairs.append(Pair(f"{name}, re-estimated", row["before"]["reestimated"], row["reestimated"], "s1"))

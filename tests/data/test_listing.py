@@ -127,7 +127,7 @@ def test_two_zips_in_one_file_are_refused_and_a_streamed_one_is_read(tmp_path: P
     (tmp_path / "begun.zip").write_bytes(b"#!/bin/sh\n" * 20 + first)  # as those that unpack themselves
     with open(tmp_path / "streamed.zip", "wb") as file:
         pipe = SimpleNamespace(write=file.write, flush=file.flush)  # it cannot seek: sizes then follow each member
-        with zipfile.ZipFile(pipe, "w") as archive:  # type: ignore[call-overload]
+        with zipfile.ZipFile(pipe, "w") as archive:
             for name, data in tree().items():
                 archive.writestr(name, data)
     assert len(list_images(tmp_path / "streamed.zip").files) == len(tree())

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -31,7 +32,7 @@ from nas_zoo.export.graph.check import (
     check_onnx,
     summary,
 )
-from nas_zoo.export.graph.onnx_file import export_onnx
+from nas_zoo.export.graph.onnx_file import export_onnx, weights_sha256
 from nas_zoo.export.graph.quantize import int8_variant
 from nas_zoo.export.graph.real_images import RealImages, real_images
 from nas_zoo.export.graph.variants import (
@@ -42,6 +43,7 @@ from nas_zoo.export.graph.variants import (
     with_preprocessing,
 )
 from nas_zoo.export.runtime.classifier import OnnxClassifier
+from nas_zoo.models.load import read_state_dict
 from nas_zoo.train.evaluation import evaluate_model
 from tests.export.test_runtime import photograph
 from tests.weights import write_images
@@ -413,10 +415,26 @@ def test_an_int8_file_of_another_network_is_refused(
         check_onnx(path, other)
     texts = metadata_of(quantized)
     set_metadata(quantized, {key: value for key, value in texts.items() if key != "weights_sha256"})
-    with pytest.raises(ValueError, match="says nothing of its weights, and int8 cannot be judged on noise"):
-        check_onnx(saved(tmp_path, quantized), other)
-    with pytest.raises(CheckError):
-        check_onnx(saved(tmp_path, quantized), other, images)
+    silent, forged = saved(tmp_path, quantized), tmp_path / "forged.onnx"
+    set_metadata(quantized, texts | {"weights_sha256": weights_sha256(other)})
+    forged.write_bytes(to_bytes(quantized))
+    inside = tmp_path / "inside.onnx"
+    inside.write_bytes(to_bytes(with_preprocessing(quantized)))
+    for file in (silent, forged, inside):
+        for given in (None, images):
+            with pytest.raises(OtherModel, match="holds the weights of another model"):
+                check_onnx(file, other, given)
+    figures = check_onnx(silent, model)
+    assert figures["weights_difference"] < 0.05 * figures["largest_logit"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name here")
+def test_a_pipe_where_a_file_is_meant_is_told_and_not_waited_for(model: Any, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="is a pipe or a device, not a file; the name of an ONNX file is needed"):
+        check_onnx(tmp_path / "pipe", model)
+    with pytest.raises(ValueError, match="a folder, a pipe or a device, not a file"):
+        read_state_dict(tmp_path / "pipe")
 
 
 # real images ---------------------------------------------------------------------------------------------------------
