@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -170,12 +172,27 @@ def test_small_sets_have_no_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not list(tmp_path.rglob(f"*{INDEX_MARK}*"))
 
 
-def test_of_several_processes_of_a_machine_one_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    monkeypatch.setattr(index.tempfile, "gettempdir", lambda: str(tmp_path))
-    first = opened(written("tar", tmp_path))
+def test_of_several_processes_of_a_machine_one_builds(tmp_path: Path) -> None:
+    script = """
+import sys, time
+from pathlib import Path
+from nas_zoo.data import index, listing
+index.MIN_FILES, real = 1, listing.list_folder
+def list_folder(place):
+    with open(sys.argv[2], "a") as stream:
+        stream.write("listed\\n")
+    time.sleep(1)
+    return real(place)
+listing.list_folder = list_folder
+print(len(listing.list_images(Path(sys.argv[1])).files))
+"""
+    place, told = written("folder", tmp_path), tmp_path / "told"
+    environment = os.environ | {"LOCAL_WORLD_SIZE": "2", "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", script, str(place), str(told)]
+    processes = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate(timeout=300)[0] for process in processes] == ["15\n", "15\n"]
+    assert told.read_text() == "listed\n"
     assert list(tmp_path.glob("nas_zoo-*.lock"))
-    assert same(first, opened(tmp_path / "data.tar"))
 
 
 def test_names_are_texts_in_any_form() -> None:
