@@ -77,7 +77,8 @@ def open_source(data: str | os.PathLike[str] | LabelledImages, split: str = "tra
     """One part of a data set: "train", "test", or "val" where it has one. See `open_parts`."""
     found = open_parts(data, (split,), **options)
     if split not in found:
-        raise ValueError(f"{data!s:.80} has no val part: a folder val/ or valid/ beside train/ and test/")
+        shown = repr(os.fspath(data)) if isinstance(data, (str, os.PathLike)) else name_of(data)
+        raise ValueError(f"{shown} has no val part: a folder val/ or valid/ beside train/ and test/")
     return found[split]
 
 

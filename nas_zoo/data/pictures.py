@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import stat
 import struct
 import threading
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,11 +53,10 @@ _one_large = threading.Lock()  # threads that decode do so side by side, but for
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
     """The bytes of a file; ValueError for a folder, a pipe, and one of more than MAX_FILE_BYTES."""
-    place = Path(path)
-    if place.exists() and not place.is_file():  # opening a pipe would wait for ever
-        raise ValueError("it is no regular file")
     try:
-        with open(place, "rb") as stream:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+            raise ValueError("it is no regular file")
+        with open(path, "rb") as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error  # without the name, which the caller tells

@@ -114,7 +114,7 @@ class ImageFiles:
             if self.blobs is not None:
                 return self.blobs[i]
             if self.spans is None:
-                return read_file(self.place / self.names[i])
+                return read_file(self._file(i))
             offset, stored, size, checksum, _ = (int(v) for v in self.spans[i])
             with open(self._file(i), "rb") as archive:  # opened anew: a file position shared by workers would be a race
                 archive.seek(offset)
@@ -168,7 +168,7 @@ class ImageFiles:
         """(width, height) of image i as its header says; UnreadableImage if the header is corrupt."""
         try:
             if self.spans is None and self.blobs is None:
-                with open(self.place / self.names[i], "rb") as stream:  # the header only, not the whole photograph
+                with open(self._file(i), "rb") as stream:  # the header only, not the whole photograph
                     return open_picture(stream).size
             return open_picture(self.read(i)).size
         except DECODE_ERRORS as error:
