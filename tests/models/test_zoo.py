@@ -217,6 +217,7 @@ def test_features_halve_in_resolution_from_level_to_level(name):
 
 @some_models
 # torch.jit is deprecated in torch 2.14; timm still promises scriptable models.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated:FutureWarning")
 def test_the_model_can_be_scripted_and_traced(name):
     model = small(name).eval()
