@@ -58,7 +58,9 @@ class Here:
         from accelerate.state import AcceleratorState
 
         AcceleratorState._reset_state(reset_partial_state=True)
-        return Accelerator(cpu=not on_gpu, mixed_precision="no")
+        made = Accelerator(cpu=not on_gpu, mixed_precision="no")
+        assert (made.device.type == "cuda") == on_gpu
+        return made
 
     def synchronize(self) -> None:
         import torch
