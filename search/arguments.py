@@ -60,7 +60,7 @@ def parse(argv: Sequence[str], description: str | None = None) -> tuple[SearchSe
         make_parser(find_method(method or "edas")[0], description).parse_args(argv)
     out = known.out or Path(str(in_file.get("out") or SearchSettings.out))
     saved, state = run_to_resume(out, known.resume, CHECKPOINT_KIND)
-    marks = {} if state is None else state.get("code") or {}
+    marks = None if state is None else state.get("code")
     settings_class = find_method(method or ("edas" if saved is None else str(saved.get("method"))), marks)[0]
     flags = given_flags(make_parser(settings_class, description).parse_args(argv))
     asked = asked_settings(settings_class)

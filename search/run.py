@@ -43,8 +43,8 @@ from nas_zoo.runs.distributed import (
     average_gradients,
     convert_global_batch_norm,
     start_accelerator,
-)
-from nas_zoo.runs.ending import program, stopped
+)  # fmt: skip
+from nas_zoo.runs.ending import end_run, program, stopped
 from nas_zoo.runs.lock import only_run_in
 from nas_zoo.runs.log import RunLog
 from nas_zoo.runs.loop import Callback, Loop, figures
@@ -311,7 +311,7 @@ def search(
             last = RunLog.read(settings.out)[-1]
             print(gap_table(last["gap"], last["held_out"]["n"]))
             print(f"search finished in {loop.seconds:.0f} s: {settings.out / 'genotype.json'}")
-    accelerator.end_training()
+    end_run(accelerator)
     return None
 
 

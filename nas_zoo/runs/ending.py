@@ -31,11 +31,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import ParamSpec
+from typing import TYPE_CHECKING, ParamSpec
 
 from nas_zoo.text import plain
 
-__all__ = ["Agreed", "Finding", "program", "run_program", "stopped"]
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["Agreed", "Finding", "end_run", "program", "run_program", "stopped"]
 
 P = ParamSpec("P")
 _NO_MEMORY = re.compile("out of memory|allocate memory|not enough memory|[Ff]ailed to allocate")
@@ -100,6 +103,23 @@ def stopped(reason: str | None, how: str) -> int:
         return 0
     print(f"stopped ({reason}); continue with: {how}")
     return 128 + signal.Signals[reason] if reason.startswith("SIG") else 0
+
+
+def end_run(accelerator: Accelerator) -> None:
+    """Ends a run's trackers. The processes stay together, for the next run of the program, until that ends itself."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    _part_at_exit()
+
+
+@functools.cache
+def _part_at_exit() -> None:
+    import atexit
+
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
 
 
 @contextlib.contextmanager

@@ -155,6 +155,8 @@ def _without_folders(word: str, *, relative: bool = True) -> str:
     A path on this machine (absolute, of somebody's home) is always cut; of another, which may say where to find the
     thing from here, only if `relative` is set. Names on the Hub are no paths.
     """
+    if ".py:" in word and "," in word:  # operations from files: each a path of its own
+        return ",".join(_without_folders(part, relative=relative) for part in word.split(","))
     start, equals, value = word.rpartition("=")
     if value.startswith(("hf-hub:", "hf_hub:")) or not (relative or value.startswith(("/", "~"))):
         return word

@@ -90,7 +90,7 @@ def find(name: str, kind: Kind, marks: Mapping[str, str] | None = None) -> Outsi
     if name in points:
         return _loaded.setdefault((kind, name), _from_package(name, points[name], kind))
     origin = name.partition(":")[0]
-    mark = (marks or {}).get(name)
+    mark = marks.get(name) if isinstance(marks, Mapping) else None  # a checkpoint may be forged
     of_then = f" ({mark} then)" if mark else ""
     if origin.endswith(".py"):
         flag = "--method" if kind == "method" else "--operations"
@@ -114,6 +114,8 @@ def marks_of(names: Mapping[str, Kind]) -> dict[str, str]:
 
 def check_marks(saved: Mapping[str, str], now: Mapping[str, str]) -> None:
     """ValueError where code from outside is not what it was when a run began."""
+    if not isinstance(saved, Mapping):
+        raise ValueError("the run does not say what its code from outside was")
     for name, mark in saved.items():
         if name in now and now[name] != mark:
             raise ValueError(

@@ -51,7 +51,7 @@ from nas_zoo.models.operations import load_operation
 from nas_zoo.models.results import file_sha256
 from nas_zoo.runs.checkpoint import load_optimizer
 from nas_zoo.runs.distributed import autocast_for, average_gradients, convert_global_batch_norm, start_accelerator
-from nas_zoo.runs.ending import program, stopped
+from nas_zoo.runs.ending import end_run, program, stopped
 from nas_zoo.runs.facts import begun_with
 from nas_zoo.runs.files import write_json
 from nas_zoo.runs.launch import asked_settings
@@ -367,7 +367,7 @@ def train(
                 f"{_percent(result['top1'])}, loss {result['loss']:.3f}{f' ({others})' if others else ''}; "
                 f"trained in {loop.seconds:.0f} s: {plain(settings.out)}"
             )
-    accelerator.end_training()
+    end_run(accelerator)
     return None
 
 

@@ -103,3 +103,9 @@ def test_what_is_slower_on_a_cpu_and_how_float32_runs_part_is_said_once_where_it
     assert [text.split()[1] for text in cautions(SearchSettings(precision="bf16"), cpu, 1)] == ["precision"]
     (text,) = cautions(SearchSettings(sync_bn=True), cpu, 2)
     assert "part after some ten iterations" in text
+
+
+def test_files_of_operations_in_the_command_line_lose_their_folders(monkeypatch):
+    words = ["/usr/bin/nas-zoo", "search", "--method", "/home/me/my.py:Mine", "--operations", "none,/home/me/a.py:op,b"]
+    monkeypatch.setattr("sys.argv", words)
+    assert run_facts("cpu")["command"] == "nas-zoo search --method my.py:Mine --operations none,a.py:op,b"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -26,7 +27,8 @@ from nas_zoo.search.report.page import main as report
 from nas_zoo.search.run import main as search
 from tests.search.test_run import assert_same_run
 
-GUIDE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", GUIDE, re.DOTALL)
 PYTHON = [text for kind, text in BLOCKS if kind == "python"]
 COMMANDS = [shlex.split(line) for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
@@ -269,3 +271,31 @@ def test_installed_packages_bring_methods_and_operations(guide, tmp_path, monkey
     assert load_method("darts") == "darts"
     with pytest.raises(ValueError, match=r"method must be one of edas, .* or FILE.py:CLASS, got 'ednas'"):
         find_method(load_method("ednas"))
+
+
+TWO_RUNS = """
+import sys
+from pathlib import Path
+from nas_zoo.search import find_method, load_method, search
+
+name = load_method("my_gdas.py:MyGdas")
+for seed in (0, 1):
+    settings = find_method(name)[0](method=name, seed=seed, epochs=1, num_cells=3, init_channels=4, batch_size=8,
+                                    train_limit=34, out=Path(sys.argv[1]) / str(seed))
+    print("found", seed, search(settings).genotype.digest, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_search_twice_in_one_program_with_a_method_of_a_file(guide, tmp_path):
+    (tmp_path / "twice.py").write_text(TWO_RUNS)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*launch, str(tmp_path / "twice.py"), str(tmp_path)], env=environment, capture_output=True, text=True,
+        timeout=500, cwd=guide,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = sorted(line for line in done.stdout.splitlines() if line.startswith("found"))
+    expected = [f"found {seed} {load_genotype(tmp_path / str(seed)).digest}" for seed in (0, 1)]
+    assert told == sorted(2 * expected)
