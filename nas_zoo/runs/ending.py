@@ -118,8 +118,12 @@ def _part_at_exit() -> None:
 
     import torch.distributed as dist
 
+    def part() -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
     if dist.is_initialized():
-        atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
+        atexit.register(part)
 
 
 @contextlib.contextmanager

@@ -282,7 +282,7 @@ name = load_method("my_gdas.py:MyGdas")
 for seed in (0, 1):
     settings = find_method(name)[0](method=name, seed=seed, epochs=1, num_cells=3, init_channels=4, batch_size=8,
                                     train_limit=34, out=Path(sys.argv[1]) / str(seed))
-    print("found", seed, search(settings).genotype.digest, flush=True)
+    print("digest", seed, search(settings).genotype.digest, flush=True)
 """
 
 
@@ -296,6 +296,6 @@ def test_two_processes_search_twice_in_one_program_with_a_method_of_a_file(guide
         timeout=500, cwd=guide,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    told = sorted(line for line in done.stdout.splitlines() if line.startswith("found"))
-    expected = [f"found {seed} {load_genotype(tmp_path / str(seed)).digest}" for seed in (0, 1)]
+    told = sorted(line for line in done.stdout.splitlines() if line.startswith("digest"))
+    expected = [f"digest {seed} {load_genotype(tmp_path / str(seed)).digest}" for seed in (0, 1)]
     assert told == sorted(2 * expected)
