@@ -43,7 +43,7 @@ from nas_zoo.runs.distributed import (
     average_gradients,
     convert_global_batch_norm,
     start_accelerator,
-)  # fmt: skip
+)
 from nas_zoo.runs.ending import end_run, program, stopped
 from nas_zoo.runs.lock import only_run_in
 from nas_zoo.runs.log import RunLog
@@ -65,6 +65,7 @@ from nas_zoo.search.ranking import ranking_changes
 from nas_zoo.search.supernet import Supernet, drop_counters
 
 Batch = tuple[Tensor, Tensor]
+parse = partial(arguments.parse, description=__doc__)
 
 
 class Search:
@@ -297,8 +298,8 @@ def search(
     data = {"name": run.source.name, "images": len(run.source), "classes": list(run.source.classes)}
     trackers = tracked(settings, accelerator, resume, changed_cells())
     with only_run_in(settings.out, accelerator), trackers as track:
-        code = {"code": code_of(settings)} if code_of(settings) else {}
-        loop = Loop(run, settings, accelerator, CHECKPOINT_KIND, resume, (*track, *callbacks), data=data, **code)
+        seen, code = (*track, *callbacks), code_of(settings)
+        loop = Loop(run, settings, accelerator, CHECKPOINT_KIND, resume, seen, data=data, code=code)
         if resume is None and accelerator.is_main_process:
             place = f"{run.source.name} {run.source.part}".strip()
             use = f"images: {len(run.source)} of {place}, half of them for the weights and half for alpha; "
@@ -313,11 +314,6 @@ def search(
             print(f"search finished in {loop.seconds:.0f} s: {settings.out / 'genotype.json'}")
     end_run(accelerator)
     return None
-
-
-def parse(argv: list[str]) -> tuple[SearchSettings, dict[str, Any] | None]:
-    """Settings and, with --resume, the checkpoint's contents. Every mistake is a ValueError."""
-    return arguments.parse(argv, __doc__)
 
 
 @program("nas-zoo search")
