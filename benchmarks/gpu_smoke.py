@@ -441,7 +441,9 @@ def main(argv: list[str] | None = None) -> int:
     passed = {line["piece"] for line in lines}
     names = [name for name in options.pieces or known if name not in passed]
     words = sys.argv[1:] if argv is None else argv
-    command = " ".join(["python benchmarks/gpu_smoke.py", *(word.rpartition("/")[2] or word for word in words)])
+    parts = [word.rpartition("=") for word in words]  # of a path the last part, as in a run's log
+    given = [start + equals + (value.rpartition("/")[2] or value) for start, equals, value in parts]
+    command = " ".join(["python benchmarks/gpu_smoke.py", *given])
     with open(record, "a") as file:
         for line in outcomes(names, options):
             line |= {"command": command}
