@@ -19,6 +19,7 @@ import argparse
 import dataclasses
 import fnmatch
 import json
+import math
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -164,7 +165,27 @@ def read_run(folder: Path | str) -> Run:
         raise ValueError(
             f"run {str(folder)!r}: result.json or log.jsonl of another program ({error} is missing)"
         ) from None
+    _check_figures(run)
     return run
+
+
+def _check_figures(run: Run) -> None:
+    """ValueError unless result.json holds figures that can be, and those that the log says the run ended with."""
+    logged = next((line for line in reversed(run.log) if line.get("kind") == "result"), {})
+    for key, least, most in (("top1", 0, 1), ("top5", 0, 1), ("loss", 0, math.inf), ("n", 1, math.inf)):
+        value = run.result.get(key)
+        if value is None and key == "top5":  # of few classes there is none
+            continue
+        where = f"run {str(run.folder)!r}: {key} in result.json"
+        number = isinstance(value, int if key == "n" else int | float) and not isinstance(value, bool)
+        if not number or not least <= value <= most or not math.isfinite(value):
+            raise ValueError(f"{where} must be a number from {least} to {most}, got {value!r}")
+        if key in logged and logged[key] != value:
+            raise ValueError(f"{where} is {value!r}, and {logged[key]!r} where log.jsonl says how the run ended")
+    names, trained = run.config.get("label_names"), run.log[0]["data"].get("classes")
+    if names is not None and trained is not None and list(names) != list(trained):
+        one, other = next((pair for pair in zip(names, trained, strict=False) if pair[0] != pair[1]), (names, trained))
+        raise ValueError(f"run {str(run.folder)!r}: config.json names a class {one!r} that log.jsonl calls {other!r}")
 
 
 def _changed_settings(run: Run) -> dict[str, Any]:

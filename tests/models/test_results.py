@@ -535,6 +535,42 @@ def copy_run(run, to, **settings):
     return to
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("top1", 0.9999, "top1 in result.json is 0.9999, and .* where log.jsonl says how the run ended"),
+        ("loss", 0.001, "loss in result.json is 0.001, and"),
+        ("n", 10_000, "n in result.json is 10000, and"),
+        ("top1", "0.99", "top1 in result.json must be a number from 0 to 1, got '0.99'"),
+        ("top1", 99.0, "top1 in result.json must be a number from 0 to 1, got 99.0"),
+        ("top1", float("nan"), "must be a number from 0 to 1, got nan"),
+        ("n", 0, "n in result.json must be a number from 1 to"),
+        ("n", True, "n in result.json must be a number from 1 to"),
+        ("loss", None, "loss in result.json must be a number"),
+    ],
+)
+def test_figures_that_were_edited_are_no_figures(runs, tmp_path, key, value, words):
+    """The attack: result.json with another figure beside the right weights and their right hash."""
+    _, first, _ = runs
+    edited = copy_run(first, tmp_path / "edited")
+    result = json.loads((edited / "result.json").read_text())
+    (edited / "result.json").write_text(json.dumps(result | {key: value}))
+    with pytest.raises(ValueError, match=words):
+        read_run(edited)
+
+
+def test_classes_that_were_renamed_or_swapped_in_a_run_are_noticed(runs, tmp_path):
+    """The attack: two labels change places, and every figure is still the right one."""
+    _, first, _ = runs
+    edited = copy_run(first, tmp_path / "edited")
+    config = json.loads((edited / "config.json").read_text())
+    names = config["label_names"]
+    for changed in ([names[1], names[0], *names[2:]], [*names[:-1], "cat"], names[:-1]):
+        (edited / "config.json").write_text(json.dumps(config | {"label_names": changed}))
+        with pytest.raises(ValueError, match=r"config.json names a class .* that log.jsonl calls"):
+            read_run(edited)
+
+
 def test_seeds_have_to_be_of_the_same_settings(runs, tmp_path):
     _, first, _ = runs
     with pytest.raises(ValueError, match="the runs must have different seeds"):
