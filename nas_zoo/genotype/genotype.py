@@ -137,6 +137,11 @@ class Genotype(_GenotypeFields):
         """
         return darts.write(self.normal, self.reduce, name)
 
+    @property
+    def in_darts(self) -> bool:
+        """Whether DARTS' own code builds these cells of ``to_darts``; the texts of others are for this package."""
+        return darts.expresses(self.normal, self.reduce)
+
 
 def from_record(record: Any) -> Genotype:
     """The genotype of a parsed JSON record."""

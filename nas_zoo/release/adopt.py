@@ -171,9 +171,9 @@ def read_run(folder: Path | str) -> Run:
 
 def _check_figures(run: Run) -> None:
     """ValueError unless result.json holds figures that can be, and those that the log says the run ended with."""
-    logged = next((line for line in reversed(run.log) if line.get("kind") == "result"), {})
+    logged: dict[str, Any] = next((line for line in reversed(run.log) if line.get("kind") == "result"), {})
     for key, least, most in (("top1", 0, 1), ("top5", 0, 1), ("loss", 0, math.inf), ("n", 1, math.inf)):
-        value = run.result.get(key)
+        value: Any = run.result.get(key)
         if value is None and key == "top5":  # of few classes there is none
             continue
         where = f"run {str(run.folder)!r}: {key} in result.json"

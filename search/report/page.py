@@ -438,9 +438,10 @@ def _cells(run: Run) -> list[Row]:
 def _texts(run: Run) -> list[Row]:
     parts = []
     for number, (rules, genotype) in enumerate(_different_genotypes(run)):
+        texts = {"JSON": genotype.to_json(2)} | ({"DARTS": genotype.to_darts()} if genotype.in_darts else {})
         boxes = [
             {"name": name, "key": f"genotype-{run.place}-{number}-{name.lower()}", "text": text.strip()}
-            for name, text in (("JSON", genotype.to_json(2)), ("DARTS", genotype.to_darts()))
+            for name, text in texts.items()
         ]
         parts.append({"rules": rules, "boxes": boxes})
     return parts

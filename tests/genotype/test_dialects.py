@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from nas_zoo.genotype import Cell, Genotype, as_genotype, load_genotype
+from nas_zoo.genotype import Cell, Genotype, as_genotype, list_genotypes, load_genotype
 from nas_zoo.genotype.dialects import nni
+from tests.original_darts import OPS
 
 # A cell of DARTS's shape and one like it; below, the same two in each dialect.
 NORMAL = [("sep_conv_3x3", 0), ("sep_conv_5x5", 1), ("skip_connect", 0), ("dil_conv_3x3", 2),
@@ -258,3 +259,30 @@ def test_mistakes_in_numbered_dialects_name_the_place(written, words):
         as_genotype(written)
     assert all(word in str(caught.value) for word in words)
     assert "\n" not in str(caught.value)
+
+
+def darts_own(text: str) -> list[tuple[list, list]]:
+    """What cnn/model.py of quark0/darts makes of a text: of each cell, two edges for each of len(edges) // 2 nodes."""
+    fields = ("normal", "normal_concat", "reduce", "reduce_concat")
+    record = eval(text, {"Genotype": lambda **given: [given[field] for field in fields]})
+    cells = []
+    for edges, concat in (record[:2], record[2:]):
+        names, sources = zip(*edges, strict=True)
+        assert all(isinstance(name, str) and isinstance(source, int) for name, source in edges)
+        nodes = [[(names[i], sources[i]) for i in (2 * n, 2 * n + 1)] for n in range(len(names) // 2)]
+        cells.append((nodes, list(concat)))
+    return cells
+
+
+def test_darts_own_code_builds_every_cell_that_is_said_to_be_in_its_words():
+    told = {name: load_genotype(name) for name in list_genotypes()}
+    for name, genotype in told.items():
+        cells = (genotype.normal, genotype.reduce)
+        if genotype.in_darts:
+            expected = [([[tuple(edge) for edge in node] for node in cell.nodes], list(cell.concat)) for cell in cells]
+            assert darts_own(genotype.to_darts()) == expected, name
+            assert {edge.operation for cell in cells for node in cell.nodes for edge in node} <= {*OPS, "conv_7x1_1x7"}
+    assert told["darts_v2"].in_darts
+    assert not told["fairdarts_c"].in_darts  # uneven
+    assert not Genotype(*[Cell([[("mine.py:Op", 0), ("skip_connect", 1)]], [2])] * 2).in_darts
+    assert 0.2 < sum(genotype.in_darts for genotype in told.values()) / len(told) < 1

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -48,6 +48,11 @@ from nas_zoo.text import show
 
 NAME = "DARTS fields"
 
+#: Of cnn/operations.py of quark0/darts; a genotype has no 'none'.
+_OWN_OPERATIONS = frozenset(
+    ("max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "sep_conv_7x7", "dil_conv_3x3",
+     "dil_conv_5x5", "conv_7x1_1x7")
+)  # fmt: skip
 FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
 _BEFORE = re.compile(r"(?:[ \t\f]*(?:#[^\n]*)?\n)*[ \t\f]*")  # blank lines, comment lines, indentation
 
@@ -132,15 +137,32 @@ def with_plain_newlines(text: str) -> str:
     return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
+def expresses(normal: Cell, reduce: Cell) -> bool:
+    """Whether DARTS' own code builds these cells of the text of ``write``: two edges a node, and its operations."""
+    cells = (normal, reduce)
+    operations = {edge.operation for cell in cells for node in cell.nodes for edge in node}
+    return (
+        _is_flat(cells)
+        and operations <= _OWN_OPERATIONS
+        and all(min(cell.concat) >= NUM_INPUTS for cell in cells)  # it joins nodes of one size
+    )
+
+
+def _is_flat(cells: Iterable[Cell]) -> bool:
+    """Whether every node has two edges, and a flat list of them is not read as another cell."""
+    return all(
+        all(len(node) == 2 for node in cell.nodes)
+        and not _sizes_where_every_edge_is_listed([edge for node in cell.nodes for edge in node], cell.concat)
+        for cell in cells
+    )
+
+
 def write(normal: Cell, reduce: Cell, name: str | None = None) -> str:
     """DARTS tuple text of the two cells: flat pairs where every node has two (what DARTS' code reads), else grouped."""
     if name is not None and not (isinstance(name, str) and name.isidentifier()):
         raise ValueError(f"name must be a Python identifier, got {show(name)}")
     cells = {"normal": normal, "reduce": reduce}
-    flat = all(len(node) == 2 for cell in cells.values() for node in cell.nodes) and not any(
-        _sizes_where_every_edge_is_listed([edge for node in cell.nodes for edge in node], cell.concat)
-        for cell in cells.values()
-    )  # which would be read as another cell
+    flat = _is_flat(cells.values())
     fields = []
     for kind, cell in cells.items():
         nodes = [[tuple(edge) for edge in node] for node in cell.nodes]
