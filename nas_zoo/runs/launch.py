@@ -54,20 +54,21 @@ def asked_settings(settings_class: type) -> dict[str, dict[str, Any]]:
             what `compile` does not do; a number of steps that is none.
     """
     refuse_unfit()
+    names = {field.name for field in dataclasses.fields(settings_class)}
     asked: dict[str, dict[str, Any]] = {}
     if os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower() == "bf16":
         asked["accelerate (ACCELERATE_MIXED_PRECISION)"] = {"precision": "bf16"}
     steps = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
     if not steps.isdecimal() or not 1 <= int(steps) <= 10**6:
         raise ValueError(f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS must be a whole number of at least 1, got {steps!r}")
-    if int(steps) > 1:
+    if int(steps) > 1 and "accumulation" in names:  # an evaluation has no steps
         asked["accelerate (ACCELERATE_GRADIENT_ACCUMULATION_STEPS)"] = {"accumulation": int(steps)}
     backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()
     if backend != "no":
         asks = f"accelerate asks for dynamo_backend {backend} (ACCELERATE_DYNAMO_BACKEND)"
-        if "compile" not in {field.name for field in dataclasses.fields(settings_class)}:
-            raise ValueError(f"{asks}, which a search does not take: other operations run in each step, and each is "
-                             "compiled anew; take no")  # fmt: skip
+        if "compile" not in names:
+            raise ValueError(f"{asks}, which is had in training alone: in a search other operations run in each step, "
+                             "and each would be compiled anew; take no")  # fmt: skip
         if backend != "inductor":
             raise ValueError(f"{asks}; what is had is inductor, as with --compile")
         for name, usual in (("MODE", "default"), ("USE_FULLGRAPH", "false"), ("USE_DYNAMIC", "false"),

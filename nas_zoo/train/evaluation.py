@@ -29,6 +29,7 @@ from nas_zoo.data.sources import ImageSource
 from nas_zoo.models.load import class_names, load_model
 from nas_zoo.runs.distributed import autocast_for, max_over_processes, start_accelerator, sum_over_processes, world_size
 from nas_zoo.runs.ending import program
+from nas_zoo.runs.launch import asked_settings
 from nas_zoo.runs.settings import Parser, add_flags, given_flags, require_least, setting, settings_from
 from nas_zoo.text import plain
 
@@ -189,7 +190,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("model", help="folder with config.json and model.safetensors, or a name timm knows")
     add_flags(parser, EvaluateSettings)
     namespace = parser.parse_args(sys.argv[1:] if argv is None else argv)
-    settings = settings_from(EvaluateSettings, given_flags(namespace))
+    settings = settings_from(EvaluateSettings, given_flags(namespace), under=asked_settings(EvaluateSettings))
     figures = evaluate_on(namespace.model, settings)
     of_test = settings.split == "test" and settings.test_data is not None
     data = {"data": settings.test_data if of_test else settings.data, "split": settings.split}

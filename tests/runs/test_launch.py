@@ -14,10 +14,12 @@ import torch
 import torch.nn.functional as F
 
 from nas_zoo.runs.distributed import start_accelerator
+from nas_zoo.runs.launch import asked_settings
 from nas_zoo.runs.log import RunLog
 from nas_zoo.search import run as search
 from nas_zoo.search.method import Step, find_method
 from nas_zoo.search.methods.edas import draw_edges
+from nas_zoo.train import evaluation
 from nas_zoo.train import run as train
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +76,7 @@ def test_dynamo_is_refused_in_a_search_and_is_compile_in_training(tmp_path, monk
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
     assert MAINS["search"](["--out", str(tmp_path / "run")]) == 2
     assert (
-        "dynamo_backend inductor (ACCELERATE_DYNAMO_BACKEND), which a search does not take" in capsys.readouterr().err
+        "dynamo_backend inductor (ACCELERATE_DYNAMO_BACKEND), which is had in training alone" in capsys.readouterr().err
     )
     settings = train.parse(["--out", str(tmp_path / "run")])[0]
     assert settings.compile
@@ -106,6 +108,16 @@ def test_bf16_and_accumulation_are_obeyed_and_said_to_be_accelerates(kind, tmp_p
     assert MAINS[kind](["--precision", "fp32", "--accumulation", "1", "--out", str(other)]) == 0
     assert first_line(other)["precision"] == ["fp32", "flag --precision"]
     assert RunLog.read(other)[0]["steps_per_epoch"] == 2 * steps
+
+
+def test_an_evaluation_obeys_the_precision_and_is_not_concerned_with_steps(monkeypatch, capsys):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
+    asked = asked_settings(evaluation.EvaluateSettings)
+    assert asked == {"accelerate (ACCELERATE_MIXED_PRECISION)": {"precision": "bf16"}}
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    assert evaluation.main(["no-such-model"]) == 2
+    assert "asks for mixed_precision fp16" in capsys.readouterr().err
 
 
 def test_accelerates_word_stands_above_a_recipe_and_below_our_own_file(tmp_path, monkeypatch):
