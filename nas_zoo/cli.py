@@ -9,11 +9,13 @@ import itertools
 import json
 import sys
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from nas_zoo.runs.ending import run_program
-from nas_zoo.text import plain
+from nas_zoo.text import near_names, plain, terminal_width, wrapped
+from nas_zoo.text import table as in_columns
 
 #: Commands that are programs of their own: module, what they do.
 PROGRAMS = {
@@ -37,7 +39,7 @@ PROGRAMS = {
 
 
 def list_(options: argparse.Namespace) -> int:
-    from nas_zoo.genotype import describe_cells
+    from nas_zoo.genotype import describe_cells, list_records
     from nas_zoo.models import table
     from nas_zoo.models.catalog import MODELS
 
@@ -45,24 +47,32 @@ def list_(options: argparse.Namespace) -> int:
         raise ValueError("--cells and --pretrained are two lists: give one of them")
     if options.tier is not None and not options.cells:
         raise ValueError("--tier goes with --cells: models have no tier")
+    about, first = "", list[str]()
     if options.pretrained:
         rows = table.pretrained_rows()
+        by_name = _matching([row["name"] for row in rows if row["name"]], options.names, "weights")
+        unnamed = 0 if options.names else sum(row["not_by_name"] is not None for row in rows)
+        rows = [row for row in rows if not options.names or row["name"] in by_name]
         shown = [
             {"name": row["name"], "reported": _reported(row),
              "ours": None if row["err"] is None else f"{row['err']:.2f}",
              "licence": table.license_in_short(row["license"]), "by": row["source"].split("/")[0]}
             for row in rows if not row["not_by_name"]
         ]  # fmt: skip
+        about = _ABOUT_PRETRAINED + (_ABOUT_UNNAMED.format(unnamed) if unnamed else "")
     elif options.cells:
-        rows = table.cell_rows(options.tier)
+        names = _matching(list_records(), options.names, "cells")
+        rows = [row for row in table.cell_rows(options.tier) if row["name"] in names]
         shown = [
             {"name": row["name"], "tier": row["tier"], "builds": row["builds"]}
             | {words: row[key] for words, key in _PAPER_ERRORS.items()}
             | {"method": row["method"], "paper": _whose(row)}
             for row in rows
         ]
+        first = ["paper: c10 %", "method"]
+        about = describe_cells() if options.tier is None and not options.names else ""
     else:
-        rows = table.model_rows(sorted(MODELS))
+        rows = table.model_rows(_matching(sorted(MODELS), options.names, "model"))
         shown = [
             {"name": row["name"], "cell": row["cell"], "input": row["input_size"], "classes": row["num_classes"],
              "params": f"{row['params'] / 1e6:.2f}M", "macs": f"{row['macs'] / 1e6:.1f}M",
@@ -71,17 +81,30 @@ def list_(options: argparse.Namespace) -> int:
              "ours: top-1 %": _our_figure(row)}
             for row in rows
         ]  # fmt: skip
+        first = ["params", "macs", "paper: error %", "ours: top-1 %"]
     if options.json:
         print(json.dumps(rows, indent=1))
     elif options.csv:
         print(table.in_csv(rows), end="")
     else:
-        print(_table(shown))
-        if options.cells and options.tier is None:
-            print(f"\n{describe_cells()}")
-        if options.pretrained:
-            print(_ABOUT_PRETRAINED.format(sum(row["not_by_name"] is not None for row in rows)))
+        width = terminal_width()
+        print(in_columns(shown, width, first))
+        if about:
+            print(f"\n{wrapped(about, width)}")
     return 0
+
+
+def _matching(names: Sequence[str], patterns: Sequence[str], what: str) -> list[str]:
+    """Those of the names that a pattern is of, by themselves or without their tag; all without patterns."""
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        of_it = [name for name in names if fnmatchcase(name, pattern) or fnmatchcase(name.partition(".")[0], pattern)]
+        if not of_it:
+            alike = {f"{name[: len(pattern) - 1]}*" for name in names} if pattern.endswith("*") else names
+            hint = near_names(pattern, alike) or "; without a name `nas-zoo list` shows all"
+            raise ValueError(f"no {what} of the name or pattern {pattern!r}{hint}")
+        found |= dict.fromkeys(of_it)
+    return [name for name in names if name in found] if patterns else list(names)
 
 
 def _whose(row: dict[str, Any]) -> str | None:
@@ -90,13 +113,14 @@ def _whose(row: dict[str, Any]) -> str | None:
     return f"({row['cannot_build']})" if row["cannot_build"] else row["paper"]
 
 
-_ABOUT_PRETRAINED = """
+_ABOUT_PRETRAINED = """\
 reported: wrong answers in percent as the authors report them, of the best or
 last epoch where they say so; ours: as this package measured its own weights,
 on the sets that their cards name. The two are not of the same images.
 timm.create_model(NAME, pretrained=True) fetches what is not in the package.
-{} more files are known and not had by name, each with the reason in --csv,
-which has links, hashes, sources and cautions of all."""
+Links, hashes, sources and cautions are in --csv and --json."""
+_ABOUT_UNNAMED = """
+{} more files are known and not had by name; --csv has them with the reasons."""
 
 
 def _reported(row: dict[str, Any]) -> str | None:
@@ -120,38 +144,22 @@ _PAPER_ERRORS = {
 }
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> str:
-    if not rows:
-        return "(none)"
-    columns = list(rows[0])
-    cells = [
-        columns,
-        *(
-            ["" if v is None else ("no", "yes")[v] if isinstance(v, bool) else plain(v) for v in row.values()]
-            for row in rows
-        ),
-    ]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    return "\n".join("  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip() for line in cells)
-
-
 def info(options: argparse.Namespace) -> int:
     import timm
 
     from nas_zoo.genotype import load_genotype
-    from nas_zoo.models.catalog import MODELS
+    from nas_zoo.models.catalog import MODELS, hint_for_model, network_named, words_for_cells
     from nas_zoo.models.count import CONVENTION, count, count_stages
     from nas_zoo.models.table import figures_beside
 
-    name = options.model
-    if name not in MODELS and name not in timm.list_models(module="nas_zoo", include_tags=True):
-        import difflib
-
-        near = difflib.get_close_matches(name, MODELS, n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "`nas-zoo list` shows ours"
-        raise ValueError(f"unknown model {name!r}; {hint}")
+    name, cells = network_named(options.model)
+    known_names = {*MODELS, *timm.list_models(module="nas_zoo", include_tags=True)}
+    if name not in known_names:
+        raise ValueError(f"unknown model {name!r}{hint_for_model(name, known_names)}")
+    if cells:
+        print(f"nas-zoo info: {words_for_cells(options.model)}", file=sys.stderr)
     given = {key: getattr(options, key) for key in ("genotype", "init_channels", "num_cells", "num_classes")}
-    kwargs = {key: value for key, value in given.items() if value is not None}
+    kwargs = cells | {key: value for key, value in given.items() if value is not None}
     model: Any = timm.create_model(name, device="meta", **kwargs)
     cfg = model.pretrained_cfg
     size = options.input_size
@@ -205,12 +213,12 @@ def info(options: argparse.Namespace) -> int:
     shown.pop("stages")
     width = max(map(len, shown))
     print("\n".join(f"{key:<{width}}  {value}" for key, value in shown.items() if value is not None))
-    table = [
+    rows = [
         {"stage": stage.name, "output": "x".join(map(str, stage.output_size)), "params": f"{stage.params:,}",
          "macs": f"{stage.macs / 1e6:,.2f}M", "activations": f"{stage.activations / 1e6:,.2f}M"}
         for stage in stages
     ]  # fmt: skip
-    print(f"\n{_table(table)}")
+    print(f"\n{in_columns(rows, terminal_width())}")
     print(f"\n{model.genotype.to_json(2)}", end="")
     return 0
 
@@ -286,10 +294,13 @@ def _print_prediction(path: Path, prediction: Any, meant: dict[str, str], as_jso
 
 def draw(options: argparse.Namespace) -> int:
     from nas_zoo.export.cells.draw import draw_genotype
-    from nas_zoo.genotype import load_genotype
+    from nas_zoo.models.catalog import cells_named, words_for_model
 
+    cells = cells_named(options.genotype)
+    if words := words_for_model(options.genotype):
+        print(f"nas-zoo draw: {words}", file=sys.stderr)
     for output in options.output or [f"{Path(options.genotype).stem or 'cells'}.svg"]:
-        print(draw_genotype(load_genotype(options.genotype), output, title=options.title))
+        print(draw_genotype(cells, output, title=options.title))
     return 0
 
 
@@ -307,20 +318,24 @@ def convert(options: argparse.Namespace) -> int:
 
 def _settings_of_model(name: str) -> dict[str, Any]:
     """What the weights of MODEL or MODEL.TAG are converted with."""
-    from nas_zoo.models.catalog import MODELS, settings_of
-    from nas_zoo.models.public import find_public
+    from nas_zoo.models.catalog import MODELS, hint_for_model, settings_of
+    from nas_zoo.models.public import find_public, public_weights
 
     if name.split(".")[0] not in MODELS:
-        raise ValueError(f"unknown model {name!r}; `nas-zoo list` shows ours")
+        raise ValueError(f"unknown model {name!r}{hint_for_model(name)}")
     row = find_public(name)
     if row is None and "." in name:
-        raise ValueError(f"no weights of others are called {name!r}; `nas-zoo list --pretrained` shows them")
+        near = near_names(name, [one.name for one in public_weights() if one.name])
+        raise ValueError(f"no weights of others are called {name!r}{near}; `nas-zoo list --pretrained` shows them")
     return settings_of(name.split(".")[0]) | ({"numbering": row.numbering} if row else {})
 
 
 def export_model(options: argparse.Namespace) -> int:
     from nas_zoo.export.cells.to_timm import export_model as export
+    from nas_zoo.models.catalog import words_for_model
 
+    if words := words_for_model(options.genotype):
+        print(f"nas-zoo export-model: {words}", file=sys.stderr)
     sizes = {key: getattr(options, key) for key in ("layout", "init_channels", "num_cells", "num_classes")}
     text = export(options.genotype, options.to, options.output, name=options.name, **sizes)
     print(text if options.output is None else options.output, end="" if options.output is None else "\n")
@@ -344,6 +359,9 @@ def doctor(options: argparse.Namespace) -> int:
     return 1 if any(finding.state == "wrong" for finding in findings) else 0
 
 
+_CELLS = "a name of `nas-zoo list --cells` or of a model, a file, a search's folder"
+
+
 def make_parser() -> argparse.ArgumentParser:
     from nas_zoo.runs.settings import Parser, whole
 
@@ -357,12 +375,13 @@ def make_parser() -> argparse.ArgumentParser:
     for name, (_, words) in PROGRAMS.items():
         commands.add_parser(name, help=words, add_help=False)
 
-    def command(name: str, run: Any, words: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=words, description=words)
+    def command(name: str, run: Any, words: str, example: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=words, description=words, epilog=f"example: nas-zoo {name} {example}")
         sub.set_defaults(run=run)
         return sub
 
-    sub = command("list", list_, "models registered with timm, or the cells")
+    sub = command("list", list_, "models registered with timm, their weights, or the cells", "'edas*' --pretrained")
+    sub.add_argument("names", nargs="*", metavar="PATTERN", help="names to show, as 'edas*' (default: all)")
     sub.add_argument("--cells", action="store_true", help="published and found cells")
     sub.add_argument("--pretrained", action="store_true", help="trained weights, ours and those that others publish")
     sub.add_argument("--tier", type=int, choices=(1, 2), help="of cells: 1 a paper's result, 2 other published ones")
@@ -370,9 +389,9 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--csv", action="store_true", help="all columns; those that begin with paper_ are the papers' figures"
     )
-    sub = command("info", info, "parameters, multiply-adds, features and cells of a model")
-    sub.add_argument("model", help="a name of `nas-zoo list`, with or without a tag")
-    sub.add_argument("--genotype", help="other cells: a name of `nas-zoo list --cells`, a file, a search's folder")
+    sub = command("info", info, "a model's sizes, cells and features, and the accuracy of its weights", "da2s_in1k")
+    sub.add_argument("model", help="a name of `nas-zoo list`, with or without a tag, or of cells")
+    sub.add_argument("--genotype", help=f"other cells: {_CELLS}")
     sub.add_argument(
         "--init-channels", type=whole(2), help="channels of a node in the first cells (default: the model's)"
     )
@@ -380,7 +399,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--num-classes", type=whole(1), help="classes (default: the model's)")
     sub.add_argument("--input-size", type=whole(1), help="side of the image in pixels")
     sub.add_argument("--json", action="store_true", help="as JSON")
-    sub = command("predict", predict, "classify images with an exported ONNX file")
+    sub = command("predict", predict, "classify images with an exported ONNX file", "model.onnx photos/ --top-k 1")
     sub.add_argument("model", help="ONNX file")
     sub.add_argument("images", nargs="+", help="image files or folders of them")
     sub.add_argument("--provider", default="auto", help="cpu, cuda, tensorrt, or auto: the GPU if it works (default)")
@@ -398,14 +417,15 @@ def make_parser() -> argparse.ArgumentParser:
         "--tensorrt-cache", type=Path, help="of tensorrt: folder where it keeps engines for the next start"
     )
     sub.add_argument("--tensorrt-fp16", action="store_true", help="of tensorrt: calculate a float32 file in float16")
-    sub = command("draw", draw, "draw a genotype's cells as SVG or PNG")
-    sub.add_argument("genotype", help="a name of `nas-zoo list --cells`, a file, a search's folder")
+    sub = command("draw", draw, "draw a genotype's cells as SVG or PNG", "edas_c10 cells.svg")
+    sub.add_argument("genotype", help=_CELLS)
     sub.add_argument("output", nargs="*", help=".svg and .png files to write (default: the genotype's name as .svg)")
     sub.add_argument("--title", help="above the cells (default: none)")
-    sub = command("convert", convert, "turn a checkpoint of DARTS' code, or of one like it, into a state dict")
+    words = "their.pt ours.safetensors --genotype darts_v2"
+    sub = command("convert", convert, "turn a checkpoint of DARTS' code, or of one like it, into a state dict", words)
     sub.add_argument("checkpoint", help="a .pt or .pth.tar of theirs; read as tensors only")
     sub.add_argument("output", help="a .safetensors file to write")
-    sub.add_argument("--genotype", help="its cells: a name of `nas-zoo list --cells`, a file")
+    sub.add_argument("--genotype", help=f"its cells: {_CELLS}")
     sub.add_argument("--model", help="instead of them: whose weights it is, of `nas-zoo list --pretrained` or `list`")
     sub.add_argument("--layout", help="cifar or imagenet; this and the two below: checked if given, else read from it")
     sub.add_argument(
@@ -414,8 +434,10 @@ def make_parser() -> argparse.ArgumentParser:
         help="channels of a node in the first cells (default: read from the checkpoint)",
     )
     sub.add_argument("--num-cells", type=whole(1), help="cells in all (default: read from the checkpoint)")
-    sub = command("export-model", export_model, "write a genotype as a timm module of one file, or as text")
-    sub.add_argument("genotype", help="a name of `nas-zoo list --cells`, a file, a search's folder")
+    sub = command(
+        "export-model", export_model, "write a genotype as a timm module of one file, or as text", "edas_c10 --to darts"
+    )
+    sub.add_argument("genotype", help=_CELLS)
     sub.add_argument("--to", required=True, help="timm-module, darts, json or dot")
     sub.add_argument("--output", help="file to write (default: print)")
     sub.add_argument("--name", help="of the model (default: the genotype's or the file's)")
@@ -425,12 +447,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--num-cells", type=whole(1), help="cells in all (default: the layout's)")
     sub.add_argument("--num-classes", type=whole(1), help="classes (default: the layout's)")
-    sub = command("demo", demo, "search, retrain, export, check and predict on handwritten digits")
+    sub = command("demo", demo, "search, retrain, export, check and predict on handwritten digits", "--out runs/demo")
     sub.add_argument("--out", type=Path, default=Path("nas-zoo-demo"), help="folder (default: nas-zoo-demo)")
     sub.add_argument("--seed", type=whole(0), default=0, help="of both runs (default: 0)")
     sub.add_argument("--overwrite", action="store_true", help="replace an earlier demo there")
     sub.add_argument("--json", action="store_true", help="print the table as JSON too")
-    sub = command("doctor", doctor, "what this machine can do, and what is wrong (exit code 1 then)")
+    sub = command("doctor", doctor, "what this machine can do, and what is wrong (exit code 1 then)", "--models")
     sub.add_argument("--models", action="store_true", help="compare every published checkpoint with its references too")
     sub.add_argument("--json", action="store_true", help="as JSON")
     return parser

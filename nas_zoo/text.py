@@ -4,12 +4,18 @@ Names of files and classes, labels in an ONNX file, a run's settings: whoever wr
 nothing else, neither as a terminal's commands nor as Markdown or HTML.
 """
 
+import difflib
 import functools
+import os
 import re
 import reprlib
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["counted", "fill", "markdown", "plain", "show"]
+__all__ = ["counted", "fill", "markdown", "near_names", "plain", "show", "table", "terminal_width", "wrapped"]
 
 #: Control characters, the ends of lines and paragraphs, what turns the direction of writing, halves of characters.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -43,6 +49,78 @@ def show(value: Any) -> str:
 def counted(number: int, one: str = "", many: str | None = None) -> str:
     """ "1 epoch", "6,000 epochs"; the number alone without a word."""
     return f"{number:,} {one if number == 1 else many or f'{one}s'}" if one else f"{number:,}"
+
+
+def near_names(name: str, known: Iterable[str]) -> str:
+    """What an error goes on with after an unknown name: "; did you mean edas_c10 or da2s_c10?", or nothing."""
+    lowered = {one.lower(): one for one in known}
+    found = difflib.get_close_matches(name[:100].lower(), list(lowered), n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(lowered[one] for one in found)}?" if found else ""
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal that stdout goes to, or what COLUMNS says; None in a pipe or file, which has no width."""
+    if os.environ.get("COLUMNS", "").isdecimal() or sys.stdout.isatty():
+        return shutil.get_terminal_size().columns
+    return None
+
+
+_LEAST = 16  # characters of a column that is cut
+
+
+def table(rows: Sequence[Mapping[str, Any]], width: int | None = None, first: Sequence[str] = ()) -> str:
+    """The rows below their columns' names, in lines of at most `width` characters; None: as wide as they are.
+
+    Where they are wider, columns are left out, those last that `first` names, and long texts are cut ("…"); a last line
+    says what is not shown. The first column, which has names that somebody may want to copy, is always whole.
+    """
+    if not rows:
+        return "(none)"
+    columns = list(rows[0])
+    cells = {
+        name: [name, *("" if (v := row[name]) is None else ("no", "yes")[v] if isinstance(v, bool) else plain(v)
+                       for row in rows)]
+        for name in columns
+    }  # fmt: skip
+    widths = {name: max(map(len, cells[name])) for name in columns}
+    shown = _fitting(widths, width, first) if width is not None else widths
+    lines = [
+        "  ".join(_cut(cells[name][i], size).ljust(size) for name, size in shown.items()).rstrip()
+        for i in range(len(rows) + 1)
+    ]
+    hidden = [name for name in columns if name not in shown]
+    left_out = [wrapped(f"Too wide for {width} columns: {', '.join(hidden)}.", width)] if hidden else []
+    return "\n".join([*lines, *(["", *left_out] if hidden else [])])
+
+
+def wrapped(text: str, width: int | None) -> str:
+    """Each line of the text in lines of at most `width` characters; None: as it is."""
+    if width is None:
+        return text
+    return "\n".join(textwrap.fill(line, max(width, 20), break_on_hyphens=False) for line in text.splitlines())
+
+
+def _fitting(widths: Mapping[str, int], width: int, first: Sequence[str]) -> dict[str, int]:
+    """Those of the columns that fit, in their order, and how wide each is then."""
+    columns = list(widths)
+    wanted = [columns[0], *first, *(name for name in columns[1:] if name not in first)]
+    # A column needs its own name and a piece of its texts.
+    least = {name: min(widths[name], max(len(name), _LEAST)) for name in columns} | {columns[0]: widths[columns[0]]}
+    room, kept = width + 2, []
+    for name in wanted:
+        if least[name] + 2 <= room or name == columns[0]:
+            kept.append(name)
+            room -= least[name] + 2
+    given = dict(least)
+    for name in kept:
+        more = max(0, min(widths[name] - least[name], room))
+        given[name] += more
+        room -= more
+    return {name: given[name] for name in columns if name in kept}
+
+
+def _cut(text: str, size: int) -> str:
+    return text if len(text) <= size else f"{text[: size - 1]}…"
 
 
 def fill(package: str, name: str, /, **values: Any) -> str:

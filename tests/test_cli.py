@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from nas_zoo.cli import main
-from nas_zoo.genotype import count_cells, describe_cells
+from nas_zoo.genotype import count_cells, describe_cells, load_genotype
 from nas_zoo.models.catalog import MODELS
 from nas_zoo.models.count import count
 
@@ -70,6 +70,67 @@ def test_list_gives_csv_with_the_papers_figures_marked(capsys):
         assert [int(row[key]) for key in ("params", "macs", "activations")] == [
             expected[name][key] for key in ("parameters", "macs", "activations")
         ]
+
+
+@pytest.mark.parametrize("words", [[], ["--cells"], ["--pretrained"]])
+def test_lists_fit_the_terminal_and_say_what_does_not(words, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["list", "d*", *words]) == 0
+    narrow = capsys.readouterr().out
+    assert max(map(len, narrow.splitlines())) <= 80
+    monkeypatch.setenv("COLUMNS", "400")
+    assert main(["list", "d*", *words]) == 0
+    wide = capsys.readouterr().out
+    names = {line.split()[0] for line in wide.splitlines() if line.startswith("d")}
+    assert names == {line.split()[0] for line in narrow.splitlines() if line.startswith("d")}  # to be copied, so whole
+    assert ("Too wide for 80 columns: " in narrow) == (words != ["--pretrained"])
+    assert "Too wide" not in wide
+
+
+@pytest.mark.slow
+def test_list_takes_wildcards_as_timm_does(capsys):
+    import timm
+
+    assert main(["list", "edas*", "--json"]) == 0
+    names = [row["name"] for row in json.loads(capsys.readouterr().out)]
+    assert set(names) == set(timm.list_models("edas*", module="nas_zoo"))
+    assert main(["list", "edas*", "darts_v2_c10", "--json"]) == 0
+    assert {row["name"] for row in json.loads(capsys.readouterr().out)} == {*names, "darts_v2_c10"}
+    assert main(["list", "edas*", "--pretrained", "--json"]) == 0
+    tagged = [row["name"] for row in json.loads(capsys.readouterr().out)]
+    assert set(tagged) == set(timm.list_pretrained("edas*"))
+    assert main(["list", "darts_v2_*.darmo", "--pretrained"]) == 0
+    assert "not had by name" not in capsys.readouterr().out
+    assert main(["list", "darts_v?", "--cells", "--csv"]) == 0
+    assert [row["name"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))] == ["darts_v1", "darts_v2"]
+
+
+def test_names_of_models_stand_for_cells_and_the_reverse(capsys, tmp_path):
+    assert main(["export-model", "darts_v2_in1k", "--to", "darts", "--name", "a"]) == 0
+    of_model = capsys.readouterr()
+    assert of_model.err == "nas-zoo export-model: 'darts_v2_in1k' is a model; meant are its cells, 'darts_v2'\n"
+    assert main(["export-model", "darts_v2", "--to", "darts", "--name", "a"]) == 0
+    assert capsys.readouterr() == (of_model.out, "")
+    assert main(["draw", "da2s_in1k.imagenette_e20_r128", str(tmp_path / "a.svg")]) == 0
+    assert f"meant are its cells, {MODELS['da2s_in1k']['cell']!r}" in capsys.readouterr().err
+    assert main(["draw", "edas_c10", str(tmp_path / "b.svg")]) == 0  # both names mean the same cells
+    assert capsys.readouterr().err == ""
+    assert main(["info", "pc_darts_c10", "--genotype", "darts_v2_in1k", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["genotype"] == load_genotype("darts_v2").digest
+    assert main(["info", "darts_v2", "--json"]) == 0
+    facts, told = capsys.readouterr()
+    assert json.loads(facts)["params"] == 3_349_342
+    assert "'darts_v2' is the name of cells; meant is cell_net_cifar" in told
+    assert "models that have them: darts_v2_c10, darts_v2_" in told
+
+
+def test_a_name_that_is_both_means_the_same_cells():
+    from nas_zoo.genotype import list_genotypes
+    from nas_zoo.models.catalog import cells_named
+
+    both = sorted(set(list_genotypes()) & set(MODELS))
+    assert "edas_c10" in both
+    assert [load_genotype(MODELS[name]["cell"]) for name in both] == [cells_named(name) for name in both]
 
 
 def test_list_shows_cells_that_cannot_be_built_and_why(capsys):
@@ -149,6 +210,17 @@ def test_multiply_adds_are_those_worked_out_by_hand():
     [
         (["info", "edas_c11"], ["nas-zoo info:", "edas_c11", "did you mean edas_c10"]),
         (["info", "edas_c10", "--genotype", "nonesuch"], ["nonesuch"]),
+        (["info", "edas_e8_c10_s.jpg_e4"], ["did you mean edas_e8_c10_s.jpeg_e4"]),
+        (["list", "edsa*"], ["'edsa*'", "did you mean edas*"]),
+        (["list", "edas*", "darst_v2_c10"], ["'darst_v2_c10'", "did you mean darts_v2_c10"]),
+        (["list", "darst_v2", "--cells"], ["did you mean darts_v2"]),
+        (["draw", "darst_v2"], ["near: darts_v2"]),
+        (["evaluate", "edas_e8_c10_s.jpg_e4", "--data", "digits"], ["did you mean edas_e8_c10_s.jpeg_e4"]),
+        (["bench", "edas_e8_c10_s.jpg_e4"], ["did you mean edas_e8_c10_s.jpeg_e4"]),
+        (["bench", "edas_c99"], ["edas_c99", "did you mean"]),
+        (["export", "darts_v2"], ["is the name of cells", "darts_v2_c10", "without weights"]),
+        (["convert", "a.pt", "b.safetensors", "--model", "darts_v2_c1"], ["did you mean darts_v2_c10"]),
+        (["convert", "a.pt", "b.safetensors", "--model", "darts_v2_in1k.drmo"], ["did you mean darts_v2_in1k.darmo"]),
         (["predict", "no/such.onnx", "image.png"], ["is no file", "such.onnx"]),
         (["evaluate", "edas_c10", "--data", "digits"], ["edas_c10", "without weights"]),
         (["evaluate", "no/such/folder"], ["no such folder"]),

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from nas_zoo.genotype import KINDS, Cell, as_genotype
+from nas_zoo.genotype import KINDS, Cell
+from nas_zoo.models.catalog import cells_named
 from nas_zoo.models.palette import color_of
 from nas_zoo.runs.files import replacing
 
@@ -93,7 +94,7 @@ def draw_genotype(genotype: Any, path: str | os.PathLike[str], title: str | None
         raise ValueError(f"the picture's name must end in .svg or .png, got {str(target)!r}")
     if not target.parent.is_dir():
         raise ValueError(f"path {str(target)!r}: there is no such folder")
-    cells = as_genotype(genotype)
+    cells = cells_named(genotype)
     graphs = [(_TITLES[kind], *_lay_out(cells.cell(kind))) for kind in KINDS]
     with replacing(target) as file:
         if suffix == ".svg":

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from nas_zoo import __version__
-from nas_zoo.genotype import KINDS, Cell, Genotype, as_genotype
+from nas_zoo.genotype import KINDS, Cell, Genotype
 from nas_zoo.models import operations
-from nas_zoo.models.catalog import DATA
+from nas_zoo.models.catalog import DATA, cells_named
 from nas_zoo.models.depthwise import DepthwiseConv
 from nas_zoo.models.layout import LAYOUTS, plan_network
 from nas_zoo.models.network import SkippedCell, StemBlock
@@ -47,7 +47,7 @@ def export_model(
     """The text in that format, written to `output` if one is given.
 
     Args:
-        genotype: What ``as_genotype`` takes.
+        genotype: What ``cells_named`` takes.
         to: One of FORMATS.
         output: A file; one that is there is replaced.
         name: Of the model or of the assignment; default: the genotype's own name, or that of the output.
@@ -58,7 +58,7 @@ def export_model(
     if name is None:
         name = Path(output).stem if output is not None and to == "timm-module" else Path(str(genotype)).stem
         name = re.sub(r"\W+", "_", name) if isinstance(genotype, str | Path) or output is not None else "derived"
-    cells = as_genotype(genotype)
+    cells = cells_named(genotype)
     if to == "timm-module":
         text = to_timm_module(cells, name, **kw)
     elif any(value is not None for value in kw.values()):

@@ -35,7 +35,8 @@ from nas_zoo.export.graph.onnx_file import export_onnx
 from nas_zoo.export.graph.variants import metadata_of
 from nas_zoo.export.runtime.classifier import PROVIDERS, OnnxClassifier, raise_if_hopeless
 from nas_zoo.export.runtime.providers import GpuOptions, gpu_options
-from nas_zoo.models.load import load_model
+from nas_zoo.models.catalog import network_named, words_for_cells
+from nas_zoo.models.load import load_model, words_of
 from nas_zoo.models.table import in_csv
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.facts import run_facts
@@ -475,12 +476,14 @@ def _model(name: str, settings: BenchSettings) -> nn.Module:
 
     names = ("genotype", "init_channels", "num_cells", "num_classes", "in_chans")
     kwargs = {key: getattr(settings, key) for key in names if getattr(settings, key) is not None}
+    if network_named(name)[1]:
+        print(f"nas-zoo bench: {words_for_cells(name)}", file=sys.stderr)
     plain = settings.weights is None and timm.is_model(name.split(".")[0]) and not Path(name).is_dir()
     if plain:
         try:
             made: nn.Module = timm.create_model(name, **kwargs)
         except (RuntimeError, TypeError) as error:
-            raise ValueError(f"model {name!r}: {str(error).splitlines()[0]}") from error
+            raise ValueError(f"model {name!r}: {words_of(error, name)}") from error
         return made.eval()
     return load_model(name, settings.weights, random_weights=True, **kwargs)
 

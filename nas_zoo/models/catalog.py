@@ -1,15 +1,34 @@
 """The models as data: which cell each has, for which data, and the network that the papers train on it.
 
-``models.json`` names them. Neither torch nor timm is imported here, and no cell is read.
+``models.json`` names them. Neither torch nor timm is imported here, and no cell is read before it is asked for.
+
+A model's name stands for its cells wherever cells are asked for (``cells_named``), and cells for a network with them
+where a model is (``network_named``). A name that is both, such as edas_c10, means the same cells in either.
 """
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterable
 from importlib import resources
 from typing import Any, NamedTuple
 
-__all__ = ["CIFAR10_CLASSES", "DATA", "MODELS", "Data", "settings_of"]
+from nas_zoo.genotype import Genotype, as_genotype, list_genotypes, list_records
+from nas_zoo.text import near_names
+
+__all__ = [
+    "CIFAR10_CLASSES",
+    "DATA",
+    "MODELS",
+    "Data",
+    "cells_named",
+    "hint_for_model",
+    "network_named",
+    "settings_of",
+    "words_for_cells",
+    "words_for_model",
+]
 
 FASHION_MNIST_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -63,3 +82,45 @@ def settings_of(name: str) -> dict[str, Any]:
         "init_channels": data.init_channels,
         "num_cells": data.num_cells,
     } | own
+
+
+def cells_named(value: Any) -> Genotype:
+    """What ``as_genotype`` makes of it, and of a model's name, with or without a tag, the model's cells."""
+    cell = _cell_of_model(value)
+    return as_genotype(value if cell is None else cell)
+
+
+def _cell_of_model(value: Any) -> str | None:
+    """The cell's name where a value is a model's name and nothing that ``as_genotype`` takes."""
+    if not isinstance(value, str) or (base := value.partition(".")[0]) not in MODELS:
+        return None
+    return None if value in list_records() or os.path.exists(value) else str(MODELS[base]["cell"])
+
+
+def words_for_model(value: Any) -> str:
+    """A sentence that says which cells are meant where a model is named in their place; "" where none is."""
+    cell = _cell_of_model(value)
+    return "" if cell is None else f"{value!r} is a model; meant are its cells, {cell!r}"
+
+
+def network_named(name: str) -> tuple[str, dict[str, Any]]:
+    """A model's name and arguments for it: the name itself, or for the name of cells DARTS' CIFAR network with them."""
+    return ("cell_net_cifar", {"genotype": name}) if _is_of_cells(name) else (name, {})
+
+
+def _is_of_cells(name: str) -> bool:
+    return name not in MODELS and name in list_genotypes()
+
+
+def words_for_cells(name: str) -> str:
+    """A sentence that says which network is meant where cells are named in place of a model."""
+    having = [model for model, settings in MODELS.items() if settings["cell"] == name and model[:9] != "cell_net_"]
+    named = f"; models that have them: {', '.join(having)}" if having else ""
+    return f"{name!r} is the name of cells; meant is cell_net_cifar, with --genotype {name}{named}"
+
+
+def hint_for_model(name: str, known: Iterable[str] = MODELS) -> str:
+    """What an error goes on with after the name of a model that there is not: what is near, or what it is instead."""
+    if _is_of_cells(name):
+        return f": {words_for_cells(name)}"
+    return near_names(name, known) or "; `nas-zoo list` shows ours"

@@ -27,7 +27,8 @@ from typing import Any
 
 import torch
 
-from nas_zoo.genotype import Genotype, as_genotype, list_found, list_genotypes, load_genotype
+from nas_zoo.genotype import Genotype, list_found, list_genotypes, load_genotype
+from nas_zoo.models.catalog import cells_named
 from nas_zoo.models.key_schemes import SCHEMES, Scheme, find_scheme
 from nas_zoo.models.layout import LAYOUTS, reduction_cells
 from nas_zoo.models.load import StateDict, read_state_dict, state_dict_of
@@ -137,7 +138,7 @@ def convert_state_dict(
 
     Args:
         state_dict: Of the original network, also in a checkpoint (see load.state_dict_of).
-        genotype: The cells, as ``as_genotype`` takes them.
+        genotype: The cells, as ``cells_named`` takes them.
         layout: "cifar" or "imagenet"; checked if given, else read from the shapes, as are the two that follow.
         init_channels: C.
         num_cells: Cells in all.
@@ -147,7 +148,7 @@ def convert_state_dict(
     Raises:
         ValueError: It does not fit: one line that says what does not, and what would.
     """
-    cells = as_genotype(genotype)
+    cells = cells_named(genotype)
     state, scheme = _in_darts_names(state_dict_of(state_dict), cells)
     found = _described(state, scheme)
     given = {"layout": layout, "init_channels": init_channels, "num_cells": num_cells}
@@ -198,7 +199,7 @@ def convert_checkpoint(
     output = Path(output)
     if output.suffix != ".safetensors":
         raise ValueError(f"output {str(output)!r} must end in .safetensors")
-    cells = as_genotype(genotype)
+    cells = cells_named(genotype)
     read = read_state_dict(Path(checkpoint))
     converted = convert_state_dict(read, cells, layout, init_channels, num_cells, numbering)
     write_weights(output, converted)

@@ -11,9 +11,19 @@ import torch
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
-from nas_zoo.models.catalog import MODELS
+from nas_zoo.models.catalog import hint_for_model, network_named, words_for_cells
+from nas_zoo.text import near_names
 
-__all__ = ["StateDict", "class_names", "load_model", "name_of_run", "read_state_dict", "state_dict_of"]
+__all__ = [
+    "StateDict",
+    "class_names",
+    "find_cfg",
+    "load_model",
+    "name_of_run",
+    "read_state_dict",
+    "state_dict_of",
+    "words_of",
+]
 
 StateDict = dict[str, torch.Tensor]
 
@@ -30,7 +40,8 @@ def load_model(
 
     Args:
         model: A folder with config.json and model.safetensors (as training leaves it), ``hf-hub:ORG/NAME``,
-            ``local-dir:FOLDER`` or the name of a registered model, with or without a tag.
+            ``local-dir:FOLDER`` or the name of a registered model, with or without a tag. The name of cells is that of
+            cell_net_cifar with them, which has no weights.
         weights: File of a state dict (safetensors, or torch's without code); needed where the model has none.
         random_weights: Take random ones (of seed 0) where the model has none, for all of it or for a classifier or stem
             of another size; ``model.random_weights`` then says for which.
@@ -47,16 +58,19 @@ def load_model(
             raise ValueError(f"model {model!r}: a folder without config.json (an unfinished run?)")
         name = f"local-dir:{folder}"
     else:
-        name = model
+        name, cells = network_named(model)
+        kwargs = cells | kwargs
         if not model.startswith(("hf-hub:", "hf_hub:")):
-            known = timm.is_model(model.split(".")[0])
+            known = timm.is_model(name.split(".")[0])
             if "/" in model or "\\" in model or model.endswith((".safetensors", ".pt", ".onnx")):
                 raise ValueError(f"model {model!r}: no such folder, and no name of a model (see `nas-zoo list`)")
-            cfg = timm.get_pretrained_cfg(model) if known else None
+            cfg = find_cfg(name) if known else None
             if weights is None and random_weights and cfg is not None and not cfg.has_weights:
                 pretrained = False
             elif weights is None and cfg is not None and not cfg.has_weights:
                 tagged = [one for one in timm.list_models(f"{model}*", pretrained=True) if one.split(".")[0] == model]
+                if cells:
+                    raise ValueError(f"{words_for_cells(model)}; it comes without weights: give a file of them")
                 these = f"; it has weights as {', '.join(tagged)}" if tagged else ""
                 raise ValueError(
                     f"model {model!r} comes without weights: train it (`nas-zoo train --model {model}`) and name the "
@@ -67,9 +81,7 @@ def load_model(
             torch.manual_seed(0)
         made: nn.Module = timm.create_model(name, pretrained=pretrained, **kwargs)
     except (RuntimeError, FileNotFoundError, TypeError, KeyError) as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        near = _near_names(model) if "Unknown model" in text else ""
-        raise ValueError(f"model {model!r}: {text}{near}") from error
+        raise ValueError(f"model {model!r}: {words_of(error, model)}") from error
     if weights is not None:
         try:
             made.load_state_dict(read_state_dict(Path(weights)))
@@ -106,11 +118,23 @@ def class_names(cfg: Any) -> tuple[str, ...] | None:
     return tuple(ImageNetInfo().label_names()) if infer_imagenet_subset(cfg) == "imagenet-1k" else None
 
 
-def _near_names(name: str) -> str:
-    import difflib
+def find_cfg(model: str) -> Any:
+    """timm's configuration of MODEL or MODEL.TAG; None where the model has none. A ValueError for an unknown tag."""
+    try:
+        return timm.get_pretrained_cfg(model)
+    except RuntimeError as error:
+        raise ValueError(f"model {model!r}: {words_of(error, model)}") from error
 
-    near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.5)
-    return f"; did you mean {', '.join(near)}?" if near else "; `nas-zoo list` shows ours"
+
+def words_of(error: Exception, model: str) -> str:
+    """The first line of an error of timm's, and the nearest names where it does not know the model or its tag."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if "Unknown model" in text:
+        return text + hint_for_model(model)
+    if "pretrained tag" in text:
+        tags = timm.list_pretrained(f"{model.partition('.')[0]}.*")
+        return text.removesuffix(".") + (near_names(model, tags) or f"; it has {', '.join(tags) or 'no weights'}")
+    return text
 
 
 def read_state_dict(path: Path) -> StateDict:

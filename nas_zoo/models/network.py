@@ -18,8 +18,9 @@ from timm.models import build_model_with_cfg, checkpoint
 from timm.models._features import feature_take_indices
 from torch import nn
 
-from nas_zoo.genotype import KINDS, Genotype, as_genotype
+from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.genotype import Cell as Edges
+from nas_zoo.models.catalog import cells_named
 from nas_zoo.models.depthwise import concatenate
 from nas_zoo.models.layout import CellSpec, Plan, find_live, plan_network, reduction_cells
 from nas_zoo.models.operations import FactorizedReduce, PointwiseNorm, build_op, reads_relu
@@ -180,7 +181,7 @@ class CellNet(nn.Module):
         dd: dict = {"device": device, "dtype": dtype}
         if not 0.0 <= drop_path_rate < 1.0:
             raise ValueError(f"drop_path_rate must be at least 0 and less than 1, got {drop_path_rate!r}")
-        self.genotype = as_genotype(genotype)
+        self.genotype = cells_named(genotype)
         self.layout = layout
         self.init_channels = init_channels
         self.num_cells = num_cells
@@ -380,7 +381,7 @@ def _feature_levels(plan: Plan, live: set[int]) -> tuple[list[dict[str, Any]], l
 
 def build(variant: str, pretrained: bool = False, **kwargs: Any) -> CellNet:
     """The network of a registered model, made by timm; its weights come from where its configuration says."""
-    genotype = as_genotype(kwargs["genotype"])
+    genotype = cells_named(kwargs["genotype"])
     plan = _plan(genotype, kwargs["layout"], kwargs["init_channels"], kwargs["num_cells"], kwargs.get("in_chans", 3))
     reads = [genotype.cell(spec.kind).inputs_read for spec in plan.cells]
     num_levels = len(_feature_levels(plan, find_live(reads, [len(plan.cells) - 1]))[1])

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from nas_zoo.models.catalog import DATA, MODELS, Data, settings_of
+from nas_zoo.models.catalog import DATA, MODELS, Data, cells_named, settings_of
 from nas_zoo.models.public import PublicWeights, find_public, public_of
 from nas_zoo.models.results import Result, fetch_weights, package_results
 
@@ -153,7 +153,7 @@ def _place_of_weights(variant: str, kwargs: dict[str, Any]) -> dict[str, Any]:
     if (row is None and public is None) or not isinstance(given, str | None):
         return {}
     own = settings_of(variant) if row is None else vars(row)
-    asked = {"genotype": as_genotype(kwargs["genotype"]).digest}
+    asked = {"genotype": cells_named(kwargs["genotype"]).digest}
     asked |= {key: kwargs[key] for key in ("init_channels", "num_cells")}
     for key, value in asked.items():
         wanted = as_genotype(own[key]).digest if key == "genotype" and row is None else own[key]

@@ -21,17 +21,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import inspect
 import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union
 
-from nas_zoo.text import plain
+from nas_zoo.text import near_names, plain
 
 __all__ = [
     "CHANGEABLE",
@@ -214,7 +213,9 @@ def _convert(value: Any, kind: Any) -> Any:
                 return choice
             if isinstance(value, str) and not isinstance(choice, str) and value == str(choice):
                 return choice
-        near = _nearest(value, [choice for choice in args if isinstance(choice, str)]) if isinstance(value, str) else ""
+        near = (
+            near_names(value, [choice for choice in args if isinstance(choice, str)]) if isinstance(value, str) else ""
+        )
         raise ValueError(f"{wrong}{near}")
     if origin is tuple:
         if isinstance(value, str):
@@ -287,13 +288,6 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _nearest(name: str, names: Iterable[str]) -> str:
-    """What an error says after its first half: the names like this one, or nothing."""
-    lowered = {known.lower(): known for known in names}
-    found = difflib.get_close_matches(name.lower(), list(lowered), n=3, cutoff=0.6)
-    return "; did you mean " + " or ".join(lowered[known] for known in found) + "?" if found else ""
-
-
 # ----------------------------------------------------------------------------------------------------------- flags
 
 
@@ -316,7 +310,7 @@ def _with_nearest_flags(parser: argparse.ArgumentParser, message: str) -> str:
         return message
     flags = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
     unknown = [word.split("=")[0] for word in message.split(": ", 1)[1].split() if word.startswith("--")]
-    told = [f"there is no flag {word}{_nearest(word, flags) or '; --help lists them all'}" for word in unknown]
+    told = [f"there is no flag {word}{near_names(word, flags) or '; --help lists them all'}" for word in unknown]
     return " and ".join(told) or message
 
 
@@ -449,7 +443,7 @@ def settings_from(
     given += [(f"flag {_flag(name)}", name, value) for name, value in (flags or {}).items()]
     for source, name, value in given:
         if name not in fields:
-            near = _nearest(name, fields) or "; the settings are " + ", ".join(fields)
+            near = near_names(name, fields) or "; the settings are " + ", ".join(fields)
             raise ValueError(f"{source}: there is no setting {_got(name)}{near}")
         try:
             values[name] = _convert(value, hints[name])

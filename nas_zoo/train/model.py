@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from nas_zoo.data.listing import nfc
 from nas_zoo.data.sources import ImageSource
 from nas_zoo.genotype import Genotype, as_genotype, genotype_record, provenance_of
-from nas_zoo.models.catalog import DATA, MODELS
+from nas_zoo.models.catalog import DATA, MODELS, cells_named
 from nas_zoo.models.config import write_config
-from nas_zoo.models.load import class_names
+from nas_zoo.models.load import class_names, find_cfg, words_of
 from nas_zoo.runs.files import staged, write_weights
 from nas_zoo.train.recipes import TrainSettings
 
@@ -61,7 +61,7 @@ def describe_mismatch(model: nn.Module, tensors: Mapping[str, Tensor]) -> str | 
 
 
 def _has_cells(model: str, genotype: Any) -> bool:
-    return as_genotype(genotype).digest == Genotype.from_json(genotype_record(MODELS[model]["cell"])).digest
+    return cells_named(genotype).digest == Genotype.from_json(genotype_record(MODELS[model]["cell"])).digest
 
 
 def make_model(
@@ -81,9 +81,9 @@ def make_model(
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **args)
     except RuntimeError as error:
-        if "Unknown model" not in str(error):
+        if "Unknown model" not in str(error) and "pretrained tag" not in str(error):
             raise
-        raise ValueError(f"model={settings.model!r} is unknown to timm; `nas-zoo list` shows ours") from None
+        raise ValueError(f"model={settings.model!r}: {words_of(error, settings.model)}") from None
     except TypeError as error:
         if "unexpected keyword" not in str(error):
             raise
@@ -104,7 +104,7 @@ def load_first(model: Any, settings: TrainSettings, classes: Sequence[str]) -> s
         known = _classes_in(metadata, file)
         whose, count = repr(str(file)), len(classes)
     elif settings.pretrained:
-        cfg = timm.get_pretrained_cfg(settings.model)
+        cfg = find_cfg(settings.model)
         assert cfg is not None
         known, whose, count = class_names(vars(cfg)), settings.model, cfg.num_classes
         model.pretrained_cfg.pop("tag", None)  # it names weights that these will not be any more
@@ -148,7 +148,7 @@ def scaled_as_trained(settings: TrainSettings, source: ImageSource) -> ImageSour
     """The images with mean and deviation of those that the model's weights have seen, where it begins with weights."""
     if not settings.pretrained:
         return source
-    cfg = timm.get_pretrained_cfg(settings.model)
+    cfg = find_cfg(settings.model)
     if cfg is None or len(cfg.mean) != source.in_chans:
         return source
     return dataclasses.replace(source, mean=tuple(cfg.mean), std=tuple(cfg.std))
@@ -156,7 +156,7 @@ def scaled_as_trained(settings: TrainSettings, source: ImageSource) -> ImageSour
 
 def chosen_args(settings: TrainSettings, num_classes: int, in_chans: int) -> dict[str, Any]:
     """What the settings and the file of first weights say of the model: arguments for make_model, as JSON has them."""
-    genotype = None if settings.genotype is None else as_genotype(settings.genotype)
+    genotype = None if settings.genotype is None else cells_named(settings.genotype)
     args: dict[str, Any] = {"init_channels": settings.init_channels, "num_cells": settings.num_cells}
     if settings.init_weights is not None:
         tensors, metadata = read_weights(settings.init_weights)
