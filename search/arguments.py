@@ -7,7 +7,7 @@ from typing import Any
 
 from nas_zoo.models.operations import load_operation
 from nas_zoo.runs.launch import asked_settings
-from nas_zoo.runs.log import run_to_resume
+from nas_zoo.runs.log import RunLog, run_to_resume
 from nas_zoo.runs.outside import is_outside, place_of
 from nas_zoo.runs.settings import (
     Parser,
@@ -60,7 +60,8 @@ def parse(argv: Sequence[str], description: str | None = None) -> tuple[SearchSe
         make_parser(find_method(method or "edas")[0], description).parse_args(argv)
     out = known.out or Path(str(in_file.get("out") or SearchSettings.out))
     saved, state = run_to_resume(out, known.resume, CHECKPOINT_KIND)
-    marks = None if state is None else state.get("code")
+    begun = {} if saved is None else state or RunLog.read(out)[0]  # killed before its first checkpoint, a run has a log
+    marks = begun.get("code")
     settings_class = find_method(method or ("edas" if saved is None else str(saved.get("method"))), marks)[0]
     flags = given_flags(make_parser(settings_class, description).parse_args(argv))
     asked = asked_settings(settings_class)

@@ -325,7 +325,7 @@ def shipped_configs() -> list[str]:
 
 
 def logits_of(method: nn.Module, name: str = "alpha") -> dict[str, torch.Tensor]:
-    """The logits of each cell kind, whether the method keeps one tensor or one for each edge.
+    """The logits of each cell kind as they are now, whether the method keeps one tensor or one for each edge.
 
     "alpha": of operations, (E, O). "beta": of edges, (E,); {} for a method that has none.
     """
@@ -335,7 +335,7 @@ def logits_of(method: nn.Module, name: str = "alpha") -> dict[str, torch.Tensor]
     return {
         kind: torch.stack(list(logits[kind])).detach().cpu()
         if isinstance(logits[kind], nn.ParameterList)
-        else logits[kind].detach().cpu()
+        else logits[kind].detach().cpu().clone()  # on a CPU it would be the parameter itself, which moves on
         for kind in KINDS
     }
 

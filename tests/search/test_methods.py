@@ -13,6 +13,7 @@ from nas_zoo.genotype import KINDS, load_genotype
 from nas_zoo.runs.checkpoint import load_checkpoint
 from nas_zoo.search.method import METHODS, SearchSettings, Step, find_method
 from nas_zoo.search.problem import Iteration
+from nas_zoo.search.ranking import ranking_changes
 from nas_zoo.search.run import main
 from nas_zoo.search.supernet import EdgeMixing, Supernet
 from tests.search.test_run import assert_same_run, epochs_of
@@ -306,6 +307,10 @@ def test_two_epochs_run_and_a_run_in_pieces_is_the_same(case, tmp_path, capsys):
             assert 0 <= figures["reestimated"] <= 1
         assert found[0]["running"] == line["held_out"]["found"]
         assert sum(line["histogram"]["normal"].values()) == found[0]["edges"]["normal"]
+    assert lines[0]["ranking"] is None
+    again = ranking_changes(lines[0]["alpha"], lines[1]["alpha"])
+    assert lines[1]["ranking"]["changed"] == again["changed"]
+    assert lines[1]["ranking"]["kendall_tau"] == pytest.approx(again["kendall_tau"])
     if case == "random":  # it is one network all along
         assert all(found[0][way] == line["gap"]["before"][way] for way in ("running", "reestimated"))
     state = load_checkpoint(whole / "checkpoint.pt", "search")["method"]
