@@ -9,12 +9,27 @@ from torch import nn
 from nas_zoo.runs.distributed import average_tensors
 from nas_zoo.search.supernet import Mixing, Supernet
 
-__all__ = ["Iteration", "tensors_by_name"]
+__all__ = ["Iteration", "Named"]
 
 
-def tensors_by_name(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and buffers; a walk through all modules, which takes as long as some hundred operations."""
-    return dict(module.named_parameters()) | dict(module.named_buffers())
+class Named:
+    """Parameters and buffers of a module by name, as they are at the time; the walk through all modules is made once.
+
+    It takes as long as some hundred operations. Layers must stay the same objects, their tensors may be others.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        layers = [(f"{path}." if path else "", layer) for path, layer in module.named_modules()]
+        self._parameters = {path + key: (layer._parameters, key) for path, layer in layers for key in layer._parameters}
+        self._buffers = {path + key: (layer._buffers, key) for path, layer in layers for key in layer._buffers}
+
+    @property
+    def parameters(self) -> dict[str, torch.Tensor]:
+        return {name: found for name, (held, key) in self._parameters.items() if (found := held[key]) is not None}
+
+    @property
+    def buffers(self) -> dict[str, torch.Tensor]:
+        return {name: found for name, (held, key) in self._buffers.items() if (found := held[key]) is not None}
 
 
 class Iteration:
@@ -27,7 +42,7 @@ class Iteration:
         for_weights: tuple[torch.Tensor, torch.Tensor],
         weight_optimizer: torch.optim.Optimizer,
         autocast: Callable,
-        named: Mapping[str, torch.Tensor] | None = None,
+        named: Named | None = None,
         penalty: Callable[[Mapping[str, Mixing]], torch.Tensor] | None = None,
     ) -> None:
         """Beside the three of an iteration:
@@ -83,7 +98,7 @@ class Iteration:
                 logits = self._supernet(images, mixing)
             else:
                 # copies of the buffers, so that running statistics stay those of the supernet's own weights
-                everything = {name: tensor.clone() for name, tensor in self._buffers.items()} | dict(weights)
+                everything = {name: tensor.clone() for name, tensor in self._tensors.buffers.items()} | dict(weights)
                 # no two names share a tensor, so there is no need to go through all modules for those that do
                 logits = torch.func.functional_call(self._supernet, everything, (images, mixing), tie_weights=False)
         return F.cross_entropy(logits.float() if logits.dtype == torch.bfloat16 else logits, labels)
@@ -91,16 +106,12 @@ class Iteration:
     @property
     def weights(self) -> dict[str, torch.Tensor]:
         """The supernet's parameters by name."""
-        return {name: tensor for name, tensor in self._tensors.items() if isinstance(tensor, nn.Parameter)}
+        return self._tensors.parameters
 
     @property
-    def _buffers(self) -> dict[str, torch.Tensor]:
-        return {name: tensor for name, tensor in self._tensors.items() if not isinstance(tensor, nn.Parameter)}
-
-    @property
-    def _tensors(self) -> Mapping[str, torch.Tensor]:
+    def _tensors(self) -> Named:
         if self._named is None:
-            self._named = tensors_by_name(self._supernet)
+            self._named = Named(self._supernet)
         return self._named
 
     @property

@@ -60,7 +60,7 @@ from nas_zoo.search.host import Adam
 from nas_zoo.search.latency import latency_limit, latency_words
 from nas_zoo.search.method import SearchSettings, Step, code_of, find_method, logits_of, mean_entropy
 from nas_zoo.search.picture import changed_cells
-from nas_zoo.search.problem import Iteration, tensors_by_name
+from nas_zoo.search.problem import Iteration, Named
 from nas_zoo.search.ranking import ranking_changes
 from nas_zoo.search.supernet import Supernet, drop_counters
 
@@ -107,7 +107,7 @@ class Search:
         supernet = supernet.to(memory_format=memory_format).to(accelerator.device)
         self.supernet = convert_global_batch_norm(supernet) if settings.sync_bn else supernet
         drop_counters(self.supernet)
-        self.named = tensors_by_name(self.supernet)
+        self.named = Named(self.supernet)
         self.method: Any = method.to(accelerator.device)
         self.weights = list(self.supernet.parameters())
         self.alphas = list(self.method.parameters())

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nas_zoo.runs.distributed import start_accelerator
 from nas_zoo.search.host import Adam, Reading, constant
 from nas_zoo.search.method import METHODS, Step, find_method
+from nas_zoo.search.problem import Named
 from nas_zoo.search.run import Search
 from nas_zoo.search.supernet import drop_counters
 from tests.search.test_methods import CASES
@@ -161,3 +162,14 @@ def test_a_state_with_counters_goes_into_a_network_without_them_and_nothing_else
     before = without.state_dict()["1.running_mean"].clone()
     without(torch.ones(2, 1, 3, 3))
     assert not torch.equal(without.state_dict()["1.running_mean"], before)
+
+
+def test_tensors_by_name_are_those_there_are_and_need_one_walk(monkeypatch):
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    named = Named(network)
+    network.double()  # other buffers
+    expected: list[dict[str, torch.Tensor]] = [dict(network.named_parameters()), dict(network.named_buffers())]
+    monkeypatch.setattr(nn.Module, "named_modules", None)
+    for found, wanted in zip((named.parameters, named.buffers), expected, strict=True):
+        assert list(found) == list(wanted)
+        assert all(found[name] is wanted[name] for name in wanted)
