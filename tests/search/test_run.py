@@ -309,6 +309,8 @@ def test_the_shipped_configurations_are_read_and_are_what_they_say():
     assert (settings.method, settings.warmup_epochs, settings.num_cells, settings.data) == ("edas", 10, 20, "cifar10")
     settings, _ = parse(["--config", "edas_c10", "--seed", "7", "--out", "nowhere"])
     assert (settings.seed, settings.alpha_lr, settings.epochs) == (7, 0.025, 25)
+    settings, _ = parse(["--config", "robust_s3", "--out", "nowhere"])
+    assert (settings.method, settings.space.operations) == ("darts", ("none", "skip_connect", "sep_conv_3x3"))
     for path in (ROOT / "search" / "configs").glob("*.yaml"):
         parse(["--config", path.stem, "--out", "nowhere"])
 
