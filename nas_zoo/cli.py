@@ -34,6 +34,7 @@ PROGRAMS = {
     "page": ("nas_zoo.export.publish.page", "write a page that runs a network in the browser"),
     "space": ("nas_zoo.export.publish.space", "the same as the folder of a Hugging Face Space"),
     "latency": ("nas_zoo.export.runtime.latency", "what a network takes here, estimated from its measured pieces"),
+    "timm": ("nas_zoo.models.timm_script", "run one of timm's own scripts (train.py, validate.py ...) with our models"),
     "bench": ("nas_zoo.export.runtime.bench", "time a model here: PyTorch, torch.compile, ONNX Runtime"),
 }
 
