@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from tests.oldest import lowest_versions
 
@@ -121,6 +122,39 @@ def commands_of(*pages: Path) -> list[str]:
     blocks = [block for page in pages for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)]
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [line.split("  #")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def test_what_contributing_names_is_there():
+    """Files and folders, the names in them that are to be added to, and make's targets."""
+    text = (ROOT / "CONTRIBUTING.md").read_text().split("## Where something new goes")[1].split("\n## ")[0]
+    named = re.findall(r"`([\w.-]*/?[\w./-]+\.(?:py|json|jsonl|csv|md|yml|yaml)|[\w-]+/[\w./-]+)`", text)
+    assert len(named) > 30
+    assert [name for name in named if "NAME" not in name and not (ROOT / name).exists()] == []
+    targets = re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"`make ([a-z0-9-]+)", text)) <= set(targets)
+    names = re.findall(r"`([A-Z]+)`(?: and `([A-Z]+)`)? (?:of `([\w/.]+)`|there)", text)
+    assert len(names) >= 4
+    for one, _, place in names:
+        if place:
+            assert re.search(rf"^{one}\b", (ROOT / place).read_text(), re.MULTILINE), (one, place)
+
+
+def test_hooks_and_workflow_run_what_make_and_ci_run():
+    yaml = YAML(typ="safe")
+    lint = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert lint is not None
+    commands = {line.replace("$(BIN)/", "").strip().removesuffix(" .") for line in lint[1].splitlines()}
+    (repo,) = yaml.load(ROOT / ".pre-commit-config.yaml")["repos"]
+    hooks = {hook["entry"].removeprefix(".venv/bin/").replace(" --force-exclude", "") for hook in repo["hooks"]}
+    assert hooks == commands
+    jobs = yaml.load(ROOT / ".github" / "workflows" / "ci.yml")["jobs"]
+    assert [step["run"] for step in jobs["linux"]["steps"] if "run" in step] == [".ci/run"]
+    assert jobs["linux"]["runs-on"].startswith("ubuntu")
+    assert {name.split("-")[0] for name in jobs["quick"]["strategy"]["matrix"]["os"]} == {"macos", "windows"}
+    install, test = (step["run"] for step in jobs["quick"]["steps"] if "run" in step)
+    make = (ROOT / "Makefile").read_text()
+    assert install.removeprefix("python ").replace('"', "'") in make.replace("--quiet --disable-pip-version-check ", "")
+    assert test.removeprefix("python ").replace('"', "'").replace("-n 2", "-n $(JOBS)") in make
 
 
 def test_the_readme_opens_with_the_two_commands():
