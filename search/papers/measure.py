@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from nas_zoo.runs.distributed import start_accelerator
 from nas_zoo.runs.facts import run_facts
-from nas_zoo.search.method import find_method
+from nas_zoo.search.method import Step, find_method
 from nas_zoo.search.run import Search
 
 __all__ = ["measure_iterations", "peak_gb", "seconds", "synchronised"]
@@ -56,9 +56,9 @@ def peak_gb(action: Callable[[], None], device: torch.device) -> float:
 
 
 def measure_iterations(
-    networks: Mapping[str, tuple[str, int]], size: tuple[int, int, int], rounds: int = 3, each: int = 2
+    networks: Mapping[str, tuple[str, int]], size: tuple[int, int, int], rounds: int = 2, each: int = 1
 ) -> dict[str, Any]:
-    """For each network "seconds" (of an iteration, a value a round) and "gb" (its largest of two); "facts" beside them.
+    """For each network "seconds" (of an iteration, a value a round) and "gb" (its largest); "facts" beside them.
 
     An iteration is one architecture step and one weight step, with all that the loop does. In a round each network has
     its turn, so that what else the machine does falls on all of them.
@@ -67,7 +67,7 @@ def measure_iterations(
         networks: By name: method and number of cells.
         size: C, pixels and batch; the images are noise.
         rounds: After one to warm up.
-        each: Iterations of a turn, since some methods draw what they run.
+        each: Iterations of a turn, four times as many where the method draws what it runs (as EDAS draws an edge).
     """
     channels, pixels, batch = size
     accelerator = start_accelerator()
@@ -90,7 +90,9 @@ def measure_iterations(
 
     batches = {name: (images(run), images(run)) for name, run in runs.items()}
 
-    def turn(name: str, start: int, count: int = each) -> Callable[[], None]:
+    counts = {name: each if _runs_all(run) else 4 * each for name, run in runs.items()}
+
+    def turn(name: str, start: int, count: int) -> Callable[[], None]:
         run = runs[name]
         epoch = run.settings.epochs - 1  # in the last one nothing is frozen
 
@@ -103,9 +105,10 @@ def measure_iterations(
     times: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name in runs:
-            taken = seconds(turn(name, number * each), device) / each
+            count = counts[name]
+            taken = seconds(turn(name, number * count, count), device) / count
             times[name] += [taken] if number else []
-    memory = {name: max(peak_gb(turn(name, 1000 + i, 1), device) for i in range(2)) for name in runs}
+    memory = {name: max(peak_gb(turn(name, 1000 + i, 1), device) for i in range(counts[name])) for name in runs}
     return {
         "networks": {
             name: {"seconds": times[name], "median": statistics.median(times[name]), "gb": memory[name]}
@@ -113,3 +116,9 @@ def measure_iterations(
         },
         "facts": run_facts(device),
     }
+
+
+def _runs_all(run: Search) -> bool:
+    """Whether an iteration runs every operation of every edge."""
+    mixing = run.method.mixing(Step(0, 0, run.settings.epochs, "weights"))
+    return all(len(mix.ops) == run.method.space.num_operations for mixes in mixing.values() for mix in mixes)

@@ -13,8 +13,9 @@ index.html, table.csv, table.json and figure.svg; OUT/logs the logs of the runs 
 OUT but for OUT/runs may be published. Scale tiny takes a minute or so on digits and shows that all of it runs; small is
 some 4,000 images, 5 cells of 8 channels and a few hundred iterations; paper the papers' own settings.
 
-Where there are several devices and submitit is installed (pip install 'nas-zoo[cluster]'), each has its share of the
-runs (--launcher local). On Slurm a run is a job (--launcher slurm); one that is queued again goes on.
+Started with torchrun or accelerate launch, each run has all processes. Where there are several devices and submitit is
+installed (pip install 'nas-zoo[cluster]'), each has its share of the runs (--launcher local). On Slurm a run is a job
+(--launcher slurm); one that is queued again goes on.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nas_zoo.runs.distributed import start_accelerator
 from nas_zoo.runs.ending import program, stopped
 from nas_zoo.runs.facts import published_log
 from nas_zoo.runs.files import write_json, write_text
@@ -49,30 +51,39 @@ class Plan:
         self.experiment, self.scale, self.seeds, self.store = experiment, scale, seeds, store
         self.searches: dict[str, list[Job]] = {}
         for name, wanted in experiment.searches.items():
-            own_data = wanted.data is not None and not _is(store.data, wanted.data)
-            if own_data and not scale.own:
-                continue  # the scales of ours have one data set
-            place = Store(store.out, Data(str(wanted.data), None, store.data.data_root)) if own_data else store
+            place = self._store(name)
+            if place is not store and not scale.own:
+                continue  # our scales have one data set
             more = dict(wanted.own) | ({"epochs": scale.long_epochs} if wanted.long else {})
             self.searches[name] = [place.search(searching(wanted.case, scale, seed, **more)) for seed in range(seeds)]
 
+    def _store(self, name: str) -> Store:
+        """Of a search: that of the images given, or of the data set that it must have."""
+        data, given = self.experiment.searches[name].data, self.store.data
+        return (
+            self.store if data in (None, given.data) else Store(self.store.out, Data(str(data), None, given.data_root))
+        )
+
     def trains(self) -> dict[tuple[str, str | None, int | None], list[Job]]:
         """Retrainings of the searches that have finished."""
-        found: dict[tuple[str, str | None, int | None], list[Job]] = {}
         recipe = retraining(self.scale, self.experiment.paper)
-        for name, rule, mark in self.experiment.trains:
-            epoch = None if mark is None else marks(self.scale)[mark]
-            wanted = self.experiment.searches[name]
-            other = wanted.data is not None and not _is(self.store.data, wanted.data)
-            place = (
-                Store(self.store.out, Data(str(wanted.data), None, self.store.data.data_root)) if other else self.store
-            )
-            found[name, rule, mark] = [
-                place.train(recipe | {"seed": seed}, search, rule, epoch)
-                for seed, search in enumerate(self.searches.get(name, ()))
+        return {
+            (name, rule, mark): [
+                self._store(name).train(
+                    recipe | {"seed": seed}, search, rule, None if mark is None else marks(self.scale)[mark]
+                )
+                for seed, search in enumerate(self.searches[name])
                 if search.finished
             ]
-        return found
+            for name, rule, mark in self.experiment.trains
+            if name in self.searches
+        }
+
+    def missing(self, trains: Mapping[Any, Sequence[Job]], models: Mapping[Any, Sequence[Job]]) -> int:
+        """How many runs have not finished, those of cells that are not known yet with them."""
+        done = sum(job.finished for jobs in trains.values() for job in jobs)
+        unfinished = [job for job in (*_listed(self.searches), *_listed(models)) if not job.finished]
+        return len(unfinished) + self.seeds * len(trains) - done
 
     def models(self) -> dict[str, list[Job]]:
         """Trainings of models of the zoo: at scale paper alone."""
@@ -84,10 +95,6 @@ class Plan:
         }
 
 
-def _is(data: Data, name: str) -> bool:
-    return data.data == name
-
-
 def _listed(jobs: Mapping[Any, Sequence[Job]]) -> list[Job]:
     """Seed by seed, so that a table is whole for one before the next begins."""
     most = max(map(len, jobs.values()), default=0)
@@ -97,15 +104,20 @@ def _listed(jobs: Mapping[Any, Sequence[Job]]) -> list[Job]:
 def run_experiment(plan: Plan, launcher: Launcher, page_only: bool = False) -> Reason | None:
     """Runs what has not finished and writes the pages; returns why it was stopped (None: it was not)."""
     experiment, store = plan.experiment, plan.store
+    accelerator = start_accelerator()
     if not page_only:
         for jobs in (lambda: _listed(plan.searches), lambda: _listed(plan.trains()), lambda: _listed(plan.models())):
             if (reason := launcher.run(jobs())) is not None:
                 return reason
+            accelerator.wait_for_everyone()  # until the first process has written what says that a run has finished
     for name, edges in experiment.gaps.items():
         for job in plan.searches[name]:
-            if job.finished and not job.borrowed:
+            if job.finished and not job.borrowed and not page_only:
                 _measure_gap(job, edges, store.data)
     measured = _measured(experiment, plan.scale, store, page_only) if experiment.memory else None
+    accelerator.wait_for_everyone()
+    if not accelerator.is_main_process:
+        return None
     runs = {
         name: [read_run(job.folder, f"{name}, seed {seed}") for seed, job in enumerate(jobs) if job.finished]
         for name, jobs in plan.searches.items()
@@ -115,16 +127,17 @@ def run_experiment(plan: Plan, launcher: Launcher, page_only: bool = False) -> R
     finished = [
         job for job in dict.fromkeys([*_listed(plan.searches), *_listed(trains), *_listed(models)]) if job.finished
     ]
-    missing = sum(not job.finished for job in dict.fromkeys(_listed(plan.searches)))
-    missing += plan.seeds * len(experiment.trains) - sum(job.finished for jobs in trains.values() for job in jobs)
-    missing -= 0 if plan.scale.own else sum(plan.seeds for name, *_ in experiment.trains if name not in plan.searches)
-    missing += sum(not job.finished for jobs in models.values() for job in jobs)
     for job in finished:
         if job.borrowed:
             continue  # its log is published where it lies
-        write_text(_made(store.out / "logs") / f"{job.folder.name}.jsonl", published_log(RunLog.read(job.folder)))
+        text = published_log(RunLog.read(job.folder))
+        if job.program == "search":  # a folder of its own, as --borrow and nas-zoo genotype take it
+            write_text(_made(store.out / "logs" / job.folder.name) / "log.jsonl", text)
+        else:
+            write_text(_made(store.out / "logs") / f"{job.folder.name}.jsonl", text)
     folder = _made(store.out / plan.scale.name / experiment.name)
-    shown = Shown(experiment, plan.scale, plan.seeds, experiment.examine(results), finished, missing, measured)
+    shown = Shown(experiment, plan.scale, plan.seeds, experiment.examine(results), finished,
+                  plan.missing(trains, models), measured)  # fmt: skip
     print(write_pages(shown, folder), flush=True)
     return None
 

@@ -77,8 +77,9 @@ def test_every_experiment_runs_at_tiny_and_says_what_it_saw(everything, name):
         assert all(f".{word}{{--c:" in style for word in used)
     assert (folder / "figure.svg").exists()
     for run in table["runs"]:
-        log = (everything / "logs" / f"{run['name']}.jsonl").read_text("utf-8")
-        assert str(everything) not in log
+        logs = everything / "logs"
+        log = logs / run["name"] / "log.jsonl" if run["program"] == "search" else logs / f"{run['name']}.jsonl"
+        assert str(everything) not in log.read_text("utf-8")
 
 
 @pytest.mark.slow
