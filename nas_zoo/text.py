@@ -39,9 +39,9 @@ _REPR.maxlevel = 4
 
 
 def show(value: Any) -> str:
-    """repr of a value, cut short; a value from outside may be huge, deep or without a repr."""
+    """repr of a value, on one line and cut short; a value from outside may be huge, deep or without a repr."""
     try:
-        return _REPR.repr(value)
+        return plain(_REPR.repr(value))
     except (ValueError, RecursionError):  # an integer over the digit limit of int -> str
         return f"a {type(value).__name__} too large to show"
 

@@ -203,7 +203,7 @@ class SearchSettings:
             value = getattr(self, name)
             require(value is None or value >= least, name, value, f"at least {least}")
         limit = self.max_latency
-        require(limit is None or 0 < limit < math.inf, "max_latency", limit, "more than 0 ms")
+        require(limit is None or 0 < limit < math.inf, "max_latency", limit, "more than 0 ms and finite")
         weight = self.latency_weight
         require(0 <= weight < math.inf, "latency_weight", weight, "a finite number of at least 0")
         if limit is not None and self.latency_table is None:

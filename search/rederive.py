@@ -24,7 +24,7 @@ from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import write_json
 from nas_zoo.runs.log import RunLog
 from nas_zoo.runs.outside import check_marks, is_outside, marks_of
-from nas_zoo.runs.settings import Parser, settings_from
+from nas_zoo.runs.settings import Parser, settings_from, whole
 from nas_zoo.search.arguments import add_code_flags, load_code
 from nas_zoo.search.discretize import DERIVATIONS
 from nas_zoo.search.method import find_method
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--rule", choices=tuple(DERIVATIONS), help="rule of derivation (default: the method's own)")
     how.add_argument("--edges", help="configuration of edges instead: 8/14 to 3/14, or groups such as 2+3:1,4:1,5:1")
-    parser.add_argument("--epoch", type=int, help="after which epoch, from 1 (default: the last)")
+    parser.add_argument("--epoch", type=whole(1), help="after which epoch, from 1 (default: the last)")
     parser.add_argument("--to", type=Path, metavar="FILE", help="genotype file to write (default: print it)")
     add_code_flags(parser)
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)

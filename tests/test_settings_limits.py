@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -56,6 +57,9 @@ SEARCH = [
     least("train_limit", 4, " images"), *positive("lr", lr_min=0.0), *positive("alpha_lr"),
     *not_negative("lr_min", lr=LARGEST), *not_negative("momentum"), *not_negative("weight_decay"),
     *not_negative("grad_clip"), budget(),
+    least("target_channels", 2), least("target_cells", 1), least("target_size", 8), *not_negative("latency_weight"),
+    Limit("max_latency", ABOVE_0, 0.0, "more than 0 ms and finite", {"latency_table": Path("table.json")}),
+    Limit("max_latency", LARGEST, math.inf, "more than 0 ms and finite", {"latency_table": Path("table.json")}),
     Limit("partial_channels", 16, 17, "a divisor of init_channels (16)"),
     Limit("lr_min", 0.5, math.nextafter(0.5, 1.0), "at most lr (0.5)", {"lr": 0.5}),
     *(Limit("alpha_betas", at, beyond, "two numbers from 0 to below 1")

@@ -12,7 +12,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
 from nas_zoo.models.catalog import hint_for_model, network_named, words_for_cells
-from nas_zoo.text import near_names
+from nas_zoo.text import near_names, show
 
 __all__ = [
     "StateDict",
@@ -224,7 +224,7 @@ def state_dict_of(value: Any, named: str = "checkpoint") -> StateDict:
         raise ValueError(f"{named}: no state dict in it (names and tensors, by themselves or under {', '.join(_KEYS)})")
     for key, tensor in value.items():
         if not isinstance(key, str) or not key.isprintable():  # names come into messages
-            raise ValueError(f"{named}: the keys of a state dict must be names, got {key!r}")
+            raise ValueError(f"{named}: the keys of a state dict must be names, got {show(key)}")
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
             raise ValueError(
                 f"{named}: {key!r} must be a plain tensor, not one that is sparse, quantized or without data"

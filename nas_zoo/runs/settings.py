@@ -62,6 +62,7 @@ CHANGEABLE = (
 _TRUE = ("true", "yes", "on", "1")
 _FALSE = ("false", "no", "off", "0")
 _DEST = "settings:"  # starts the argparse name of every flag made here, so that given_flags finds its own
+_WHOLE_END = 2**63  # whole numbers lie below; 64 bits is what torch, numpy and a checkpoint hold
 _MAX_SHOWN = 80  # characters of a wrong value that an error repeats
 
 
@@ -105,6 +106,10 @@ def _got(value: Any) -> str:
     """A wrong value as an error repeats it: on one line, and not a whole file of it."""
     text = repr(value) if not isinstance(value, Path) else repr(str(value))
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+
+
+class _TooLarge(ValueError):
+    """A whole number that 64 bits do not hold: right in kind, so that another member of a union says nothing of it."""
 
 
 # ---------------------------------------------------------------------------------------------------------- fields
@@ -204,6 +209,8 @@ def _convert(value: Any, kind: Any) -> Any:
         for member in _without_none(kind):
             try:
                 return _convert(value, member)
+            except _TooLarge:
+                raise
             except ValueError:
                 continue
         raise wrong
@@ -229,6 +236,8 @@ def _convert(value: Any, kind: Any) -> Any:
         for i, part in enumerate(value):
             try:
                 parts.append(_convert(part, args[0] if many else args[i]))
+            except _TooLarge:
+                raise
             except ValueError:
                 raise ValueError(f"must be {_type_name(kind)}, got {_got(part)} in it") from None
         return tuple(parts)
@@ -240,12 +249,16 @@ def _convert(value: Any, kind: Any) -> Any:
     if isinstance(value, bool) or value is None:
         raise wrong
     if kind is int:
-        if isinstance(value, str) and re.fullmatch(r"[-+]?\d{1,20}|[-+]?\d{1,3}(_\d{3}){1,6}", value):
-            value = int(value)
+        given = value
+        if isinstance(value, str) and re.fullmatch(r"[-+]?(\d+|\d{1,3}(_\d{3})+)", value):
+            # Python refuses to read more than some thousand digits
+            value = int(value) if len(value) <= 1000 else -_WHOLE_END - 1 if value[0] == "-" else _WHOLE_END
         if not isinstance(value, int):
             raise wrong
-        if not -(2**63) <= value < 2**63:
-            raise ValueError(f"must be a whole number of at most 64 bits, got {_got(value)}")
+        if value >= _WHOLE_END:
+            raise _TooLarge(f"must be at most {_WHOLE_END - 1}, got {_got(given)}")
+        if value < -_WHOLE_END:
+            raise _TooLarge(f"must be at least {-_WHOLE_END}, got {_got(given)}")
         return value
     if kind is float:
         if not isinstance(value, (int, float, str)):

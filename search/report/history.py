@@ -59,6 +59,7 @@ _GAP_ROW = {
     "cells": "text", "edge_weights": "text", "edges.normal": "count", "edges.reduce": "count", "running": "share?",
     "reestimated": "share?",
 }  # fmt: skip
+_UNMEASURED = {"running": None, "reestimated": None}
 #: Larger is nothing that a search measures.
 _MOST = 1e15
 _KINDS_OF_VALUE: dict[str, tuple[str, Callable[[Any], bool]]] = {
@@ -219,7 +220,7 @@ class Run:
                     rows.append({"cells": rule, "edges": edges, "edge_weights": "none", "running": after,
                                  "reestimated": None, "before": before})  # fmt: skip
             logged = {}
-        rows += [row | {"before": logged["before"]} for row in logged.get("after", ())]
+        rows += [_UNMEASURED | row | {"before": _UNMEASURED | logged["before"]} for row in logged.get("after", ())]
         own = self.genotype("found")
         alike = [rule for rule in ("darts", "argmax") if own is not None and self.genotype(rule) == own]
         rows = [row for row in rows if row["cells"] not in alike]
@@ -227,10 +228,15 @@ class Run:
             row |= {"n": self.last["held_out"].get("n"), "epoch": self.done}
             row["alike"] = [rule for rule in alike if row["cells"] == "found" and rule != self.rule]
         if self.gap is not None:
-            measured = {"n": self.gap.get("n"), "epoch": self.gap.get("epochs"), "before": self.gap["before"]}
+            before = _UNMEASURED | self.gap["before"]
+            measured = {"n": self.gap.get("n"), "epoch": self.gap.get("epochs"), "before": before}
             same = "gap" in self.last and measured["epoch"] == self.done  # else it tells more than the log, or other
             known = {(row["cells"], row["edge_weights"]) for row in rows} if same else set()
-            rows += [row | measured for row in self.gap["after"] if (row["cells"], row["edge_weights"]) not in known]
+            rows += [
+                _UNMEASURED | row | measured
+                for row in self.gap["after"]
+                if (row["cells"], row["edge_weights"]) not in known
+            ]
         return rows
 
     def row_name(self, row: Mapping[str, Any]) -> str:

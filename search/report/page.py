@@ -202,7 +202,7 @@ def _accuracy(run: Run) -> Row:
 
 def _reestimated(line: Mapping[str, Any]) -> float | None:
     rows = dig(line, "gap", "after") or []
-    return next((row["reestimated"] for row in rows if row["cells"] == "found"), None)
+    return next((row.get("reestimated") for row in rows if row["cells"] == "found"), None)
 
 
 def _gap_pairs(run: Run) -> list[Pair]:

@@ -102,3 +102,11 @@ def forged(count: int, seed: int) -> Iterator[dict[Any, Any]]:
 def test_a_thousand_forged_state_dicts_are_converted_or_refused_in_one_line(genotype):
     problems = problems_of(lambda state: convert_state_dict(state, genotype), forged(1000, seed=5))
     assert problems == []
+
+
+def test_a_key_whose_repr_has_several_lines_is_named_on_one(tmp_path):
+    tensor = torch.arange(30.0)
+    torch.save({tensor: tensor}, tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match="must be names, got") as caught:
+        read_state_dict(tmp_path / "weights.pt")
+    assert str(caught.value).isprintable()

@@ -17,6 +17,7 @@ from nas_zoo.runs.settings import (
     setting,
     settings_from,
     to_dict,
+    whole,
 )
 
 
@@ -144,7 +145,8 @@ def test_flags_become_the_type_of_the_field(words, name, value):
         ("epochs: true", "epochs must be a whole number, got True"),
         ("epochs: many", "epochs must be a whole number, got 'many'"),
         ("epochs:", "epochs must be a whole number, got None"),
-        ("epochs: 9223372036854775808", "epochs must be a whole number of at most 64 bits, got 9223372036854775808"),
+        ("epochs: 9223372036854775808", "epochs must be at most 9223372036854775807, got 9223372036854775808"),
+        ("epochs: -9" + 30 * "0", "epochs must be at least -9223372036854775808, got -9" + 30 * "0"),
         ("lr: fast", "lr must be a number, got 'fast'"),
         ("lr: .nan", "lr must be a number, got nan"),
         ("lr: [1]", "lr must be a number, got [1]"),
@@ -176,7 +178,7 @@ def test_a_value_of_the_wrong_type_in_yaml_is_told_with_file_and_line(tmp_path, 
     ("words", "told"),
     [
         (["--epochs", "2.5"], "--epochs must be a whole number, got '2.5'"),
-        (["--epochs", 5000 * "9"], "--epochs must be a whole number, got '99999"),
+        (["--epochs", 5000 * "9"], "--epochs must be at most 9223372036854775807, got '99999"),
         (["--mean", "0.1", "x"], "--mean must be a list in which each value is a number, got 'x' in it"),
         (["--pool", "min"], "--pool must be one of 'avg', 'max', got 'min'"),
         (["--epoch", "3"], "there is no flag --epoch; did you mean --epochs or"),
@@ -322,3 +324,28 @@ def test_describe_tells_value_unit_and_source(tmp_path):
 def test_a_default_that_can_change_in_place_is_refused():
     with pytest.raises(TypeError, match="write a tuple"):
         setting([1, 2], "candidates")
+
+
+@dataclass(frozen=True)
+class WholeSettings:
+    batch_size: int = setting(1, "images a step")
+    workers: int | None = setting(None, "processes that load data")
+    sizes: tuple[int, ...] = setting((1,), "of the batches")
+
+
+@pytest.mark.parametrize("digits", [20, 21, 40, 5000])
+@pytest.mark.parametrize("name", ["batch_size", "workers", "sizes"])
+def test_a_huge_whole_number_is_one_and_is_told_the_most(name, digits, tmp_path, capsys):
+    number = digits * "9"
+    told = f"must be at most 9223372036854775807, got '{number[:20]}"
+    with pytest.raises(ValueError, match=f"{name} {told}"):
+        from_words(WholeSettings, [], write(tmp_path, f"{name}: '{number}'"))
+    flag = f"--{name.replace('_', '-')}"
+    with pytest.raises(SystemExit):
+        from_words(WholeSettings, [flag, number])
+    assert capsys.readouterr().err.startswith(f"tiny: {flag} {told}")
+    parser = Parser(prog="tiny")
+    parser.add_argument("--side", type=whole(1))
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--side", number])
+    assert capsys.readouterr().err.startswith(f"tiny: --side {told}")

@@ -106,3 +106,16 @@ def test_a_line_nested_too_deeply_or_with_an_endless_number_is_refused(key: str,
     path.write_text(path.read_text().replace('"X"', text))
     with pytest.raises(ValueError, match="line "):
         read_run(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["log.jsonl", "gap.json"])
+def test_a_gap_without_a_figure_that_may_be_missing_is_shown(place: str, tmp_path: Path) -> None:
+    good = lines_of("da2s_e4_c16_c10")
+    gap = copy.deepcopy(good[-1]["gap"])
+    for figures in (gap["before"], gap["after"][0]):
+        del figures["running"], figures["reestimated"]
+    last = good[-1] | {"gap": gap} if place == "log.jsonl" else good[-1]
+    written(tmp_path, "log.jsonl", [*good[:-1], last])
+    if place == "gap.json":
+        written(tmp_path, place, [gap | {"n": 5000, "method": "da2s", "epochs": 3}])
+    assert "<svg" in page([read_run(tmp_path)])
