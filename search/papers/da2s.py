@@ -22,7 +22,18 @@ from nas_zoo.search.papers.experiment import (
     style,
     transfer,
 )  # fmt: skip
-from nas_zoo.search.papers.findings import Check, Column, Findings, Picture, Row, above, agrees, exact, mean
+from nas_zoo.search.papers.findings import (
+    Check,
+    Column,
+    Findings,
+    Picture,
+    Row,
+    above,
+    agrees,
+    better,
+    exact,
+    mean,
+)
 from nas_zoo.search.report import figures
 from nas_zoo.search.report.figures import Line, Pair
 from nas_zoo.search.report.history import Run
@@ -50,7 +61,7 @@ def da2s_table_1(results: Results) -> Findings:
         [ERROR, Column("parameters", "M", 2), Column("search", "s", 0)],
         rows,
         [
-            above("DA2S' error is below DARTS'", error["darts"], error["da2s"], results.tested() or 1),
+            better("DA2S' error is below DARTS'", error["darts"], error["da2s"], results.tested() or 1),
             agrees("DA2S' error: 2.51", [100 * v for v in error["da2s"]], 2.51, 0.09, results.scale.own),
         ],
         [spread_picture(rows, "test error, retrained", "Test error of the retrained networks, %", 100,
@@ -112,9 +123,9 @@ def da2s_table_2(results: Results) -> Findings:
     rows["baseline (DARTS)"] = ("darts", style("darts"), (2.76, 0.09))
     error, n = {name: results.errors(name) for name in (*_CONTROLS, "darts")}, results.tested() or 1
     checks = [
-        above("linear is better than exp", error["exp"], error["linear"], n),
-        above("log is better than exp", error["exp"], error["log"], n),
-        above("linear is better than the baseline", error["darts"], error["linear"], n),
+        better("linear is better than exp", error["exp"], error["linear"], n),
+        better("log is better than exp", error["exp"], error["log"], n),
+        better("linear is better than the baseline", error["darts"], error["linear"], n),
     ]
     notes = ["lambda_1 and lambda_2 are const, as in the paper. The baseline is DARTS of the first order here."]
     return _errors_table(results, rows, checks, notes)
@@ -127,10 +138,10 @@ def da2s_table_3(results: Results) -> Findings:
             rows[f"{fixed} = 1, {delayed} {name}"] = (f"{fixed}_{name}", style("da2s"), _TABLE_3[fixed][name])
     error, n = {name: results.errors(name) for name, _, _ in rows.values()}, results.tested() or 1
     checks = [
-        above("with lambda_2 = 1, log is better than linear", error["lambda_2_linear"], error["lambda_2_log"], n),
-        above("with lambda_1 = 1, step is better than const", error["lambda_1_const"], error["lambda_1_step"], n),
-        above("the best of lambda_2 = 1 (log) is better than the best of lambda_1 = 1 (exp)", error["lambda_1_exp"],
-              error["lambda_2_log"], n),
+        better("with lambda_2 = 1, log is better than linear", error["lambda_2_linear"], error["lambda_2_log"], n),
+        better("with lambda_1 = 1, step is better than const", error["lambda_1_const"], error["lambda_1_step"], n),
+        better("the best of lambda_2 = 1 (log) is better than the best of lambda_1 = 1 (exp)", error["lambda_1_exp"],
+               error["lambda_2_log"], n),
     ]  # fmt: skip
     return _errors_table(
         results, rows, checks, ["lambda_c is linear; the delayed one is 0 in the first 8 of 50 epochs."]
@@ -189,7 +200,7 @@ def da2s_table_4(results: Results) -> Findings:
         checks.append(above(f"{edges}: DARTS loses more than DA2S when it is cut", _shares(lost["DARTS"]),
                             _shares(lost["DA2S"]), n or 1))  # fmt: skip
         error = {name: ours[name]["test error, retrained"] for name in ours}
-        checks.append(above(f"{edges}: DA2S' retrained error is below DARTS'", error["DARTS"], error["DA2S"], tested))
+        checks.append(better(f"{edges}: DA2S' retrained error is below DARTS'", error["DARTS"], error["DA2S"], tested))
         for name, paper in (("DA2S", da2s_paper), ("DARTS", darts_paper)):
             value, deviation = (float(word) for word in paper[0].split(" ± "))
             ours_percent = [100 * v for v in error[name]]

@@ -19,7 +19,18 @@ from nas_zoo.search.papers.experiment import (
     style,
     transfer,
 )  # fmt: skip
-from nas_zoo.search.papers.findings import Column, Findings, Picture, Row, above, agrees, exact, mean, more_often
+from nas_zoo.search.papers.findings import (
+    Column,
+    Findings,
+    Picture,
+    Row,
+    above,
+    agrees,
+    better,
+    exact,
+    mean,
+    more_often,
+)
 from nas_zoo.search.papers.scales import CASES
 from nas_zoo.search.report import figures
 from nas_zoo.search.report.figures import Line
@@ -144,7 +155,7 @@ def edas_table_1(results: Results) -> Findings:
         [in_percent("accuracy", 2), Column("parameters", "M", 2)],
         rows,
         [
-            above("the last cells are better than the first", last, first, results.tested() or 1),
+            better("the last cells are better than the first", last, first, results.tested() or 1),
             agrees("accuracy of the last cells: 97.21", [100 * v for v in last], 97.21, 0.1, results.scale.own),
         ],
         [spread_picture(rows, "accuracy", "Test accuracy, %", 100, {r.name: float(r.paper["accuracy"]) for r in rows}
@@ -239,8 +250,8 @@ def edas_table_2(results: Results) -> Findings:
     faster = None if not all(seconds.values()) else mean(seconds["edas"]) < mean(seconds["darts"])
     ratio = f"{mean(seconds['darts']) / mean(seconds['edas']):.1f}" if all(seconds.values()) else "?"
     checks = [
-        above("EDAS' error is below DARTS'", error_of["darts"], error_of["edas"], n),
-        above("with warm-up it is below that without", error_of["edas"], error_of["edas_warmup"], n),
+        better("EDAS' error is below DARTS'", error_of["darts"], error_of["edas"], n),
+        better("with warm-up it is below that without", error_of["edas"], error_of["edas_warmup"], n),
         exact("EDAS' search takes less time than DARTS'", faster),
         *(agrees(f"error of {row.name}: {row.paper['test error, retrained']}",
                  [100 * v for v in row.values["test error, retrained"]], papers[name][0], 0.1, results.scale.own)

@@ -18,7 +18,7 @@ from nas_zoo.runs.log import RunLog
 from nas_zoo.search.papers.edas import depth
 from nas_zoo.search.papers.experiment import marks
 from nas_zoo.search.papers.experiments import EXPERIMENTS
-from nas_zoo.search.papers.findings import Check, above, agrees, exact, more_often, verdict
+from nas_zoo.search.papers.findings import Check, above, agrees, better, exact, more_often, verdict
 from nas_zoo.search.papers.launch import Launcher, Share
 from nas_zoo.search.papers.run import Plan
 from nas_zoo.search.papers.runs import Data, Searching, Store
@@ -251,6 +251,8 @@ def test_a_difference_within_two_standard_errors_decides_nothing():
     assert above("", [0.45], [0.50], n=10_000).holds is False
     assert above("", [0.5, 0.9], [0.3, 0.6], n=10_000).holds is None  # the seeds differ more than chance
     assert above("", [], [0.5], n=100).holds is None
+    assert better("", [0.60], [0.50], n=10_000).holds is None  # a seed alone
+    assert better("", [0.60, 0.61], [0.50, 0.51], n=10_000).holds is True
     assert more_often("", [9], [4]).holds is None
     assert more_often("", [30], [4]).holds is True
     assert agrees("", [2.6], 2.51, 0.09, at_paper=True).holds is True
