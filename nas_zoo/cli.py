@@ -360,10 +360,55 @@ def doctor(options: argparse.Namespace) -> int:
     return 1 if any(finding.state == "wrong" for finding in findings) else 0
 
 
+#: Shells that shtab writes for.
+_SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
+
+
+def completion(options: argparse.Namespace) -> int:
+    import shtab
+
+    from nas_zoo.genotype import list_genotypes
+    from nas_zoo.models.catalog import MODELS
+
+    parser = make_parser(whole_programs=True)
+    names = {"model": sorted(MODELS), "genotype": sorted({*list_genotypes(), *MODELS})}
+    for name, command in _commands_of(parser).items():
+        for action in command._actions:
+            what = action.dest.rpartition(":")[2]
+            if action.choices is None and what in names and name != "predict":
+                action.choices = names[what]  # offered, not checked: this parser reads no words
+            elif action.type is Path or what in (
+                "model",
+                "images",
+                "output",
+                "checkpoint",
+                "script",
+                "runs",
+                "run",
+                "file",
+            ):
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+    print(shtab.complete(parser, options.shell))
+    return 0
+
+
+def _commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    (found,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return dict(found.choices)
+
+
+def _program_parser(name: str) -> argparse.ArgumentParser:
+    # the flags of a search depend on its method, so they are not its program's but of a module of theirs
+    module = "nas_zoo.search.arguments" if name == "search" else PROGRAMS[name][0]
+    parser: argparse.ArgumentParser = importlib.import_module(module).make_parser()
+    return parser
+
+
 _CELLS = "a name of `nas-zoo list --cells` or of a model, a file, a search's folder"
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser(whole_programs: bool = False) -> argparse.ArgumentParser:
+    """Of all commands; with `whole_programs` those that are programs of their own have their flags too (slow)."""
     from nas_zoo.runs.settings import Parser, whole
 
     words = "Architecture search, cell networks and their export. `nas-zoo COMMAND --help` tells more of each."
@@ -374,7 +419,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--operations", metavar="FILE.py:NAME", help=words)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, (_, words) in PROGRAMS.items():
-        commands.add_parser(name, help=words, add_help=False)
+        parents: list[Any] = [_program_parser(name)] if whole_programs else []
+        commands.add_parser(name, help=words, parents=parents, add_help=False)
 
     def command(name: str, run: Any, words: str, example: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=words, description=words, epilog=f"example: nas-zoo {name} {example}")
@@ -448,6 +494,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--num-cells", type=whole(1), help="cells in all (default: the layout's)")
     sub.add_argument("--num-classes", type=whole(1), help="classes (default: the layout's)")
+    words = "a script that completes commands, flags and names on pressing Tab"
+    sub = command("completion", completion, words, "bash > ~/.local/share/bash-completion/completions/nas-zoo")
+    sub.add_argument("shell", choices=_SHELLS)
     sub = command("demo", demo, "search, retrain, export, check and predict on handwritten digits", "--out runs/demo")
     sub.add_argument("--out", type=Path, default=Path("nas-zoo-demo"), help="folder (default: nas-zoo-demo)")
     sub.add_argument("--seed", type=whole(0), default=0, help="of both runs (default: 0)")

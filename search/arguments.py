@@ -25,8 +25,9 @@ __all__ = ["CHECKPOINT_KIND", "add_code_flags", "load_code", "make_parser", "par
 CHECKPOINT_KIND = "search"
 
 
-def make_parser(settings_class: type[SearchSettings], description: str | None = None) -> Parser:
-    """Of `nas-zoo search`, with the flags of a method's settings."""
+def make_parser(settings_class: type[SearchSettings] | None = None, description: str | None = None) -> Parser:
+    """Of `nas-zoo search`, with the flags of a method's settings; None: EDAS'."""
+    settings_class = settings_class or find_method("edas")[0]
     parser = Parser(prog="nas-zoo search", description=description)
     shipped = ", ".join(shipped_configs())
     parser.add_argument("--config", help=f"YAML file of settings, or a shipped one: {shipped}")

@@ -30,7 +30,7 @@ from nas_zoo.search.method import find_method
 from nas_zoo.search.report.history import GAP_FILE
 from nas_zoo.search.run import Search
 
-__all__ = ["main", "measure"]
+__all__ = ["main", "make_parser", "measure"]
 
 
 def measure(
@@ -81,9 +81,7 @@ def measure(
     return gap | {"n": run.eval_batches.num_samples, "method": settings.method, "epochs": state["epoch"]}
 
 
-@program("nas-zoo gap")
-def main(argv: list[str] | None = None) -> int:
-    """The program: 0, or 2 for a mistake of the user's."""
+def make_parser() -> Parser:
     parser = Parser(prog="nas-zoo gap", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="folder of a search")
     parser.add_argument("--edges", nargs="+", metavar="EDGES", help="configurations (default: found and 8/14 to 3/14)")
@@ -98,7 +96,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--save", action="store_true", help=f"keep it as {GAP_FILE} in the run's folder too, for "
                                                             "nas-zoo report")  # fmt: skip
     add_code_flags(parser)
-    options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    return parser
+
+
+@program("nas-zoo gap")
+def main(argv: list[str] | None = None) -> int:
+    """The program: 0, or 2 for a mistake of the user's."""
+    options = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
     load_code(options)
     gap = measure(options.run, options.edges, options.data, options.data_root, options.images, options.batches,
                   options.test_data)  # fmt: skip

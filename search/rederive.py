@@ -85,9 +85,7 @@ def _take_up(parameters: Any, logged: dict[str, Any], where: str) -> None:
                 row.copy_(value)
 
 
-@program("nas-zoo genotype")
-def main(argv: list[str] | None = None) -> int:
-    """The program: 0, or 2 for a mistake of the user's."""
+def make_parser() -> Parser:
     parser = Parser(prog="nas-zoo genotype", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="folder of a search")
     how = parser.add_mutually_exclusive_group()
@@ -96,7 +94,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--epoch", type=whole(1), help="after which epoch, from 1 (default: the last)")
     parser.add_argument("--to", type=Path, metavar="FILE", help="genotype file to write (default: print it)")
     add_code_flags(parser)
-    options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    return parser
+
+
+@program("nas-zoo genotype")
+def main(argv: list[str] | None = None) -> int:
+    """The program: 0, or 2 for a mistake of the user's."""
+    options = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
     load_code(options)
     genotype, come_from = cells_of_run(options.run, options.rule or options.edges, options.epoch)
     if options.to is None:

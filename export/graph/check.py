@@ -472,14 +472,18 @@ class CheckSettings(ModelSettings):
         require(self.atol is None or 0 <= self.atol < math.inf, "atol", self.atol, "a finite number of at least 0")
 
 
-@program("nas-zoo check")
-def main(argv: Iterable[str] | None = None) -> int:
-    """The program: 0 when file and model agree, 1 when they do not, 2 for a mistake of the user's."""
+def make_parser() -> Parser:
     parser = Parser(prog="nas-zoo check", description=__doc__)
     parser.add_argument("file", type=Path, help="the ONNX file")
     parser.add_argument("model", help=MODEL_HELP)
     add_flags(parser, CheckSettings)
-    namespace = parser.parse_args(None if argv is None else list(argv))
+    return parser
+
+
+@program("nas-zoo check")
+def main(argv: Iterable[str] | None = None) -> int:
+    """The program: 0 when file and model agree, 1 when they do not, 2 for a mistake of the user's."""
+    namespace = make_parser().parse_args(None if argv is None else list(argv))
     settings = settings_from(CheckSettings, given_flags(namespace))
     if settings.images is not None and settings.data is not None:
         raise ValueError("--images and --data: give one of them, not both")

@@ -36,7 +36,7 @@ from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import read_bytes
 from nas_zoo.runs.settings import Parser, add_flags, given_flags, require, require_least, setting, settings_from
 
-__all__ = ["ExportSettings", "main"]
+__all__ = ["ExportSettings", "main", "make_parser"]
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,17 @@ class ExportSettings(ModelSettings):
             raise ValueError(f"{given[0]} is of a server's repository: give --to-triton REPOSITORY")
 
 
-@program("nas-zoo export")
-def main(argv: list[str] | None = None) -> int:
-    """The program: 0 when all is written and checked, 1 for a file that is not its model, 2 for a user's mistake."""
+def make_parser() -> Parser:
     parser = Parser(prog="nas-zoo export", description=__doc__)
     parser.add_argument("model", help=MODEL_HELP)
     add_flags(parser, ExportSettings)
-    namespace = parser.parse_args(argv)
+    return parser
+
+
+@program("nas-zoo export")
+def main(argv: list[str] | None = None) -> int:
+    """The program: 0 when all is written and checked, 1 for a file that is not its model, 2 for a user's mistake."""
+    namespace = make_parser().parse_args(argv)
     settings = settings_from(ExportSettings, given_flags(namespace))
     if settings.to is None and settings.to_triton is None:
         _write_one(namespace.model, settings)

@@ -201,12 +201,16 @@ def examples_in(given: Sequence[Path]) -> list[Path]:
     return found
 
 
+def make_parser() -> Parser:
+    parser = Parser(prog="nas-zoo page", description=__doc__)
+    add_page_flags(parser, "page")
+    return parser
+
+
 @program("nas-zoo page")
 def main(argv: list[str] | None = None) -> int:
     """The program: 0 when the folder is written, 2 for a mistake of the user's."""
-    parser = Parser(prog="nas-zoo page", description=__doc__)
-    add_page_flags(parser, "page")
-    given = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    given = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
     examples = examples_in(given.examples)
     checkpoint = open_checkpoint(
         given.model, license=given.license, called=given.name, figures=not given.without_figures

@@ -63,13 +63,17 @@ def _readme(checkpoint: Checkpoint, repo: str | None) -> str:
     return f"---\n{text}\n---\n\n# {markdown(checkpoint.title)}\n\n{markdown(page_words(checkpoint))}\n\n{start}\n"
 
 
-@program("nas-zoo space")
-def main(argv: list[str] | None = None) -> int:
-    """The program: 0 when the folder is written, 2 for a mistake of the user's."""
+def make_parser() -> Parser:
     parser = Parser(prog="nas-zoo space", description=__doc__)
     add_page_flags(parser, "space")
     parser.add_argument("--repo", metavar="ORG/NAME", help="where the model is published, for a link")
-    given = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    return parser
+
+
+@program("nas-zoo space")
+def main(argv: list[str] | None = None) -> int:
+    """The program: 0 when the folder is written, 2 for a mistake of the user's."""
+    given = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
     examples = examples_in(given.examples)
     checkpoint = open_checkpoint(
         given.model, license=given.license, called=given.name, figures=not given.without_figures

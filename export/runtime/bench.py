@@ -407,13 +407,17 @@ class BenchSettings(GpuOptions, ModelSettings):
         require_least(self, batch=1, threads=1, input_size=1, repeats=1)
 
 
-@program("nas-zoo bench")
-def main(argv: Sequence[str] | None = None) -> int:
-    """The program: 0 when everything that was asked for is timed, 2 for a mistake of the user's."""
+def make_parser() -> Parser:
     parser = Parser(prog="nas-zoo bench", description=__doc__)
     parser.add_argument("model", help="name of `nas-zoo list`, folder of a trained model, or hf-hub:ORG/NAME")
     add_flags(parser, BenchSettings)
-    namespace = parser.parse_args(None if argv is None else list(argv))
+    return parser
+
+
+@program("nas-zoo bench")
+def main(argv: Sequence[str] | None = None) -> int:
+    """The program: 0 when everything that was asked for is timed, 2 for a mistake of the user's."""
+    namespace = make_parser().parse_args(None if argv is None else list(argv))
     settings = settings_from(BenchSettings, given_flags(namespace))
     rows = _bench(namespace.model, settings)
     if settings.csv is not None:

@@ -361,13 +361,17 @@ def estimate_network(
     return table, table.estimate(genotype, shape), timer
 
 
-@program("nas-zoo latency")
-def main(argv: Sequence[str] | None = None) -> int:
-    """The program: 0, or 2 for a mistake of the user's."""
+def make_parser() -> Parser:
     parser = Parser(prog="nas-zoo latency", description=__doc__)
     parser.add_argument("model", help="name of `nas-zoo list`, folder of a run, or cells: a name, a file")
     add_flags(parser, LatencySettings)
-    namespace = parser.parse_args(None if argv is None else list(argv))
+    return parser
+
+
+@program("nas-zoo latency")
+def main(argv: Sequence[str] | None = None) -> int:
+    """The program: 0, or 2 for a mistake of the user's."""
+    namespace = make_parser().parse_args(None if argv is None else list(argv))
     settings = settings_from(LatencySettings, given_flags(namespace))
     genotype, shape = named_network(namespace.model, settings)
     table, estimate, timer = estimate_network(genotype, shape, settings)

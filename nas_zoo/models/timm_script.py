@@ -20,7 +20,7 @@ from pathlib import Path
 from nas_zoo.runs.settings import Parser
 from nas_zoo.text import near_names
 
-__all__ = ["find_script", "main", "run_script"]
+__all__ = ["find_script", "main", "make_parser", "run_script"]
 
 _REPOSITORY = "https://github.com/huggingface/pytorch-image-models"
 
@@ -57,11 +57,15 @@ def run_script(script: Path, words: list[str]) -> int:
         sys.argv, sys.path[:] = before
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The program: the script's exit code, 1 for an error in it, 2 where there is no such script."""
+def make_parser() -> Parser:
     parser = Parser(prog="nas-zoo timm", description=__doc__)
     parser.add_argument("--scripts", type=Path, metavar="FOLDER", help="where a script is looked for by its name")
     parser.add_argument("script", metavar="SCRIPT", help="path of a script, or its name in that folder")
     parser.add_argument("words", nargs=argparse.REMAINDER, metavar="...", help="flags and words of the script")
-    options = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The program: the script's exit code, 1 for an error in it, 2 where there is no such script."""
+    options = make_parser().parse_args(argv)
     return run_script(find_script(options.script, options.scripts), options.words)

@@ -33,7 +33,7 @@ from nas_zoo.runs.launch import asked_settings
 from nas_zoo.runs.settings import Parser, add_flags, given_flags, require_least, setting, settings_from
 from nas_zoo.text import plain
 
-__all__ = ["EvaluateSettings", "evaluate", "evaluate_model", "evaluate_on", "main"]
+__all__ = ["EvaluateSettings", "evaluate", "evaluate_model", "evaluate_on", "main", "make_parser"]
 
 
 @torch.no_grad()
@@ -183,13 +183,17 @@ def evaluate_on(model: nn.Module | str | Path, settings: EvaluateSettings | None
     return {"same_classes": class_names(cfg) == tuple(map(nfc, source.classes)) or None, **figures}
 
 
-@program("nas-zoo evaluate")
-def main(argv: list[str] | None = None) -> int:
-    """`nas-zoo evaluate MODEL|FOLDER --data ...`: prints the figures as one JSON line; exit codes as in main."""
+def make_parser() -> Parser:
     parser = Parser(prog="nas-zoo evaluate", description="Accuracy of a trained model on a data set, as a JSON line.")
     parser.add_argument("model", help="folder with config.json and model.safetensors, or a name timm knows")
     add_flags(parser, EvaluateSettings)
-    namespace = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    return parser
+
+
+@program("nas-zoo evaluate")
+def main(argv: list[str] | None = None) -> int:
+    """`nas-zoo evaluate MODEL|FOLDER --data ...`: prints the figures as one JSON line; exit codes as in main."""
+    namespace = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
     settings = settings_from(EvaluateSettings, given_flags(namespace), under=asked_settings(EvaluateSettings))
     figures = evaluate_on(namespace.model, settings)
     of_test = settings.split == "test" and settings.test_data is not None

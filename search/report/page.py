@@ -710,14 +710,18 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
     return output
 
 
-@program("nas-zoo report")
-def main(argv: list[str] | None = None) -> int:
-    """The program: 0, or 2 for a mistake of the user's."""
+def make_parser() -> Parser:
     parser = Parser(prog="nas-zoo report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="folder of a search")
     parser.add_argument("--output", type=Path, metavar="FILE",
                         help="where to (default: report.html, in the folder of a single run)")  # fmt: skip
-    options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    return parser
+
+
+@program("nas-zoo report")
+def main(argv: list[str] | None = None) -> int:
+    """The program: 0, or 2 for a mistake of the user's."""
+    options = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
     output = write_report(options.runs, options.output)
     print(output)
     return 0
