@@ -4,14 +4,11 @@ Names of files and classes, labels in an ONNX file, a run's settings: whoever wr
 nothing else, neither as a terminal's commands nor as Markdown or HTML.
 """
 
-import difflib
 import functools
 import os
 import re
 import reprlib
-import shutil
 import sys
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -53,6 +50,8 @@ def counted(number: int, one: str = "", many: str | None = None) -> str:
 
 def near_names(name: str, known: Iterable[str]) -> str:
     """What an error goes on with after an unknown name: "; did you mean edas_c10 or da2s_c10?", or nothing."""
+    import difflib
+
     lowered = {one.lower(): one for one in known}
     found = difflib.get_close_matches(name[:100].lower(), list(lowered), n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(lowered[one] for one in found)}?" if found else ""
@@ -61,6 +60,8 @@ def near_names(name: str, known: Iterable[str]) -> str:
 def terminal_width() -> int | None:
     """Columns of the terminal that stdout goes to, or what COLUMNS says; None in a pipe or file, which has no width."""
     if os.environ.get("COLUMNS", "").isdecimal() or sys.stdout.isatty():
+        import shutil
+
         return shutil.get_terminal_size().columns
     return None
 
@@ -97,6 +98,8 @@ def wrapped(text: str, width: int | None) -> str:
     """Each line of the text in lines of at most `width` characters; None: as it is."""
     if width is None:
         return text
+    import textwrap
+
     return "\n".join(textwrap.fill(line, max(width, 20), break_on_hyphens=False) for line in text.splitlines())
 
 

@@ -25,6 +25,7 @@ from nas_zoo.runs.outside import is_outside
 from nas_zoo.runs.settings import check_settings, require, setting
 from nas_zoo.runs.trackers import Tracker
 from nas_zoo.search.supernet import Mixing, SearchSpace
+from nas_zoo.text import near_names
 
 __all__ = [
     "METHODS",
@@ -272,7 +273,8 @@ def find_method(
         method = outside.find(name, "method", marks).value
         return _settings_of(method, name), method
     if not isinstance(name, str) or name not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, or FILE.py:CLASS, got {name!r}")
+        near = near_names(name, METHODS) if isinstance(name, str) else ""
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, or FILE.py:CLASS, got {name!r}{near}")
     module_name, settings_name, method_name = METHODS[name]
     module = importlib.import_module(module_name)
     return getattr(module, settings_name), getattr(module, method_name)
@@ -315,7 +317,10 @@ def config_path(name: str) -> Path:
     if path.suffix in (".yaml", ".yml") or path.exists():
         return path
     if name not in shipped_configs():
-        raise ValueError(f"config {name!r}: neither a YAML file nor one of {', '.join(shipped_configs())}")
+        shipped = ", ".join(shipped_configs())
+        raise ValueError(
+            f"config {name!r}: neither a YAML file nor one of {shipped}{near_names(name, shipped_configs())}"
+        )
     return CONFIGS / f"{name}.yaml"
 
 

@@ -212,6 +212,10 @@ def test_multiply_adds_are_those_worked_out_by_hand():
         (["info", "edas_c11"], ["nas-zoo info:", "edas_c11", "did you mean edas_c10"]),
         (["info", "edas_c10", "--genotype", "nonesuch"], ["nonesuch"]),
         (["info", "edas_e8_c10_s.jpg_e4"], ["did you mean edas_e8_c10_s.jpeg_e4"]),
+        (["search", "--method", "edsa"], ["'edsa'", "did you mean edas"]),
+        (["search", "--config", "edas_c1"], ["'edas_c1'", "did you mean edas_c10"]),
+        (["paper", "edas-tabel-1"], ["did you mean edas-table-1"]),
+        (["export-model", "darts_v2", "--to", "josn"], ["did you mean json"]),
         (["list", "edsa*"], ["'edsa*'", "did you mean edas*"]),
         (["list", "edas*", "darst_v2_c10"], ["'darst_v2_c10'", "did you mean darts_v2_c10"]),
         (["list", "darst_v2", "--cells"], ["did you mean darts_v2"]),
@@ -288,7 +292,15 @@ def test_an_unknown_command_is_exit_code_2(capsys):
     with pytest.raises(SystemExit) as exit_:
         main(["fly"])
     assert exit_.value.code == 2
-    assert "fly" in capsys.readouterr().err
+    assert "there is no COMMAND 'fly'; it must be one of search, gap," in capsys.readouterr().err
+    for words, told in (
+        (["trian"], "there is no COMMAND 'trian'; did you mean train?"),
+        (["genotype", "a", "--rule", "agrmax"], "there is no rule 'agrmax'; did you mean argmax?"),
+        (["completion", "bsh"], "there is no shell 'bsh'; did you mean bash or zsh?"),
+    ):
+        with pytest.raises(SystemExit):
+            main(words)
+        assert told in capsys.readouterr().err
 
 
 def test_draw_writes_both_formats(tmp_path, capsys):

@@ -27,7 +27,7 @@ from nas_zoo.models.layout import LAYOUTS, plan_network
 from nas_zoo.models.network import SkippedCell, StemBlock
 from nas_zoo.runs import outside
 from nas_zoo.runs.files import write_text
-from nas_zoo.text import fill
+from nas_zoo.text import fill, near_names
 
 __all__ = ["FORMATS", "export_model", "to_dot", "to_timm_module"]
 
@@ -54,7 +54,7 @@ def export_model(
         kw: Of to_timm_module: layout, init_channels, num_cells, num_classes.
     """
     if to not in FORMATS:
-        raise ValueError(f"format {to!r} is unknown; it must be one of {', '.join(FORMATS)}")
+        raise ValueError(f"format {to!r} is unknown; it must be one of {', '.join(FORMATS)}{near_names(to, FORMATS)}")
     if name is None:
         name = Path(output).stem if output is not None and to == "timm-module" else Path(str(genotype)).stem
         name = re.sub(r"\W+", "_", name) if isinstance(genotype, str | Path) or output is not None else "derived"

@@ -12,10 +12,12 @@ import json
 import os
 from collections.abc import Iterable
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nas_zoo.genotype import Genotype, as_genotype, list_genotypes, list_records
 from nas_zoo.text import near_names
+
+if TYPE_CHECKING:
+    from nas_zoo.genotype import Genotype
 
 __all__ = [
     "CIFAR10_CLASSES",
@@ -86,6 +88,8 @@ def settings_of(name: str) -> dict[str, Any]:
 
 def cells_named(value: Any) -> Genotype:
     """What ``as_genotype`` makes of it, and of a model's name, with or without a tag, the model's cells."""
+    from nas_zoo.genotype import as_genotype
+
     cell = _cell_of_model(value)
     return as_genotype(value if cell is None else cell)
 
@@ -94,6 +98,8 @@ def _cell_of_model(value: Any) -> str | None:
     """The cell's name where a value is a model's name and nothing that ``as_genotype`` takes."""
     if not isinstance(value, str) or (base := value.partition(".")[0]) not in MODELS:
         return None
+    from nas_zoo.genotype import list_records
+
     return None if value in list_records() or os.path.exists(value) else str(MODELS[base]["cell"])
 
 
@@ -109,6 +115,8 @@ def network_named(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def _is_of_cells(name: str) -> bool:
+    from nas_zoo.genotype import list_genotypes
+
     return name not in MODELS and name in list_genotypes()
 
 

@@ -319,6 +319,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def _with_nearest_flags(parser: argparse.ArgumentParser, message: str) -> str:
+    if choice := re.search(r"^argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)$", message):
+        flag, given, known = choice.groups()
+        said = near_names(given, re.findall(r"[^\s',]+", known)) or f"; it must be one of {known.replace(chr(39), '')}"
+        return f"there is no {flag.removeprefix('--')} {given!r}{said}"
     if not message.startswith("unrecognized arguments: "):
         return message
     flags = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]

@@ -40,6 +40,7 @@ from nas_zoo.search.papers.page import Shown, write_pages
 from nas_zoo.search.papers.runs import Data, Job, Store
 from nas_zoo.search.papers.scales import CASES, SCALES, Scale, retraining, searching
 from nas_zoo.search.report.history import GAP_FILE, read_run
+from nas_zoo.text import near_names
 
 __all__ = ["Plan", "main", "run_experiment"]
 
@@ -245,7 +246,8 @@ def main(argv: list[str] | None = None) -> int:
     for name in names:
         if name not in EXPERIMENTS:
             raise ValueError(
-                f"there is no experiment {name!r}; `nas-zoo paper list` shows them: {', '.join(EXPERIMENTS)}"
+                f"there is no experiment {name!r}{near_names(name, EXPERIMENTS)}; `nas-zoo paper list` shows them: "
+                f"{', '.join(EXPERIMENTS)}"
             )
     if not options.hours > 0:
         raise ValueError(f"--hours must be more than 0, got {options.hours}")
