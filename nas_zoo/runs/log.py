@@ -129,7 +129,7 @@ def run_to_resume(out: Path, resume: str | None, kind: str) -> tuple[dict[str, A
 
     Raises:
         ValueError: A new run where one is already, nothing to resume, a checkpoint that cannot be read, no checkpoint
-            and no settings in the log either.
+            and no settings in the log either, or epochs in it that a new beginning would lose.
     """
     if resume == "auto":  # without a whole line in its log and a checkpoint nothing has been begun
         resume = "" if (out / "checkpoint.pt").exists() or RunLog(out).num_lines else None
@@ -147,7 +147,13 @@ def run_to_resume(out: Path, resume: str | None, kind: str) -> tuple[dict[str, A
         return state["settings"], state
     if not log.exists():
         raise ValueError(f"there is nothing to resume in {out}: it holds neither checkpoint.pt nor log.jsonl")
-    return _settings_in(log), None
+    settings, epochs = _settings_in(log), sum(record.get("kind") == "epoch" for record in RunLog.read(log))
+    if epochs > 1:  # one may have been logged before the first checkpoint was written
+        raise ValueError(
+            f"{log} tells of {epochs} epochs, but checkpoint.pt is missing, and to begin again would lose them; put it "
+            "back, name another checkpoint behind --resume, or give another --out"
+        )
+    return settings, None
 
 
 def settings_to_resume(settings: S, resume: bool | Path | str, kind: str) -> tuple[S, dict[str, Any] | None]:

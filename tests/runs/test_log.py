@@ -109,6 +109,21 @@ def test_what_there_is_to_resume(tmp_path):
             run_to_resume(tmp_path, "", "search")
 
 
+def test_a_log_of_several_epochs_without_its_checkpoint_is_not_begun_again(tmp_path):
+    log = RunLog(tmp_path)
+    log.start({"epochs": 4}, {})
+    log.append({"epoch": 1})  # killed before the first checkpoint was written
+    assert run_to_resume(tmp_path, "", "search") == ({"epochs": 4}, None)
+    log.append({"epoch": 2})
+    before = log.path.read_bytes()
+    for resume in ("", "auto"):
+        with pytest.raises(ValueError, match=r"log\.jsonl tells of 2 epochs, but checkpoint\.pt is missing"):
+            run_to_resume(tmp_path, resume, "search")
+    assert log.path.read_bytes() == before
+    save_checkpoint(tmp_path / "checkpoint.previous.pt", {"settings": {"epochs": 4}}, "search")
+    assert run_to_resume(tmp_path, str(tmp_path / "checkpoint.previous.pt"), "search")[1]
+
+
 def test_a_bad_line_in_the_middle_is_told(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"kind": "run"}\nnonsense\n{}\n')
