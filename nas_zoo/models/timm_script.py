@@ -17,6 +17,7 @@ import traceback
 from importlib.metadata import version
 from pathlib import Path
 
+from nas_zoo.runs.ending import program
 from nas_zoo.runs.settings import Parser
 from nas_zoo.text import near_names
 
@@ -65,6 +66,7 @@ def make_parser() -> Parser:
     return parser
 
 
+@program("nas-zoo timm")
 def main(argv: list[str] | None = None) -> int:
     """The program: the script's exit code, 1 for an error in it, 2 where there is no such script."""
     options = make_parser().parse_args(argv)

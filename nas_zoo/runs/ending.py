@@ -86,7 +86,8 @@ def run_program(name: str, work: Callable[[], int]) -> int:
             import traceback
 
             traceback.print_exception(error)
-        _tell(f"{name}: {_words(error)}")
+        if not isinstance(error, Agreed) or os.environ.get("LOCAL_RANK", "0") == "0":  # one line a machine is enough
+            _tell(f"{name}: {_words(error)}")
         if isinstance(error, OSError):
             _leave_stdout()  # it may be the disk that stdout goes to that is full
         return 2

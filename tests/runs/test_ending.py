@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from nas_zoo.cli import PROGRAMS
-from nas_zoo.runs.ending import Finding, program, run_program, stopped
+from nas_zoo.runs.ending import Agreed, Finding, program, run_program, stopped
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,6 +51,16 @@ def fails(error: BaseException) -> int:
 def test_what_a_user_can_mend_is_one_line(error, code, line, capsys):
     assert fails(error) == code
     assert capsys.readouterr() == ("", line and f"{line}\n")
+
+
+@pytest.mark.parametrize(("rank", "agreed", "own"), [("0", 1, 1), ("1", 0, 1)])
+def test_what_all_processes_agree_on_is_told_by_one_and_what_one_alone_meets_by_it(
+    rank, agreed, own, monkeypatch, capsys
+):
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    for error, lines in ((Agreed("2 images cannot be read"), agreed), (ValueError("no such file"), own)):
+        assert fails(error) == 2
+        assert len(capsys.readouterr().err.splitlines()) == lines
 
 
 @pytest.mark.parametrize("module", ["torch", "numpy"])
