@@ -134,7 +134,8 @@ def test_a_name_that_is_both_means_the_same_cells():
     assert [load_genotype(MODELS[name]["cell"]) for name in both] == [cells_named(name) for name in both]
 
 
-def test_list_shows_cells_that_cannot_be_built_and_why(capsys):
+def test_list_shows_cells_that_cannot_be_built_and_why(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")  # so that no column is left out
     assert main(["list", "--cells", "--csv"]) == 0
     rows = {row["name"]: row for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
     counts = count_cells()
@@ -252,7 +253,10 @@ def test_a_mistake_is_one_line_and_exit_code_2(argv, words, capsys, tmp_path, mo
         (["info", "edas_c10", "--num-classes", "-5"], "--num-classes must be a whole number of at least 1, got -5"),
         (["info", "edas_c10", "--num-cells", "0"], "--num-cells must be a whole number of at least 1, got 0"),
         (["info", "edas_c10", "--init-channels", "1"], "--init-channels must be a whole number of at least 2, got 1"),
-        (["info", "edas_c10", "--num-classes", "9" * 5000], "--num-classes must be a whole number, got '999"),
+        (
+            ["info", "edas_c10", "--num-classes", "9" * 5000],
+            "--num-classes must be at most 9223372036854775807, got '999",
+        ),
         (["predict", "m.onnx", "a.png", "--top-k", "0"], "--top-k must be a whole number of at least 1, got 0"),
         (
             ["predict", "m.onnx", "a.png", "--batch-size", "-1"],

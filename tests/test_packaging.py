@@ -15,6 +15,7 @@ from tests.oldest import lowest_versions
 
 ROOT = Path(__file__).parents[1]
 README, DOCS = ROOT / "README.md", [*sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
+DOCS.remove(ROOT / "docs" / "extending.md")  # whose commands tests/search/test_extending.py runs
 
 
 def copy_of_the_tree(place: Path, links: bool) -> Path:
@@ -166,6 +167,7 @@ def test_the_commands_of_the_pages_are_understood_as_written(command, tmp_path, 
     """Parsed by the program that would run them; what they would compute is tested elsewhere."""
     from nas_zoo import cli
     from nas_zoo.search import run
+    from nas_zoo.search.papers import run as papers
     from nas_zoo.train import run as train
 
     monkeypatch.chdir(tmp_path)
@@ -175,6 +177,8 @@ def test_the_commands_of_the_pages_are_understood_as_written(command, tmp_path, 
         train.parse(words[words.index("train" if words[0] == "nas-zoo" else "nas_zoo.train") + 1 :])
     elif "search/run.py" in words or words[:2] == ["nas-zoo", "search"]:
         run.parse(words[words.index("search" if words[0] == "nas-zoo" else "search/run.py") + 1 :])
+    elif words[:2] == ["nas-zoo", "paper"]:  # it needs nothing that is not here, and would begin
+        papers.make_parser().parse_args([word for word in words[2:] if word != "..."])
     elif words[0] == "nas-zoo" and words[1] in cli.PROGRAMS:
         assert cli.main(words[1:]) == 2  # the runs and pictures it names are not here; a wrong flag is another error
         assert "usage:" not in (said := capsys.readouterr().err), said

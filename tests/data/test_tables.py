@@ -254,7 +254,7 @@ def test_a_csv_beside_pictures_says_their_classes(name: str, tmp_path: Path, cap
     for part in parts.values():
         assert part.images is not None
         assert (part.images[:, 0, 0, 0] % 2 == 1 - part.labels).all()
-    assert f"12 images read, 1 other files left out: 1 not named in {name}" in caplog.text
+    assert f"12 images read, 1 other file left out: 1 not named in {name}" in caplog.text
 
 
 def test_a_csv_of_each_part_and_names_without_endings(tmp_path: Path) -> None:

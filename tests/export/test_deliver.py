@@ -174,7 +174,7 @@ def test_where_one_form_fails_its_check_nothing_is_written(
         (["--to=out", "--output=x.onnx"], "--output can be given without --to"),
         (["--to=out", "--int8"], "--int8: needs --calibration"),
         (["--to=out", "--calibration=digits"], "--calibration can be given with --int8 only"),
-        (["--to=out", "--images=nowhere"], "images 'nowhere': no such folder or tar"),
+        (["--to=out", "--images=nowhere"], "images 'nowhere': no such folder, tar or zip"),
         (["--to=out", "--images=.", "--data=digits"], "--images and --data: give one of them"),
         (["--to=out", "--data=digits"], "digits has"),
         (["--to=out", "--dtype=float64"], "float64"),

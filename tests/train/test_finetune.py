@@ -128,7 +128,7 @@ def test_weights_that_do_not_say_their_classes_are_vouched_for_by_nobody(publish
     )
     out, err = capsys.readouterr()
     assert json.loads(out)["same_classes"] is None
-    assert "relativenas_c100.emi does not say what its 100 classes are; that they are those of" in err
+    assert "relativenas_c100.emi does not say what its classes are; that they are those of" in err
 
 
 def test_a_frozen_stem_stays_and_the_rest_learns_and_another_head_is_new(photos, tmp_path):
