@@ -233,7 +233,7 @@ def _gap(run: Run) -> Row:
     for row in run.gap_rows():
         words = ["+".join(str(row["edges"][kind]) for kind in KINDS) + " edges"]
         words += [f"edge weights {row['edge_weights']}"] * (row["edge_weights"] != "none")
-        words += [f"n = {row['n']:,}"] * (row["n"] not in (None, n))
+        words += [f"n = {row['n']:,}"] if row["n"] not in (None, n) else []
         words += [f"after epoch {row['epoch']}"] * (row["epoch"] != run.done)
         both = {key: (row["before"][key], row[key]) for key in ("running", "reestimated")}
         rows.append({"name": run.row_name(row), "words": words, **both})

@@ -118,4 +118,6 @@ def test_a_gap_without_a_figure_that_may_be_missing_is_shown(place: str, tmp_pat
     written(tmp_path, "log.jsonl", [*good[:-1], last])
     if place == "gap.json":
         written(tmp_path, place, [gap | {"n": 5000, "method": "da2s", "epochs": 3}])
+        assert "<svg" in page([read_run(tmp_path)])
+        written(tmp_path, place, [gap | {"n": None, "epochs": None}])
     assert "<svg" in page([read_run(tmp_path)])
