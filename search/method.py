@@ -22,7 +22,7 @@ from nas_zoo.genotype import KINDS, OPERATIONS, Genotype
 from nas_zoo.models.operations import SEARCH_OPERATIONS
 from nas_zoo.runs import outside
 from nas_zoo.runs.outside import is_outside
-from nas_zoo.runs.settings import check_settings, require, setting
+from nas_zoo.runs.settings import MOST_WORKERS, check_settings, require, require_most, setting
 from nas_zoo.runs.trackers import Tracker
 from nas_zoo.search.supernet import Mixing, SearchSpace
 from nas_zoo.text import near_names
@@ -200,6 +200,7 @@ class SearchSettings:
         for name, least, unit in (("image_size", 8, " pixels"), ("train_limit", 4, " images"), ("workers", 0, "")):
             value = getattr(self, name)
             require(value is None or value >= least, name, value, f"at least {least}{unit}")
+        require_most(self, workers=MOST_WORKERS)
         for name, least in (("target_channels", 2), ("target_cells", 1), ("target_size", 8)):
             value = getattr(self, name)
             require(value is None or value >= least, name, value, f"at least {least}")

@@ -50,7 +50,8 @@ def budget() -> Limit:
 SEARCH = [
     least("epochs", 1), least("accumulation", 1),
     least("num_cells", 1), least("init_channels", 2, partial_channels=1), least("batch_size", 2),
-    least("partial_channels", 1), least("workers", 0), least("skip_unreadable", 0),
+    least("partial_channels", 1), least("workers", 0),
+    Limit("workers", 1024, 1025, "at most 1024"), least("skip_unreadable", 0),
     least("crop_padding", 0), least("cutout", 0),
     Limit("nodes", 1, 0, "from 1 to 6"), Limit("nodes", 6, 7, "from 1 to 6"),
     least("eval_size", 0), least("gap_batches", 0), least("image_size", 8, " pixels"),
@@ -113,7 +114,8 @@ OF_METHOD: dict[str, list[Limit]] = {
 TRAIN = [
     least("epochs", 1), least("accumulation", 1), least("batch_size", 2),
     least("warmup_epochs", 0), least("crop_padding", 0),
-    least("cutout", 0), least("workers", 0), least("skip_unreadable", 0), least("eval_every", 0), least("seed", 0),
+    least("cutout", 0), least("workers", 0),
+    Limit("workers", 1024, 1025, "at most 1024"), least("skip_unreadable", 0), least("eval_every", 0), least("seed", 0),
     least("image_size", 8, " pixels"), least("train_limit", 2, " images"), least("init_channels", 2),
     least("num_cells", 1), *positive("lr", min_lr=0.0), *not_negative("min_lr", lr=LARGEST),
     *not_negative("momentum"), *not_negative("weight_decay"), *not_negative("grad_clip"), *not_negative("aux_weight"),

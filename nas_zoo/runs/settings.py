@@ -34,6 +34,7 @@ from nas_zoo.text import near_names, plain
 
 __all__ = [
     "CHANGEABLE",
+    "MOST_WORKERS",
     "Parser",
     "add_flags",
     "add_resume_flag",
@@ -43,6 +44,7 @@ __all__ = [
     "read_config",
     "require",
     "require_least",
+    "require_most",
     "resumed_settings",
     "setting",
     "settings_from",
@@ -52,6 +54,9 @@ __all__ = [
 ]
 
 S = TypeVar("S")
+
+#: Loading processes; more than that no machine has cores for.
+MOST_WORKERS = 1024
 
 #: What a resumed run may change: where things lie and how long it may take, never what is computed.
 CHANGEABLE = (
@@ -86,6 +91,13 @@ def require_least(settings: Any, **least: int) -> None:
         value = getattr(settings, name)
         numbers = value if isinstance(value, tuple) else () if value is None else (value,)
         require(all(number >= lowest for number in numbers), name, value, f"at least {lowest}")
+
+
+def require_most(settings: Any, **most: int) -> None:
+    """``require`` for whole-number settings by name; None says nothing and passes."""
+    for name, highest in most.items():
+        value = getattr(settings, name)
+        require(value is None or value <= highest, name, value, f"at most {highest}")
 
 
 def whole(least: int) -> Callable[[str], int]:

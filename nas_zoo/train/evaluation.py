@@ -30,7 +30,16 @@ from nas_zoo.models.load import class_names, load_model
 from nas_zoo.runs.distributed import autocast_for, max_over_processes, start_accelerator, sum_over_processes, world_size
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.launch import asked_settings
-from nas_zoo.runs.settings import Parser, add_flags, given_flags, require_least, setting, settings_from
+from nas_zoo.runs.settings import (
+    MOST_WORKERS,
+    Parser,
+    add_flags,
+    given_flags,
+    require_least,
+    require_most,
+    setting,
+    settings_from,
+)
 from nas_zoo.text import plain
 
 __all__ = ["EvaluateSettings", "evaluate", "evaluate_model", "evaluate_on", "main", "make_parser"]
@@ -142,6 +151,7 @@ class EvaluateSettings:
 
     def __post_init__(self) -> None:
         require_least(self, image_size=1, batch_size=1, workers=0)
+        require_most(self, workers=MOST_WORKERS)
 
 
 def evaluate_on(model: nn.Module | str | Path, settings: EvaluateSettings | None = None) -> dict[str, Any]:

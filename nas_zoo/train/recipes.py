@@ -18,7 +18,7 @@ from nas_zoo.data.own import LabelledImages
 from nas_zoo.data.sources import ImageSource
 from nas_zoo.runs.launch import asked_settings
 from nas_zoo.runs.schedule import learning_rate
-from nas_zoo.runs.settings import read_config, require, setting, settings_from
+from nas_zoo.runs.settings import MOST_WORKERS, read_config, require, require_most, setting, settings_from
 from nas_zoo.runs.trackers import Tracker
 
 __all__ = ["RECIPES", "TrainSettings", "settings_of"]
@@ -231,6 +231,7 @@ class TrainSettings:
                                   ("init_channels", 2, ""), ("num_cells", 1, "")):  # fmt: skip
             value = getattr(self, name)
             require(value is None or value >= least, name, value, f"at least {least}{unit}")
+        require_most(self, workers=MOST_WORKERS)
         if self.pretrained and self.init_weights is not None:
             raise ValueError("pretrained and init_weights are two sets of first weights: give one of them")
         if self.keep_classifier and not self.pretrained and self.init_weights is None:
