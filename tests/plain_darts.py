@@ -184,10 +184,17 @@ class PlainNetwork(nn.Module):
 
 
 def copy_weights(source: nn.Module, target: nn.Module) -> None:
-    """Copies parameters and buffers one by one, in order; both must have the same number and shapes."""
-    ours, theirs = source.state_dict(), target.state_dict()
+    """Copies parameters and buffers one by one, in order; both must have the same number and shapes.
+
+    Counters of batches are passed over: a search's supernet has none.
+    """
+    ours, theirs = (
+        {name: value for name, value in module.state_dict().items() if not name.endswith("num_batches_tracked")}
+        for module in (source, target)
+    )
     assert [value.shape for value in ours.values()] == [value.shape for value in theirs.values()]
-    target.load_state_dict(dict(zip(theirs, ours.values(), strict=True)))
+    keys = target.load_state_dict(dict(zip(theirs, ours.values(), strict=True)), strict=False)
+    assert not keys.unexpected_keys
 
 
 def matching_modules(source: CellNet, target: PlainNetwork) -> Iterator[tuple[nn.Module, nn.Module]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -17,8 +18,17 @@ from nas_zoo.runs.settings import CHANGEABLE, resumed_settings
 
 __all__ = ["RunLog", "run_to_resume", "settings_to_resume"]
 
-
 S = TypeVar("S")
+
+#: Lists and objects in each other that a line of a log may have; ours have eight at most.
+MOST_NESTED = 100
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]')
+
+
+def _depth(line: bytes) -> int:
+    """How deeply lists and objects lie in each other, brackets in texts not counted."""
+    steps = (1 if found in b"[{" else -1 for found in _BRACKETS.findall(line) if len(found) == 1)
+    return max(itertools.accumulate(steps), default=0)
 
 
 class RunLog:
@@ -106,9 +116,11 @@ class RunLog:
             raise ValueError(f"log {path}: cannot be read: {error.strerror}") from None
         records = []
         for number, line in enumerate(lines, 1):
+            if _depth(line) > MOST_NESTED:  # how deep Python itself goes is a setting that libraries change
+                raise ValueError(f"log {path}, line {number}: is nested too deeply")
             try:
                 record = json.loads(line)
-            except (ValueError, RecursionError):  # the latter where it is nested too deeply
+            except ValueError:
                 raise ValueError(f"log {path}, line {number}: is no JSON") from None
             if not isinstance(record, dict):
                 raise ValueError(f"log {path}, line {number}: is no JSON object")

@@ -346,7 +346,7 @@ def test_weights_of_other_classes_are_had_by_their_tag_alone(published, runs, tm
         row for row in csv.DictReader(shell(package, "list", "--csv").stdout.splitlines()) if row["name"] == "tiny_c100"
     ]
     assert (row["pretrained"], row["num_classes"], row["tag"]) == ("False", "100", "blobs_e4")
-    assert "(Colours: tiny_c100.blobs_e4)" in shell(package, "list").stdout
+    assert "(Colours: tiny_c100.blobs_e4)" in shell(package, "list", COLUMNS="1000").stdout
     assert "no (Colours: tiny_c100.blobs_e4)" in shell(package, "info", "tiny_c100").stdout
     told = json.loads(shell(package, "info", "tiny_c100.blobs_e4", "--json").stdout)
     assert (told["pretrained"], told["num_classes"]) == (True, 10)
