@@ -408,6 +408,7 @@ ODD_ANSWERS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["whoami", "create", "yaml", "preupload", "batch", "verify", "commit", "info", "tree",
                                   "resolve"])  # fmt: skip
 def test_an_answer_that_is_none_is_told_in_a_line_and_nothing_is_half_published(kind, hub, tmp_path, naps):
