@@ -31,8 +31,8 @@ test: $(READY)  ## the whole test suite (40 of CI's 60 minutes)
 LONG := tests/test_interop.py tests/benchmarks/test_public_weights.py tests/models/test_cpu_kernels.py \
   tests/models/test_key_schemes.py tests/models/test_results.py tests/runs/test_distributed.py \
   tests/search/test_api.py tests/search/test_extending.py tests/search/test_host.py tests/train/test_finetune.py \
-  tests/train/test_train.py $(patsubst %,tests/export/test_%.py,to_hub gpu_inference weights_of_others bench page \
-  variants deliver)
+  tests/train/test_train.py $(patsubst %,tests/export/test_%.py,to_hub gpu_inference weights_of_others bench draw \
+  export page variants deliver)
 
 test-fast: $(READY)  ## without the tests that take more than a second each, and without some files of many (90 s)
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m 'not slow' $(addprefix --ignore=,$(LONG))
