@@ -1,13 +1,14 @@
 """The pieces of a network against the network itself, and the arithmetic of the table; no clock."""
 
 import json
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
 from torch import nn
 
-from nas_zoo.genotype import load_genotype
+from nas_zoo.genotype import Genotype, load_genotype
 from nas_zoo.models.latency import (
     CALL,
     Conditions,
@@ -177,3 +178,22 @@ def test_what_was_not_measured_is_named():
     del table.ms[Piece("sep_conv_3x3", 4, 4, 16, 16)]
     with pytest.raises(ValueError, match=r"no time of 'sep_conv_3x3 4>4 16x16'"):
         table.estimate(load_genotype("darts_v2"), SMALL)
+
+
+MEASURED = Path(__file__).parents[2] / "benchmarks" / "measured" / "latency.json"
+
+
+def test_networks_held_out_of_the_fit_are_told_within_five_percent_on_average():
+    """On the timings that benchmarks/latency.py took, ten networks of each of two shapes; one is 17 % off."""
+    table = LatencyTable.read(MEASURED.with_name("latency_table.json"))
+    by_shape: dict[str, list[float]] = {}
+    rows = json.loads(MEASURED.read_text("utf-8"))["networks"]
+    shapes = {str(shape): shape for shape in table.fits}
+    for row in rows:
+        estimate = table.estimate(Genotype.from_json(row["genotype"]), shapes[row["shape"]]).ms
+        by_shape.setdefault(row["shape"], []).append(abs(estimate / row["measured_ms"] - 1))
+    assert len(by_shape) == 2
+    for errors in by_shape.values():
+        assert len(errors) == 10
+        assert sum(errors) / len(errors) <= 0.05
+        assert sum(error > 0.12 for error in errors) <= 1
