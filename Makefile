@@ -8,7 +8,7 @@ JOBS ?= 2
 
 OLDEST := .venv-oldest
 
-.PHONY: demo test test-fast test-avx2 test-oldest test-interop lint timm-contract clean help
+.PHONY: demo test test-fast test-avx2 test-oldest test-interop docs lint timm-contract clean help
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -67,6 +67,11 @@ test-interop: $(READY)  ## our files in onnxslim, OpenVINO, coremltools, transfo
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[interop]'
 	test -d $(ORT_WEB) || $(BIN)/python tests/fetch_ort_web.py $(ORT_WEB)
 	NAS_ZOO_INTEROP=1 NAS_ZOO_ORT_WEB=$(ORT_WEB) $(BIN)/python -m pytest -q -n $(JOBS) -m 'not slow' tests/test_interop.py tests/export/test_page.py
+
+# -W: a broken link, a picture that is missing, a heading that is not there end the build.
+docs: $(READY)  ## these pages as a site, in build/docs (1 of CI's minutes)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python -m sphinx -q -E -W --keep-going docs build/docs
 
 timm-contract: $(READY)  ## timm's own model tests on our models (downloads timm's source distribution)
 	$(BIN)/python tests/timm_contract.py
