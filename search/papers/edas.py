@@ -282,10 +282,8 @@ def edas_memory(results: Results) -> Findings:
         rows.append(Row(name, style("edas" if name.startswith("EDAS") else "darts"), values, paper))
     for name in measured:
         if name not in {row.name for row in rows}:
-            kind = next((case for case in CASES if CASES[case].method == measured[name]["method"]), "other")
-            rows.append(
-                Row(name, style(kind), {"memory": [measured[name]["gb"]], "iteration": [measured[name]["median"]]})
-            )
+            values = {"memory": [measured[name]["gb"]], "iteration": [measured[name]["median"]]}
+            rows.append(Row(name, style(measured[name]["method"]), values))
     darts = measured.get(f"DARTS, {cells[0]} cells")
     for row in rows:
         if darts and row.name in measured:
@@ -316,10 +314,6 @@ def edas_memory(results: Results) -> Findings:
          "Times are medians of rounds in which all had their turn, in one process; the ratio is the median of the "
          "rounds' ratios."],
     )  # fmt: skip
-
-
-def edastransfer(results: Results) -> Findings:
-    return transfer(results, "edas_in1k", None, "The paper gives no figure of the transfer.")
 
 
 def edas_transfer(results: Results) -> Findings:

@@ -10,6 +10,7 @@ from nas_zoo.search.papers.findings import Column, Findings, Picture, Row, agree
 from nas_zoo.search.papers.scales import CASES, Scale
 from nas_zoo.search.report import figures
 from nas_zoo.search.report.figures import Line, Spread
+from nas_zoo.search.report.figures import method_style as style
 from nas_zoo.search.report.history import Run
 
 __all__ = [
@@ -101,11 +102,6 @@ class Results:
         each = [of(run) for run in self.runs(name)]
         known = [[v for v in values if v is not None] for values in zip(*each, strict=False)]
         return [mean(values) if values else None for values in known]
-
-
-def style(name: str) -> str:
-    """The class of a method, the same on every page."""
-    return f"m-{name}"
 
 
 def label(name: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from nas_zoo.models.palette import NUMBER_COLORS
 from nas_zoo.runs.facts import published
 from nas_zoo.runs.files import write_json, write_text
 from nas_zoo.runs.log import RunLog
@@ -23,17 +24,11 @@ from nas_zoo.text import fill
 
 __all__ = ["Shown", "first_line", "write_pages"]
 
-_MORE = (("#1b1f24", "#ffffff"), ("#7b2d8b", "#d68ae4"), ("#5a7d1b", "#b5d66a"), ("#b3123f", "#ff7d9c"),
-         ("#8c564b", "#c49c94"))  # fmt: skip
-#: A method's colour is the same on every page; then control functions and inputs of a node. Light and dark pages.
-_COLORS = {
-    "m-edas": ("#0072b2", "#5fb3ee"), "m-darts": ("#d55e00", "#ff9a52"), "m-da2s": ("#007d5e", "#3fcfa6"),
-    "m-edas_warmup": ("#6a4fb3", "#b7a6f5"), "m-alpha_max": ("#a87200", "#e3b04b"),
-    "m-edas_warmup_weights": ("#cf3f95", "#ff8ccb"), "m-pc_darts": ("#11808f", "#5fd3df"),
-    "m-random": ("#444a52", "#c3cad2"), "m-other": ("#8a929c", "#8a929c"),
-    **dict(zip(("control-const", "control-log", "control-linear", "control-exp", "control-step"), _MORE, strict=True)),
-    **{f"input-{i}": pair for i, pair in enumerate(_MORE)},
-}  # fmt: skip
+#: Of the control functions, on light and dark pages.
+_CONTROLS = {
+    f"control-{name}": pair
+    for name, pair in zip(("const", "log", "linear", "exp", "step"), NUMBER_COLORS, strict=False)
+}
 
 
 @dataclass(frozen=True)
@@ -135,7 +130,7 @@ def _runs(jobs: Sequence[Job]) -> list[dict[str, Any]]:
 
 def style() -> str:
     """The report's style sheet with the colours of these pages."""
-    light, dark = ("".join(f".{name}{{--c:{pair[i]}}}" for name, pair in _COLORS.items()) for i in (0, 1))
+    light, dark = ("".join(f".{name}{{--c:{pair[i]}}}" for name, pair in _CONTROLS.items()) for i in (0, 1))
     more = (
         "svg .solid{stroke-dasharray:none;stroke-width:2.5;opacity:1}.tiles svg{max-width:160px}.held{font-weight:600}"
     )

@@ -22,6 +22,7 @@ __all__ = [
     "cell_rails",
     "columns",
     "lines",
+    "method_style",
     "nice_range",
     "pairs",
     "short",
@@ -66,6 +67,11 @@ class Spread(NamedTuple):
 def style_of(operation: str) -> str:
     """The class that gives an operation its colour."""
     return "op-" + re.sub(r"\W", "-", operation)
+
+
+def method_style(method: str) -> str:
+    """The class that gives a method its colour."""
+    return "m-" + re.sub(r"\W", "-", method)
 
 
 def short(operation: str) -> str:

@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from nas_zoo.genotype import KINDS, OPERATIONS, Genotype
+from nas_zoo.models.palette import method_colors
 from nas_zoo.runs.facts import published
 from nas_zoo.runs.files import read_bytes
 from nas_zoo.runs.log import RunLog
 from nas_zoo.runs.outside import is_outside
 from nas_zoo.search.ranking import changed_edges, kendall_tau
+from nas_zoo.search.report.figures import method_style
 from nas_zoo.text import plain
 
 __all__ = ["GAP_FILE", "Run", "dig", "read_run", "read_runs"]
@@ -27,6 +29,8 @@ __all__ = ["GAP_FILE", "Run", "dig", "read_run", "read_runs"]
 GAP_FILE = "gap.json"
 _METHODS = {
     "edas": "EDAS",
+    "edas_warmup": "EDAS with warm-up",
+    "edas_warmup_weights": "EDAS, warm-up in the weight step",
     "alpha_max": "alpha-max",
     "da2s": "DA2S",
     "da2s_released": "DA2S (authors' code)",
@@ -82,6 +86,7 @@ class Run:
     events: list[dict[str, Any]] = field(default_factory=list)
     gap: dict[str, Any] | None = None  # what `nas-zoo gap --save` wrote
     place: int = 0  # among the runs of a page
+    nth: int = 0  # among those of them in one colour
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -91,17 +96,29 @@ class Run:
     def method(self) -> str:
         """Its name as papers write it, with what makes it another method."""
         settings = self.settings
-        name = _METHODS.get(settings["method"], str(settings["method"]))
-        if settings["method"] == "edas" and settings.get("warmup_epochs"):
-            name += " with warm-up"
+        name = _METHODS.get(self.kind, self.kind)
         if settings["method"] == "darts" and settings.get("order") == 2:
             name += ", second order"
         edges = settings.get("edges")
         return f"{name} {edges}" if edges and edges != "8/14" else name
 
     @property
+    def kind(self) -> str:
+        """The method as the palette has it."""
+        settings = self.settings
+        if settings["method"] != "edas" or not settings.get("warmup_epochs"):
+            return str(settings["method"])
+        return "edas_warmup_weights" if settings.get("invert_in") == "weights" else "edas_warmup"
+
+    @property
+    def color(self) -> str:
+        """The class of its colour in the style sheet: its method's."""
+        return method_style(self.kind)
+
+    @property
     def style(self) -> str:
-        return f"s{self.place % 8}" + (" dashed" if self.place >= 8 else "")
+        """The classes of what is drawn of it beside other runs: runs in one colour differ in their lines."""
+        return f"{self.color} {('', 'dashed', 'dotted', 'dashdot')[self.nth % 4]}".strip()
 
     @property
     def planned(self) -> int:
@@ -414,4 +431,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
             "/".join(path.parts[-depth:]).lstrip("/") if labels.count(label) > 1 else label
             for path, label in zip(paths, labels, strict=True)
         ]
-    return [read_run(folder, label, i) for i, (folder, label) in enumerate(zip(folders, labels, strict=True))]
+    runs = [read_run(folder, label, i) for i, (folder, label) in enumerate(zip(folders, labels, strict=True))]
+    for i, run in enumerate(runs):
+        run.nth = sum(method_colors(run.kind) == method_colors(other.kind) for other in runs[:i])
+    return runs

@@ -26,7 +26,14 @@ import numpy as np
 from markupsafe import Markup
 
 from nas_zoo.genotype import KINDS, Genotype
-from nas_zoo.models.palette import OPERATION_COLORS, color_of
+from nas_zoo.models.palette import (
+    DARK_OPERATION_COLORS,
+    METHOD_COLORS,
+    NUMBER_COLORS,
+    OPERATION_COLORS,
+    color_of,
+    method_colors,
+)
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import write_text
 from nas_zoo.runs.settings import Parser
@@ -54,20 +61,8 @@ _COMMON = (
     "image_size",
 )
 _NOTHING = "–"  # where a table has no figure
+#: Of the operation that is no operation, on light and dark pages.
 _NONE_COLOR = "#8a929c"
-#: The colours of operations on a dark page: the same hues, larger kernels of a kind darker there too.
-_DARK_COLORS = {
-    "none": "#8a929c",
-    "max_pool_3x3": "#ff8a3d",
-    "avg_pool_3x3": "#dbb14a",
-    "skip_connect": "#d5dae0",
-    "sep_conv_3x3": "#9bd2f7",
-    "sep_conv_5x5": "#3f9fe6",
-    "sep_conv_7x7": "#2f78bd",
-    "dil_conv_3x3": "#5fe6bf",
-    "dil_conv_5x5": "#1da982",
-    "conv_7x1_1x7": "#dd8cc0",
-}
 #: Skip connections in the normal cell at which DARTS+ ends a search, and the edges that its cells have.
 _DARTS_PLUS, _DARTS_PLUS_EDGES = 2, 8
 
@@ -140,25 +135,25 @@ def _chance(runs: Sequence[Run]) -> dict[str, float]:
 
 
 def _accuracy_lines(run: Run) -> list[Line]:
-    series = [Line("supernet", "s6 bold", run.supernet)]
+    series = [Line("supernet", "ink bold", run.supernet)]
     found, seen = run.derived("found"), []
-    for rule, style in (("darts", "s1"), ("argmax", "s0")):
+    for rule, style in (("darts", "dashed"), ("argmax", "dotted")):
         values = run.derived(rule)
         if any(v is not None for v in values):
             same = run.rule == rule or values == found
             seen.append(same)
-            series.append(Line(f"{rule} rule" + "*" * same, style + " bold" * same, values))
+            series.append(Line(f"{rule} rule" + "*" * same, f"{run.color} {'bold' if same else style}", values))
     if not any(seen) and any(v is not None for v in found):
-        series.append(Line(f"{run.rule if len(run.rule) < 9 else 'found'}*", "s2 bold", found))
-    return [*series, Line("training", "s4 thin", run.over_epochs("train", "accuracy"))]
+        series.append(Line(f"{run.rule if len(run.rule) < 9 else 'found'}*", f"{run.color} bold", found))
+    return [*series, Line("training", "pale thin", run.over_epochs("train", "accuracy"))]
 
 
 def _accuracy(run: Run) -> Row:
     """Figures of accuracies and losses, and every epoch's as a table, for who cannot see the lines or wants to copy."""
     series = _accuracy_lines(run)
     again = [
-        Line("supernet", "s6 bold", run.over_epochs("gap", "before", "reestimated")),
-        Line("found", "s2 bold", [_reestimated(line) for line in run.epochs]),
+        Line("supernet", "ink bold", run.over_epochs("gap", "before", "reestimated")),
+        Line("found", f"{run.color} bold", [_reestimated(line) for line in run.epochs]),
     ]
     y_range, ticks = _accuracy_axis(s.values for s in [*series, *again])
     common: dict[str, Any] = {"y_range": y_range, "y_ticks": ticks, "scale": 100, "epochs": run.planned}
@@ -173,9 +168,9 @@ def _accuracy(run: Run) -> Row:
         title = f"Held-out accuracy of {run.label} in percent with re-estimated BatchNorm statistics"
         shown.append(_figure("The same, BatchNorm statistics re-estimated", figures.lines(title, again, **common)))
     losses = [
-        Line("weights", "s6", run.over_epochs("train", "loss")),
+        Line("weights", "ink", run.over_epochs("train", "loss")),
         # exactly 0 is what the log has where alpha rested
-        Line("alpha", "s3", [v or None for v in run.over_epochs("alpha_loss")] if run.learns else []),
+        Line("alpha", run.color, [v or None for v in run.over_epochs("alpha_loss")] if run.learns else []),
     ]
     known = [v for s in losses for v in s.values if v is not None]
     if known:
@@ -219,9 +214,9 @@ def _gap_pairs(run: Run) -> list[Pair]:
             continue
         edges = "+".join(str(row["edges"][kind]) for kind in KINDS)
         name = f"{run.row_name(row)}, {edges} edges" + f", epoch {row['epoch']}" * (row["epoch"] != run.done)
-        pairs.append(Pair(name, row["before"]["running"], row["running"], "s0"))
+        pairs.append(Pair(name, row["before"]["running"], row["running"], run.color))
         if row["reestimated"] is not None:
-            pairs.append(Pair(f"{name}, re-estimated", row["before"]["reestimated"], row["reestimated"], "s1"))
+            pairs.append(Pair(f"{name}, re-estimated", row["before"]["reestimated"], row["reestimated"], "pale"))
     return pairs
 
 
@@ -289,7 +284,7 @@ def _beta(run: Run) -> list[Row]:
         y_range = _tile_range(np.concatenate([part.ravel() for part in run.beta[kind]]))
         for index, part in enumerate(run.beta[kind]):
             node = index + 2
-            series = [Line(f"from {i}", f"s{i}", part[:, i].tolist()) for i in range(node)]
+            series = [Line(f"from {i}", f"input-{i}", part[:, i].tolist()) for i in range(node)]
             svg = figures.tile(
                 f"Node {node}, {_KIND_NAMES[kind]}, {run.label}: softmax of beta", series, y_range=y_range,
                 reference=1 / node, epochs=run.planned,
@@ -300,19 +295,25 @@ def _beta(run: Run) -> list[Row]:
     return shown
 
 
+def _of_kinds(run: Run, of: Callable[[str], Sequence[float | None]]) -> list[Line]:
+    """A line for each kind of cell."""
+    return [
+        Line(name, style, of(kind))
+        for kind, name, style in zip(KINDS, ("normal", "reduction"), (run.color, f"{run.color} dashed"), strict=True)
+    ]
+
+
 def _entropies(run: Run) -> list[Row]:
     if not run.learns:
         return []
     most = math.log(len(run.operations))
-    series = [Line("normal", "s0", run.entropy("normal")), Line("reduction", "s1", run.entropy("reduce"))]
+    series = _of_kinds(run, run.entropy)
     svg = _entropy_lines(f"Entropy of alpha of {run.label} in nats", series, most, run.planned)
     shown = [_figure("Entropy of softmax(alpha), nats", svg, "mean over the edges")]
     if run.beta:
         most = float(np.mean([math.log(node) for node in range(2, run.num_nodes + 2)]))
-        series = [
-            Line("normal", "s0", run.edge_entropy("normal")), Line("reduction", "s1", run.edge_entropy("reduce"))
-        ]  # fmt: skip
-        svg = _entropy_lines(f"Entropy of beta of {run.label} in nats", series, most, run.planned)
+        beta = _of_kinds(run, run.edge_entropy)
+        svg = _entropy_lines(f"Entropy of beta of {run.label} in nats", beta, most, run.planned)
         shown.append(_figure("Entropy of softmax(beta), nats", svg, "mean over the nodes"))
     return [*shown, *_ranking(run), *_latency(run)]
 
@@ -321,13 +322,13 @@ def _ranking(run: Run) -> list[Row]:
     """How the order of the operations changes from epoch to epoch (EDAS, Figure 5)."""
     if len(run.epochs) < 2:
         return []
-    changed = [Line("normal", "s0", run.changed_edges("normal")), Line("reduction", "s1", run.changed_edges("reduce"))]
+    changed = _of_kinds(run, run.changed_edges)
     top = max(2, *(v or 0 for line in changed for v in line.values))
     top += top % 2
     title = "Edges whose strongest operation has changed"
     svg = figures.lines(f"{title} since the epoch before, {run.label}", changed, y_range=(0, top),
                         y_ticks=[0, top / 2, top], end_format="{:.0f}", epochs=run.planned)  # fmt: skip
-    tau = [Line("normal", "s0", run.kendall_tau("normal")), Line("reduction", "s1", run.kendall_tau("reduce"))]
+    tau = _of_kinds(run, run.kendall_tau)
     low = min(0.0, *(v for line in tau for v in line.values if v is not None))
     bottom = math.floor(2 * low) / 2
     order = figures.lines(f"Kendall's tau of the operations' order, {run.label}", tau, y_range=(bottom, 1),
@@ -347,7 +348,7 @@ def _latency(run: Run) -> list[Row]:
     if limit is None:
         return []
     bottom, top = figures.nice_range(0.0, max(known))
-    series = [Line("expected", "s0", expected), Line("found", "s2 bold", found)]
+    series = [Line("expected", f"{run.color} dashed", expected), Line("found", f"{run.color} bold", found)]
     svg = figures.lines(
         f"Latency of the network that will be trained, {run.label}", series, y_range=(bottom, top),
         y_ticks=[bottom, (bottom + top) / 2, top], end_format="{:.2f}", references={"limit": limit},
@@ -649,13 +650,14 @@ def _subtitle(run: Run) -> str:
 # The page -------------------------------------------------------------------------------------------------------------
 
 
-def style_sheet(runs: Sequence[Run] = ()) -> str:
-    """The style sheet, with a class for each operation."""
-    outside = {o: color_of(o) for run in runs if run.epochs for o in run.operations if o not in _DARK_COLORS}
-    light, dark = (
-        "".join(f".{figures.style_of(name)}{{--c:{color}}}" for name, color in colors.items())
-        for colors in ({"none": _NONE_COLOR} | OPERATION_COLORS | outside, _DARK_COLORS)
-    )
+def style_sheet(operations: Iterable[str] = (), methods: Iterable[str] = ()) -> str:
+    """The style sheet, with a class for each operation, method and input of a node; named are those from outside."""
+    colors = {figures.style_of(o): (color_of(o), color_of(o)) for o in operations if o not in OPERATION_COLORS}
+    colors |= {figures.style_of(o): (color, DARK_OPERATION_COLORS[o]) for o, color in OPERATION_COLORS.items()}
+    colors[figures.style_of("none")] = (_NONE_COLOR, _NONE_COLOR)
+    colors |= {figures.method_style(m): method_colors(m) for m in (*METHOD_COLORS, *methods)}
+    colors |= {f"input-{i}": pair for i, pair in enumerate(NUMBER_COLORS)}
+    light, dark = ("".join(f".{name}{{--c:{pair[i]}}}" for name, pair in colors.items()) for i in (0, 1))
     text = (_HERE / "report.css").read_text(encoding="utf-8")
     return f"{text}{light}\n@media screen and (prefers-color-scheme:dark){{{dark}}}\n"
 
@@ -668,6 +670,8 @@ def page(runs: Sequence[Run]) -> str:
     data = list(dict.fromkeys(dig(run.facts, "data", "name") or "" for run in runs))
     script = (_HERE / "report.js").read_text(encoding="utf-8")
 
+    operations = list(dict.fromkeys(o for run in runs if run.epochs for o in run.operations))
+
     def of_each(part: Callable[[Run], Any]) -> list[Any]:
         return [part(run) if run.epochs else None for run in runs]
 
@@ -678,14 +682,14 @@ def page(runs: Sequence[Run]) -> str:
         notices=_notices(runs),
         headline=None if several else _headline(first),
         comparison=_comparison(runs) if several else None,
-        operations=list(dict.fromkeys(o for run in runs if run.epochs for o in run.operations)),
+        operations=operations, inputs=max((run.num_nodes + 1 for run in runs if run.epochs and run.beta), default=0),
         accuracy=of_each(_accuracy), gap=of_each(_gap), cells=of_each(_cells), texts=of_each(_texts),
         chosen=of_each(_chosen), alpha=of_each(_alpha), entropies=of_each(_entropies),
         beta=of_each(_beta) if any(run.beta for run in runs) else None,
         settings=_settings(runs), machine=_machine(runs),
         percent=_percent, points=_points, duration=_duration, share=_share, short=short, style_of=figures.style_of,
         nothing=_NOTHING,
-        style=Markup(style_sheet(runs)),
+        style=Markup(style_sheet(operations, [run.kind for run in runs])),
         script=Markup(script),
         script_sha256=Markup(base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()),
         version=nas_zoo.__version__,

@@ -14,9 +14,16 @@ import pytest
 
 from nas_zoo.cli import main
 from nas_zoo.genotype import KINDS, OPERATIONS, Genotype
-from nas_zoo.models.palette import OPERATION_COLORS
+from nas_zoo.models.palette import (
+    DARK_OPERATION_COLORS,
+    METHOD_COLORS,
+    NUMBER_COLORS,
+    OPERATION_COLORS,
+    method_colors,
+)
 from nas_zoo.runs.log import RunLog
 from nas_zoo.search import run
+from nas_zoo.search.method import METHODS
 from nas_zoo.search.report import page as report
 from nas_zoo.search.report.history import read_run, read_runs
 
@@ -310,7 +317,49 @@ def test_random_cells_have_nothing_to_learn(folders, tmp_path):
 
 
 def test_every_operation_has_a_colour_on_a_dark_page_too():
-    assert set(report._DARK_COLORS) == {"none", *OPERATION_COLORS} == {"none", *OPERATIONS}
+    assert set(DARK_OPERATION_COLORS) == set(OPERATION_COLORS) == set(OPERATIONS)
+
+
+def test_every_method_has_a_colour_of_its_own():
+    assert set(METHOD_COLORS) == {*METHODS, "edas_warmup", "edas_warmup_weights"}
+    different = set(METHOD_COLORS) - {"da2s_released"}  # DA2S by the authors' code, told apart by its line
+    for i in (0, 1):
+        assert len({METHOD_COLORS[name][i] for name in different}) == len(different)
+
+
+def test_a_method_has_its_colour_on_every_page_and_runs_of_one_method_differ_in_their_lines(folders, tmp_path):
+    """On the old pages a colour was a place: EDAS was blue on its own page and orange as the second of two."""
+
+    def named(method, **settings):
+        def change(lines):
+            lines[0]["settings"] |= {"method": method, **settings}
+
+        return changed(folders["edas"], tmp_path / f"{method.rpartition(':')[2]}{len(settings)}", change)
+
+    own = named("my_gdas.py:MyGdas")
+    edas, again, da2s = folders["edas"], named("edas"), folders["da2s"]
+    styles: dict[str, set[str]] = {}
+    for order in ([edas, da2s, again, own], [own, again, edas, da2s]):
+        for one in read_runs(order):
+            styles.setdefault(one.label, set()).add(one.style)
+    assert styles["da2s"] == {"m-da2s"}
+    assert styles["MyGdas0"] == {"m-my_gdas-py-MyGdas"}
+    assert styles["edas"] == {"m-edas", "m-edas dashed"}  # the first of its colour has the plain line
+    warm = read_run(named("edas", warmup_epochs=2))
+    assert (warm.kind, warm.method, warm.color) == ("edas_warmup", "EDAS with warm-up", "m-edas_warmup")
+    text = report.page(read_runs([own, edas]))
+    for i, name in enumerate(("light", "dark")):
+        part = text.partition("@media screen and (prefers-color-scheme:dark){")[0 if name == "light" else 2]
+        assert f".m-edas{{--c:{METHOD_COLORS['edas'][i]}}}" in part
+        assert f".m-my_gdas-py-MyGdas{{--c:{method_colors('my_gdas.py:MyGdas')[i]}}}" in part
+
+
+def test_every_input_of_a_node_has_a_colour_and_stands_in_the_key(folders):
+    assert len(NUMBER_COLORS) == len(set(NUMBER_COLORS)) == 7  # the last of six nodes has seven inputs
+    text = report.page(read_runs([folders["da2s"]]))
+    used = set(re.findall(r'class="line (input-\d)', text))
+    assert used == set(re.findall(r'<li class="(input-\d)">', text))
+    assert all(f".{name}{{--c:" in text for name in used)
 
 
 def test_the_program_writes_the_page_and_says_where(folders, tmp_path, monkeypatch, capsys):
