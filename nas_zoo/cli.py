@@ -397,7 +397,8 @@ def _commands_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Argument
     return dict(found.choices)
 
 
-def _program_parser(name: str) -> argparse.ArgumentParser:
+def program_parser(name: str) -> argparse.ArgumentParser:
+    """The parser of one of PROGRAMS, whose module is imported."""
     # the flags of a search depend on its method, so they are not its program's but of a module of theirs
     module = "nas_zoo.search.arguments" if name == "search" else PROGRAMS[name][0]
     parser: argparse.ArgumentParser = importlib.import_module(module).make_parser()
@@ -419,7 +420,7 @@ def make_parser(whole_programs: bool = False) -> argparse.ArgumentParser:
     parser.add_argument("--operations", metavar="FILE.py:NAME", help=words)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, (_, words) in PROGRAMS.items():
-        parents: list[Any] = [_program_parser(name)] if whole_programs else []
+        parents: list[Any] = [program_parser(name)] if whole_programs else []
         commands.add_parser(name, help=words, parents=parents, add_help=False)
 
     def command(name: str, run: Any, words: str, example: str) -> argparse.ArgumentParser:

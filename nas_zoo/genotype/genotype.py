@@ -131,7 +131,7 @@ class Genotype(_GenotypeFields):
         return cls(*darts.read_statement(text))
 
     def to_darts(self, name: str | None = None) -> str:
-        """DARTS tuple text, `name = ` in front if one is given.
+        """DARTS tuple text, `name =` in front if one is given.
 
         Two consecutive pairs a node where every node has exactly two inputs (what the DARTS code reads), else grouped.
         """

@@ -5,15 +5,13 @@
 
 What comes out, and how:
 
-==============================================  ==========================================  =========
-a mistake of the user, or of the machine         one line on stderr                          2
-  (ValueError, OSError, FloatingPointError, and
-  too little memory)
-a finding: what was to be found out, and is so   one line on stderr with the error's name    1
-SIGTERM, SIGHUP, Ctrl-C                          files half written are removed              128 + n
-the reader of stdout has gone (`| head`)         nothing                                     141
-everything else                                  a traceback, because it is our fault        1
-==============================================  ==========================================  =========
+    a mistake of the user, or of the machine         one line on stderr                          2
+      (ValueError, OSError, FloatingPointError, and
+      too little memory)
+    a finding: what was to be found out, and is so   one line on stderr with the error's name    1
+    SIGTERM, SIGHUP, Ctrl-C                          files half written are removed              128 + n
+    the reader of stdout has gone (`| head`)         nothing                                     141
+    everything else                                  a traceback, because it is our fault        1
 
 ValueError stays the user's, without a class of our own: whoever imports a function is told of a wrong value as Python
 does it. So that no bug of ours hides behind it, the line says where it comes from if no `raise` of ours made it, and
