@@ -19,6 +19,7 @@ from nas_zoo.text import table as in_columns
 
 #: Commands that are programs of their own: module, what they do.
 PROGRAMS = {
+    "auto": ("nas_zoo.auto.run", "own pictures to a served network that keeps a latency on this machine"),
     "search": ("nas_zoo.search.run", "find cells with EDAS and its relatives (the same as search/run.py)"),
     "gap": ("nas_zoo.search.gap", "what cutting a search's supernet down to so many edges costs"),
     "genotype": ("nas_zoo.search.rederive", "a search's cells by another rule, number of edges or epoch"),

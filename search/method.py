@@ -130,6 +130,7 @@ class SearchSettings:
     image_column: str | None = setting(None, "column of a table that has the images, or their files; none: found")
     label_column: str | None = setting(None, "column of a table that has the classes; none: found")
     data_root: Path | None = setting(None, "folder of cifar10 / cifar100; none: the user's cache, downloaded if absent")
+    division: Path | None = setting(None, "file of training images to hold out and to leave out, of `nas-zoo auto`")
     out: Path = setting(Path("runs/search"), "folder of the run: log.jsonl, checkpoint.pt, genotype.json")
     seed: int = setting(0, "seed of everything: weights, alpha, split, order, augmentation, drawn edges")
     epochs: int = setting(25, "epochs; one epoch sees each half of the training images once")

@@ -53,7 +53,6 @@ from nas_zoo.runs.schedule import cosine
 from nas_zoo.runs.stop import Reason
 from nas_zoo.runs.trackers import tracked
 from nas_zoo.search import arguments
-from nas_zoo.search.arguments import CHECKPOINT_KIND
 from nas_zoo.search.discretize import DERIVATIONS, gap_table, measure_gap
 from nas_zoo.search.found import collapsed, genotypes_by, save_derived, write_cells
 from nas_zoo.search.host import Adam
@@ -65,6 +64,7 @@ from nas_zoo.search.ranking import ranking_changes
 from nas_zoo.search.supernet import Supernet, drop_counters
 
 Batch = tuple[Tensor, Tensor]
+__all__ = ["Search", "main", "parse", "search"]
 parse = partial(arguments.parse, description=__doc__)
 
 
@@ -299,7 +299,7 @@ def search(
     trackers = tracked(settings, accelerator, resume, changed_cells())
     with only_run_in(settings.out, accelerator), trackers as track:
         seen, code = (*track, *callbacks), code_of(settings)
-        loop = Loop(run, settings, accelerator, CHECKPOINT_KIND, resume, seen, data=data, code=code)
+        loop = Loop(run, settings, accelerator, arguments.CHECKPOINT_KIND, resume, seen, data=data, code=code)
         if resume is None and accelerator.is_main_process:
             place = f"{run.source.name} {run.source.part}".strip()
             use = f"images: {len(run.source)} of {place}, half of them for the weights and half for alpha; "

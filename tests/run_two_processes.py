@@ -9,11 +9,12 @@ from accelerate import Accelerator
 
 from nas_zoo.genotype import KINDS
 from nas_zoo.runs.checkpoint import load_checkpoint
+from nas_zoo.search.arguments import CHECKPOINT_KIND
 from nas_zoo.search.method import SearchSettings, Step
 from nas_zoo.search.methods.da2s import Da2sSettings
 from nas_zoo.search.methods.darts import DartsSettings
 from nas_zoo.search.methods.edas import EdasSettings
-from nas_zoo.search.run import CHECKPOINT_KIND, Search, search
+from nas_zoo.search.run import Search, search
 
 COMMON = {"sync_bn": True, "data": "digits", "num_cells": 3, "init_channels": 4, "batch_size": 32, "epochs": 1}
 #: Searches whose end is compared, and after how many iterations.

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "search": {"genotype", "runs", "text", "models", "data", "train"},
     "export": {"genotype", "runs", "text", "models", "data", "train", "release"},
 }
-TOP = {"cli", "demo", "doctor", "__main__"}
+TOP = {"auto", "cli", "demo", "doctor", "__main__"}
 
 
 def find_modules() -> dict[str, Path]:

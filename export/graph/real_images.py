@@ -13,12 +13,12 @@ from PIL import Image
 from nas_zoo.data.listing import list_folder, nfc, parts_of, tell_left_out
 from nas_zoo.data.named import NAMES, open_source
 from nas_zoo.data.pictures import open_picture
-from nas_zoo.data.sources import ImageFiles
+from nas_zoo.data.sources import ImageFiles, ImageSource
 from nas_zoo.data.tables import is_table
 from nas_zoo.export.runtime.classifier import ImageLike
 from nas_zoo.text import counted
 
-__all__ = ["RealImages", "real_images"]
+__all__ = ["RealImages", "real_images", "source_images"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,11 +98,16 @@ def real_images(
         )
     if num_classes is not None and num_classes != len(source.classes):
         raise ValueError(f"{place}: {counted(len(source.classes), 'class', 'classes')}, the model has {num_classes}")
+    return source_images(source, f"{Path(source.name).name} ({split})", limit=limit)
+
+
+def source_images(source: ImageSource, name: str | None = None, *, limit: int | None = None) -> RealImages:
+    """At most `limit` images of a source in their own size, taken evenly; `name`: the source's if None."""
     rows = _evenly(len(source), limit)
     images: Sequence[ImageLike] = (
         [source.image(int(i)) for i in rows] if source.files is None else _Pictures(source.files.subset(rows))
     )
-    return RealImages(f"{Path(source.name).name} ({split})", images, source.labels[rows])
+    return RealImages(name or Path(source.name).name, images, source.labels[rows])
 
 
 def _evenly(count: int, limit: int | None) -> np.ndarray:

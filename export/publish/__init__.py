@@ -1,1 +1,8 @@
-"""What the public sees of a checkpoint: its card, its place on the Hub, its demo page."""
+"""Networks for others: a card that says what is known, a page that runs it, the Hub.
+
+Other rooms import of it:
+
+    published   a trained model with what is known of it
+    card        its model card
+    page        the page that runs it in a browser
+"""

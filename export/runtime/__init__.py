@@ -3,6 +3,7 @@
 Other rooms import of it:
 
     classifier   one call from a picture to what it shows
+    latency      times of pieces and of whole networks
     providers    ONNX Runtime on a GPU
     triton       a model repository of a server
 """

@@ -47,7 +47,10 @@ from nas_zoo.runs.files import write_text
 from nas_zoo.runs.settings import Parser, add_flags, given_flags, require, require_least, setting, settings_from
 from nas_zoo.text import plain
 
-__all__ = ["LatencySettings", "Timer", "conditions_here", "measure_network", "measure_table", "table_path"]
+__all__ = [
+    "LatencySettings", "Timer", "conditions_here", "measure_file", "measure_network", "measure_table", "random_cells",
+    "table_path",
+]  # fmt: skip
 
 SPREAD = 0.05  # of the three best means of a time that is believed
 _NETWORKS = 12  # that a fit is made on

@@ -6,6 +6,7 @@ Other rooms import of it:
     listing       what is in a folder, a tar or a zip, and what of it is no picture
     sources       images and labels behind one call, wherever they lie
     named         data sets by name
+    division      which training images are held out or left out
     tables        the library datasets, Parquet and CSV
     own           data sets of a Python program
     fingerprint   which images a set holds, as a hash

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from nas_zoo.data.augment import epoch_order
+from nas_zoo.data.division import Division
 from nas_zoo.data.index import cache_folder
 from nas_zoo.data.listing import KINDS, TEST_FOLDERS, FileTree, list_archives, list_images, nfc, parts_of, tell_left_out
 from nas_zoo.data.own import LabelledImages, name_of, read_own
@@ -83,11 +84,13 @@ def open_source(data: str | os.PathLike[str] | LabelledImages, split: str = "tra
 
 
 def open_for_run(settings: Any, splits: Sequence[str], **options: Any) -> dict[str, ImageSource]:
-    """``open_parts`` by a program's settings: data, data_root, test_data, skip_unreadable, train_limit and seed."""
+    """``open_parts`` by a program's settings of the data, divided and limited as they say."""
     skips = Skips(settings.skip_unreadable, offered=True)
     where: dict[str, Any] = {"root": settings.data_root, "test_data": settings.test_data}
     where |= {"image_column": settings.image_column, "label_column": settings.label_column}
     parts = open_parts(settings.data, splits, skips=skips, **where, **options)
+    if settings.division is not None:
+        parts = Division.read(settings.division).of(parts)
     return parts | {"train": limited(parts["train"], settings.train_limit, settings.seed)}
 
 

@@ -168,6 +168,7 @@ class TrainSettings:
     image_column: str | None = setting(None, "column of a table that has the images, or their files; none: found")
     label_column: str | None = setting(None, "column of a table that has the classes; none: found")
     data_root: Path | None = setting(None, "folder of cifar10 / cifar100; none: the user's cache, downloaded if absent")
+    division: Path | None = setting(None, "file of training images to hold out and to leave out, of `nas-zoo auto`")
     image_size: int | None = setting(None, "side of the images; none: as the data set has them", unit="pixels")
     crop_pct: float = setting(1.0, "part of the shorter side that the test images' centre crop keeps")
     train_limit: int | None = setting(None, "use only so many training images (seeded choice); none: all")

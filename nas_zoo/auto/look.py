@@ -1,0 +1,284 @@
+"""Looks at the pictures before anything long starts: classes, sizes, what cannot be read, what lies in two places.
+
+A picture is the same as another where their decoded pixels are, whatever their files are called and however they are
+packed. What a person would want to know is told in sentences; what cannot be trained on is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nas_zoo.data.augment import epoch_order
+from nas_zoo.data.division import Division, image_names
+from nas_zoo.data.pictures import DECODE_ERRORS, decode, open_picture
+from nas_zoo.data.sources import ImageSource, UnreadableImage
+from nas_zoo.text import counted, plain
+
+__all__ = ["LEAST_IN_CLASS", "Look", "Seen", "divide", "look", "see"]
+
+LEAST_IN_CLASS = 10  # of all parts together: some train, some watch, some test
+FEW_IN_CLASS = 50  # below it a class is told of
+IMBALANCE = 3.0  # largest class over smallest, from which on it is told
+VAL_SHARE = 0.1  # of each class of the training part
+SHOWN = 3  # examples of a finding
+
+
+class Seen(NamedTuple):
+    """What was seen of a picture."""
+
+    digest: str  # of its decoded pixels
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was found; names are as ``image_names`` gives them, with the part before them."""
+
+    data: str
+    classes: tuple[str, ...]
+    counts: dict[str, dict[str, int]]  # part: class: pictures that are used; train, val, test
+    widths: tuple[int, int, int]  # least, median, largest, in pixels
+    heights: tuple[int, int, int]
+    shorter: int  # median of the shorter side
+    channels: int
+    unreadable: tuple[str, ...] = ()
+    repeated: tuple[tuple[str, ...], ...] = ()  # the same picture several times in one class of one part
+    contradictions: tuple[tuple[str, ...], ...] = ()  # the same picture in several classes
+    leaks: tuple[tuple[str, ...], ...] = ()  # the same picture in training and in another part
+    left_out: tuple[str, ...] = ()  # training pictures that are not used, because another part has them
+    held_out: tuple[str, ...] = ("val",)  # parts that the data set did not have
+    fingerprints: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def n(self) -> dict[str, int]:
+        """Pictures of each part."""
+        return {part: sum(counts.values()) for part, counts in self.counts.items()}
+
+    @property
+    def imbalance(self) -> float:
+        """The largest class over the smallest, of the training part."""
+        sizes = self.counts["train"].values()
+        return max(sizes) / max(1, min(sizes))
+
+    def sentences(self) -> list[str]:
+        """What there is to say, most important last."""
+        n, train = self.n, self.counts["train"]
+        wide, high = self.widths, self.heights
+        size = f"{wide[1]} x {high[1]} pixels" if wide[0] == wide[2] and high[0] == high[2] else (
+            f"{wide[0]} to {wide[2]} pixels wide (median {wide[1]}) and {high[0]} to {high[2]} high (median {high[1]})"
+        )  # fmt: skip
+        told = [
+            f"{plain(self.data)}: {counted(sum(n.values()), 'picture')} of {len(self.classes)} classes, {size}.",
+            f"{n['train']:,} train, {n['val']:,} watch ({_whose('val', self)}), {n['test']:,} give the final figure "
+            f"({_whose('test', self)}) and decide nothing.",
+        ]
+        if self.unreadable:
+            told.append(
+                f"{counted(len(self.unreadable), 'picture')} cannot be read and left out: {_some(self.unreadable)}."
+            )
+        if self.repeated:
+            told.append(
+                f"{counted(len(self.repeated), 'picture')} of a class there several times: "
+                f"{_some(' = '.join(names) for names in self.repeated)}."
+            )
+        if self.leaks:
+            told.append(
+                f"{counted(len(self.leaks), 'training picture')} also in the part that watches or tests; the training "
+                f"copies are left out ({len(self.left_out)}): {_some(' = '.join(names) for names in self.leaks)}."
+            )
+        if self.contradictions:
+            told.append(
+                f"{counted(len(self.contradictions), 'picture')} in more than one class, which no network can "
+                f"learn; one of the labels is wrong: {_some(' = '.join(names) for names in self.contradictions)}."
+            )
+        if few := [word for word, number in train.items() if number < FEW_IN_CLASS]:
+            names = ", ".join(f"{plain(word)!r} ({train[word]})" for word in few[:SHOWN])
+            told.append(
+                f"{counted(len(few), 'class has', 'classes have')} fewer than {FEW_IN_CLASS} training pictures: {names}"
+                f"{' ...' if len(few) > SHOWN else ''}; expect large errors there."
+            )
+        if self.imbalance >= IMBALANCE:
+            most, least = max(train, key=train.__getitem__), min(train, key=train.__getitem__)
+            told.append(
+                f"The classes differ in size ({plain(most)!r} {train[most]:,}, {plain(least)!r} {train[least]:,}): "
+                "the balanced accuracy, the mean over the classes, says more than the accuracy."
+            )
+        return told
+
+    def to_dict(self) -> dict[str, Any]:
+        """As look.json has it: the fields, the sentences and what follows from them."""
+        return asdict(self) | {"n": self.n, "imbalance": self.imbalance, "sentences": self.sentences()}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Look:
+        """That of a look.json."""
+        pairs = {name: record[name] for name in cls.__dataclass_fields__}
+        nested = ("repeated", "contradictions", "leaks")
+        frozen: dict[str, Any] = {
+            key: tuple(map(tuple, value)) if key in nested else tuple(value) if isinstance(value, list) else value
+            for key, value in pairs.items()
+        }
+        return cls(**frozen)
+
+
+def _whose(part: str, found: Look) -> str:
+    return "held out" if part in found.held_out else "the data set's own"
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = [plain(name) for name in names]
+    return "; ".join(listed[:SHOWN]) + (f"; and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "")
+
+
+def see(source: ImageSource, step: Callable[[int], None] | None = None) -> tuple[list[Seen | None], np.ndarray]:
+    """Each picture decoded once, and which can be read: None for one that cannot, counted by the source's skips.
+
+    `step` is told how many more have been seen.
+    """
+    files, images = source.files, source.images
+
+    def one(i: int) -> Seen | None:
+        if files is None:
+            assert images is not None  # a source has one of them
+            pixels = images[i]
+        else:
+            try:
+                data = files.read(i)
+                picture = open_picture(data)
+                pixels = decode(picture, None, source.in_chans)
+            except UnreadableImage as error:
+                source.skips.add(str(error))
+                return None
+            except DECODE_ERRORS as error:
+                source.skips.add(f"corrupt image {files.where(i)}: {error or type(error).__name__}")
+                return None
+        digest = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16).hexdigest()
+        return Seen(f"{digest} {pixels.shape[1]}x{pixels.shape[0]}", pixels.shape[1], pixels.shape[0])
+
+    def some(rows: range) -> list[Seen | None]:
+        return [one(i) for i in rows]
+
+    found: list[Seen | None] = []
+    parts = [range(first, min(first + 64, len(source))) for first in range(0, len(source), 64)]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        try:
+            for seen in pool.map(some, parts):
+                found += seen
+                if step is not None:
+                    step(len(seen))
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    return found, np.array([seen is not None for seen in found])
+
+
+def divide(
+    source: ImageSource, seen: Sequence[Seen | None], others: Iterable[str], seed: int, *, hold_out: bool
+) -> Division:
+    """Which training pictures watch, and which are left out because the others have them too.
+
+    A tenth of each class watches, one at least, as a function of the seed; what is the same picture as one of those, or
+    of `others` (digests of the val and test parts that there are), does not train. Unreadable ones are in neither.
+    """
+    taken, names = set(others), image_names(source)
+    val: list[int] = []
+    if hold_out:
+        order = epoch_order(seed, -4, np.arange(len(source)))  # epoch -4: the order of nothing else
+        for label in range(len(source.classes)):
+            members = [int(i) for i in order if source.labels[i] == label]
+            free = [i for i in members if (one := seen[i]) is not None and one.digest not in taken]
+            val += free[: max(1, round(VAL_SHARE * len(free)))]
+    chosen = set(val)
+    taken |= {one.digest for i in val if (one := seen[i]) is not None}
+    out = [i for i, one in enumerate(seen) if one is not None and one.digest in taken and i not in chosen]
+    return Division(tuple(names[i] for i in sorted(val)), tuple(names[i] for i in out), source.name, seed)
+
+
+def look(
+    parts: Mapping[str, ImageSource],
+    seed: int,
+    *,
+    own_test: bool,
+    fingerprints: Sequence[str] = (),
+    step: Callable[[int], None] | None = None,
+) -> tuple[Look, Division]:
+    """What is found in the parts of a data set, and how its training part is divided.
+
+    Args:
+        parts: "train", "test" and, where the data set has one, "val".
+        seed: Of the division.
+        own_test: The test part is the data set's own, not held out of it.
+        fingerprints: Of the parts, to be kept.
+        step: Is told how many more pictures have been seen.
+
+    Raises:
+        ValueError: A class has too few pictures, or more cannot be read than may be left out; it names them.
+    """
+    train = parts["train"]
+    seen = {part: see(source, step)[0] for part, source in parts.items()}
+    _refuse_few(parts, seen)
+    others = {one.digest for part in parts if part != "train" for one in seen[part] if one is not None}
+    division = divide(train, seen["train"], others, seed, hold_out="val" not in parts)
+    val, out = set(division.val), set(division.left_out)
+    places = defaultdict[str, list[tuple[str, str, str]]](list)  # digest: (part, class, name)
+    counts = {part: dict.fromkeys(train.classes, 0) for part in ("train", "val", "test")}
+    for part, source in parts.items():
+        for name, label, one in zip(image_names(source), source.labels, seen[part], strict=True):
+            if one is None:
+                continue
+            mine = "val" if part == "train" and name in val else part
+            word = source.classes[label]
+            places[one.digest].append((mine, word, f"{part}: {name}"))
+            if not (part == "train" and name in out):
+                counts[mine][word] += 1
+    same = [found for found in places.values() if len(found) > 1]
+    sides = np.array([(one.width, one.height) for some in seen.values() for one in some if one is not None])
+
+    def names_of(found: Sequence[tuple[str, str, str]]) -> tuple[str, ...]:
+        return tuple(name for _, _, name in found)
+
+    def spread(values: np.ndarray) -> tuple[int, int, int]:
+        return int(values.min()), int(np.median(values)), int(values.max())
+
+    return Look(
+        data=train.name,
+        classes=train.classes,
+        counts=counts,
+        widths=spread(sides[:, 0]),
+        heights=spread(sides[:, 1]),
+        shorter=int(np.median(sides.min(1))),
+        channels=train.in_chans,
+        unreadable=tuple(sorted(train.skips.found)),
+        repeated=tuple(
+            names_of(found) for found in same if max(Counter((part, word) for part, word, _ in found).values()) > 1
+        ),
+        contradictions=tuple(names_of(found) for found in same if len({word for _, word, _ in found}) > 1),
+        leaks=tuple(names_of(found) for found in same if len({part for part, _, _ in found}) > 1),
+        left_out=division.left_out,
+        held_out=tuple(part for part, own in (("val", "val" in parts), ("test", own_test)) if not own),
+        fingerprints=tuple(fingerprints),
+    ), division
+
+
+def _refuse_few(parts: Mapping[str, ImageSource], seen: Mapping[str, Sequence[Seen | None]]) -> None:
+    classes = parts["train"].classes
+    totals = Counter(dict.fromkeys(classes, 0))
+    for part, source in parts.items():
+        totals.update(
+            source.classes[label] for label, one in zip(source.labels, seen[part], strict=True) if one is not None
+        )
+    if few := [word for word in classes if totals[word] < LEAST_IN_CLASS]:
+        names = ", ".join(f"{plain(word)!r} has {totals[word]}" for word in few[:5])
+        raise ValueError(
+            f"{plain(parts['train'].name)}: class {names}{' ...' if len(few) > 5 else ''}; each class needs at least "
+            f"{LEAST_IN_CLASS} pictures, some to train, some to watch and some to test"
+        )

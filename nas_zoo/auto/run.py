@@ -1,0 +1,129 @@
+"""From a folder of pictures to a small network that keeps a stated latency on this machine, as a file and as a page.
+
+    nas-zoo auto photos --max-latency 5 --time-budget 3600 --out runs/photos
+    nas-zoo auto digits --max-latency 0.2 --time-budget 900 --out runs/digits
+    nas-zoo auto --resume --out runs/photos
+
+It looks at the pictures, chooses a size, searches for cells under the latency, trains, exports, checks and measures.
+Killed at any moment it goes on with --resume. The result is OUT/model.onnx (summary.json names the delivered file),
+OUT/model_images.onnx, which takes pictures of any size, and OUT/page, which runs it in a browser; the log has a line a
+stage. Exit codes: 0 when the measured latency keeps the limit, 1 when it does not, 2 for a mistake.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from nas_zoo.auto.clock import Clock
+from nas_zoo.auto.settings import AutoSettings
+from nas_zoo.auto.stages import STAGES, Auto
+from nas_zoo.runs.distributed import start_accelerator
+from nas_zoo.runs.ending import Finding, program
+from nas_zoo.runs.facts import run_facts
+from nas_zoo.runs.lock import only_run_in
+from nas_zoo.runs.log import RunLog
+from nas_zoo.runs.settings import (
+    Parser,
+    add_flags,
+    given_flags,
+    resumed_settings,
+    settings_from,
+    to_dict,
+)
+from nas_zoo.search import load_method
+
+__all__ = ["BudgetMissed", "auto", "main", "make_parser"]
+
+
+class BudgetMissed(Finding):
+    """The delivered file takes longer than was allowed; everything is written all the same."""
+
+
+def make_parser() -> Parser:
+    parser = Parser(prog="nas-zoo auto", description=__doc__)
+    parser.add_argument("pictures", nargs="?", metavar="DATA", help="the pictures, as --data names them")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    add_flags(parser, AutoSettings)
+    return parser
+
+
+def parse(argv: list[str]) -> tuple[AutoSettings, bool]:
+    """Settings, and whether a run goes on. Every mistake is a ValueError."""
+    namespace = make_parser().parse_args(argv)
+    flags = given_flags(namespace)
+    if namespace.pictures is not None:
+        if "data" in flags:
+            raise ValueError(f"data is given twice: {namespace.pictures!r} and --data {flags['data']!r}")
+        flags["data"] = namespace.pictures
+    if "method" in flags:
+        flags["method"] = load_method(flags["method"])
+    out = Path(flags.get("out", AutoSettings.out))
+    if namespace.resume:
+        if not (out / "log.jsonl").exists():
+            raise ValueError(f"there is nothing to resume in {out}: it holds no log.jsonl of `nas-zoo auto`")
+        first = next(iter(RunLog.read(out)), {})
+        if first.get("program") != "auto":
+            raise ValueError(f"{out / 'log.jsonl'} is not the log of `nas-zoo auto`; give another --out")
+        return resumed_settings(AutoSettings, first["settings"], flags | {"out": out}, forgotten=()), True
+    if out.exists() and (not out.is_dir() or any(path.name != ".lock" for path in out.iterdir())):
+        raise ValueError(
+            f"out={str(out)!r} holds something already; --resume goes on with a run, another --out begins one"
+        )
+    settings = settings_from(AutoSettings, flags)
+    for name, example in (("data", "photos"), ("max_latency", "--max-latency 5"), ("time_budget", "--time-budget 900")):
+        if getattr(settings, name) is None:
+            raise ValueError(f"{name} is needed, such as {example}")
+    return settings, False
+
+
+def auto(settings: AutoSettings, resume: bool = False) -> dict[str, Any]:
+    """The summary, when everything is written; see the module. What the stages print goes to console.log.
+
+    Raises:
+        BudgetMissed: The delivered file takes longer than max_latency.
+        ValueError: For whatever a user can mend, in one line.
+    """
+    accelerator = start_accelerator()
+    out = settings.out
+    assert settings.time_budget is not None
+    with only_run_in(out, accelerator):
+        log = RunLog(out)
+        clock = Clock(out, settings.time_budget)
+        if resume:
+            log.event("resumed", seconds=clock.spent)
+        else:
+            log.start(to_dict(settings), run_facts("cpu"), program="auto", stages=list(STAGES))
+        with (
+            open(out / "console.log", "a", encoding="utf-8") as console,
+            clock.running(),
+            contextlib.redirect_stdout(console),
+            contextlib.redirect_stderr(console),
+        ):
+            found = Auto(settings, log, clock).run()
+    ms, most = found["measured_latency_ms"], found["max_latency_ms"]
+    print(
+        f"{out / found['file']}: {100 * found['top1']:.2f} % of {found['n']:,} test pictures right (balanced "
+        f"{100 * found['balanced_accuracy']:.2f} %), {ms:.3f} ms a picture of {most:g} allowed, "
+        f"{found['parameters']:,} parameters, {found['seconds']:.0f} of {settings.time_budget:g} s"
+    )
+    print(f"see it: python -m http.server --directory {out / 'page'}    then http://localhost:8000")
+    if not found["within_budget"]:
+        raise BudgetMissed(
+            f"{out / found['file']} takes {ms:.3f} ms, {100 * (ms / most - 1):.0f} % more than the {most:g} ms allowed"
+        )
+    return found
+
+
+@program("nas-zoo auto")
+def main(argv: list[str] | None = None) -> int:
+    """The program: exit codes as in the module."""
+    settings, resume = parse(sys.argv[1:] if argv is None else argv)
+    auto(settings, resume)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

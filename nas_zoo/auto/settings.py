@@ -1,0 +1,50 @@
+"""Settings of `nas-zoo auto`: what is wanted, and few that an expert changes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas_zoo.runs.settings import MOST_WORKERS, require, require_least, require_most, setting
+from nas_zoo.search import find_method
+from nas_zoo.train import RECIPES
+
+__all__ = ["AutoSettings"]
+
+
+@dataclass(frozen=True)
+class AutoSettings:
+    """Settings of the whole way"""
+
+    data: str | None = setting(
+        None,
+        "pictures (or the first word): folder, tars or zip of class folders, digits, cifar10, cifar100, or what else "
+        "`nas-zoo train --data` takes",
+    )
+    max_latency: float | None = setting(None, "limit of the latency of one picture here, needed", unit="ms")
+    time_budget: float | None = setting(None, "time for the whole, needed", unit="s")
+    out: Path = setting(Path("runs/auto"), "folder of the result and of everything on the way to it")
+    test_data: str | None = setting(None, "folder, tar or zip of the test images; none: as the data set has them, or a "
+                                          "fifth held out")  # fmt: skip
+    image_size: int | None = setting(None, "side of the images; none: by their sizes and the budgets", unit="pixels")
+    threads: int = setting(1, "that the finished network runs with")
+    seed: int = setting(0, "seed of everything")
+    method: str = setting("edas", "search method, as `nas-zoo search` has them")
+    recipe: str = setting("budget", "recipe of the training, as `nas-zoo train` has them")
+    init_channels: int | None = setting(None, "channels of a node in the first cells; none: by the budgets")
+    num_cells: int | None = setting(None, "cells; none: by the budgets")
+    image_column: str | None = setting(None, "column of a table that has the images, or their files; none: found")
+    label_column: str | None = setting(None, "column of a table that has the classes; none: found")
+    data_root: Path | None = setting(None, "folder of cifar10 / cifar100; none: the user's cache, downloaded if absent")
+    skip_unreadable: int = setting(0, "go on without at most so many images that cannot be read")
+    workers: int | None = setting(None, "processes that load data too large for memory; none: one a core, up to 16")
+
+    def __post_init__(self) -> None:
+        for name, unit in (("max_latency", "ms"), ("time_budget", "seconds")):
+            value = getattr(self, name)
+            require(value is None or 0 < value < math.inf, name, value, f"more than 0 {unit} and finite")
+        require_least(self, image_size=8, threads=1, seed=0, init_channels=4, num_cells=3, skip_unreadable=0, workers=0)
+        require_most(self, workers=MOST_WORKERS)
+        require(self.recipe in RECIPES, "recipe", self.recipe, f"one of {', '.join(RECIPES)}")
+        find_method(self.method)
