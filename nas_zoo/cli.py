@@ -19,7 +19,6 @@ from nas_zoo.text import table as in_columns
 
 #: Commands that are programs of their own: module, what they do.
 PROGRAMS = {
-    "auto": ("nas_zoo.auto.run", "own pictures to a served network that keeps a latency on this machine"),
     "search": ("nas_zoo.search.run", "find cells with EDAS and its relatives (the same as search/run.py)"),
     "gap": ("nas_zoo.search.gap", "what cutting a search's supernet down to so many edges costs"),
     "genotype": ("nas_zoo.search.rederive", "a search's cells by another rule, number of edges or epoch"),
@@ -35,6 +34,7 @@ PROGRAMS = {
     "page": ("nas_zoo.export.publish.page", "write a page that runs a network in the browser"),
     "space": ("nas_zoo.export.publish.space", "the same as the folder of a Hugging Face Space"),
     "latency": ("nas_zoo.export.runtime.latency", "what a network takes here, estimated from its measured pieces"),
+    "auto": ("nas_zoo.auto.run", "own pictures to a served network that keeps a latency on this machine"),
     "timm": ("nas_zoo.models.timm_script", "run one of timm's own scripts (train.py, validate.py ...) with our models"),
     "bench": ("nas_zoo.export.runtime.bench", "time a model here: PyTorch, torch.compile, ONNX Runtime"),
 }
