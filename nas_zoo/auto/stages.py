@@ -27,6 +27,7 @@ from nas_zoo.auto.look import Look, look
 from nas_zoo.auto.plan import (
     ENOUGH_EPOCHS,
     LADDER,
+    LEAST_EPOCHS,
     SPARE,
     Plan,
     Rung,
@@ -36,9 +37,9 @@ from nas_zoo.auto.plan import (
     divide_time,
     epochs_in,
     layout_for,
-    narrower,
     search_size_for,
     sizes_below,
+    smaller,
     widest,
 )
 from nas_zoo.auto.settings import AutoSettings
@@ -97,7 +98,7 @@ MODEL, INT8 = "model.onnx", "model_int8.onnx"
 
 
 class _Enough(Exception):
-    """The search has used its time."""
+    """The search has used its time, or a training would use too much of it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +125,7 @@ class Auto:
         self._lines = {
             (line["kind"], line["name"]): line for line in RunLog.read(self.out) if line["kind"] in ("stage", "choice")
         }
+        self._same_data = False
         self.timer = Timer()
         self.conditions = conditions_here("cpu", settings.threads, 1)
 
@@ -131,10 +133,11 @@ class Auto:
 
     def run(self) -> dict[str, Any]:
         """Does what is left to do; returns the summary."""
-        assert self.settings.time_budget is not None  # the program saw to that
         for number, (name, words) in enumerate(STAGES.items(), 1):
             if ("stage", name) in self._lines:
                 continue
+            if number > 1:
+                self._check_data()
             allotted = self._allotted(name)
             with self.clock.stage(name, number, len(STAGES), words):
                 result = getattr(self, name)()
@@ -142,6 +145,15 @@ class Auto:
             self._append("stage", name, seconds=seconds, allotted=allotted, result=result)
             self.clock.save()
         return self.summary()
+
+    def _check_data(self) -> None:
+        """ValueError where the pictures are not those that were looked at; once a start, before it goes on."""
+        if not self._same_data:
+            index = FileIndex(self.out / "data_index.jsonl")
+            now = tuple(fingerprint(source, index) for source in self.parts(stream=True).values())
+            if now != self.look_found.fingerprints:
+                raise ValueError(f"data={self.settings.data!r} holds other pictures than those that were looked at")
+            self._same_data = True
 
     def result(self, stage: str) -> dict[str, Any]:
         """What a stage that has ended has come to."""
@@ -153,9 +165,9 @@ class Auto:
         self.log.append(line)
         self._lines[kind, name] = json.loads(json.dumps(line))
 
-    def _chosen(self, name: str, choose: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """A choice, made once and in the log before it is used."""
-        if ("choice", name) not in self._lines:
+    def _chosen(self, name: str, choose: Callable[[], dict[str, Any]], *, again: bool = False) -> dict[str, Any]:
+        """A choice, made once (or `again`) and in the log before it is used."""
+        if again or ("choice", name) not in self._lines:
             self._append("choice", name, chosen=choose())
         found: dict[str, Any] = self._lines["choice", name]["chosen"]
         return found
@@ -177,7 +189,8 @@ class Auto:
     def shape(self) -> Shape:
         """Of the network that is trained."""
         derived = self.result("derive")
-        return dataclasses.replace(self.plan_made.shape, init_channels=derived["init_channels"])
+        sizes = {key: derived[key] for key in ("init_channels", "num_cells")}
+        return dataclasses.replace(self.plan_made.shape, **sizes)
 
     @property
     def genotype(self) -> Genotype:
@@ -226,6 +239,7 @@ class Auto:
         write_json(self.out / _DIVISION, dataclasses.asdict(division))
         record = found.to_dict()
         write_json(self.out / "look.json", record)
+        self._same_data = True
         for sentence in found.sentences():
             self.clock.say(f"      {sentence}")
         return {key: value for key, value in record.items() if key in Look.__dataclass_fields__}
@@ -317,12 +331,13 @@ class Auto:
         """latency.json: what the latency term of the search and the estimate need."""
         made, path = self.plan_made, table_path(self.conditions)
         table = self._table()
-        total = len(all_pieces((*self._operations(), "none"), made.shape))
+        wanted = all_pieces((*self._operations(), "none"), made.shape)
 
         def keep(changed: LatencyTable) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, changed.to_json())
-            self.clock.note(f"{len(changed.ms)} pieces of networks, {total} are needed")
+            left = len(changed.missing(wanted))
+            self.clock.note(f"{len(wanted) - left} of {len(wanted)} pieces" if left >= 10 else "whole networks")
 
         measure_table(
             table, made.shape, operations=self._operations(), networks=made.networks, timer=self.timer, keep=keep
@@ -396,22 +411,23 @@ class Auto:
         }  # fmt: skip
 
     def derive(self) -> dict[str, Any]:
-        """The width at which the network found keeps the latency, as measured with untrained weights."""
-        made, genotype = self.plan_made, self.genotype
-        shape, tried = made.shape, dict[str, float]()
-        while True:
-            ms = measure_network(genotype, shape, self.conditions, self.timer)
-            tried[str(shape.init_channels)] = ms
-            self.clock.note(f"C={shape.init_channels}: {ms:.3f} ms")
-            less = narrower(shape.init_channels, ms, _MARGIN * made.max_latency_ms)
-            if ms <= _MARGIN * made.max_latency_ms or less >= shape.init_channels:
+        """The size at which the network found keeps the latency, as measured with untrained weights.
+
+        That of the plan, else a smaller one; the smallest where none keeps it, of which the end tells.
+        """
+        made, genotype, tried = self.plan_made, self.genotype, dict[str, float]()
+        planned = Rung(made.init_channels, made.num_cells)
+        for rung in (planned, *smaller(planned)):
+            shape = dataclasses.replace(made.shape, **rung._asdict())
+            tried[str(rung)] = ms = measure_network(genotype, shape, self.conditions, self.timer)
+            self.clock.note(f"{rung}: {ms:.3f} ms")
+            if ms <= _MARGIN * made.max_latency_ms:
                 break
-            shape = dataclasses.replace(shape, init_channels=less)
-        planned = shape == made.shape
-        predicted = LatencyTable.read(self.out / _TABLE).estimate(genotype, shape).ms if planned else None
-        words = "" if planned else f", narrowed from {made.init_channels}"
-        self.clock.say(f"      {ms:.3f} ms as measured with C={shape.init_channels}{words}")
-        return {"init_channels": shape.init_channels, "measured_ms": tried, "predicted_latency_ms": predicted}
+        same = rung == planned
+        predicted = LatencyTable.read(self.out / _TABLE).estimate(genotype, shape).ms if same else None
+        words = "" if same else f"; {planned}, as planned, takes {tried[str(planned)]:.3f}"
+        self.clock.say(f"      {rung}: {ms:.3f} ms as measured{words}")
+        return {**rung._asdict(), "measured_ms": tried, "predicted_latency_ms": predicted}
 
     def train(self) -> dict[str, Any]:
         """The folder train/."""
@@ -435,28 +451,47 @@ class Auto:
                 epoch_s, val_s = training_epoch_s(settings_with(**rate, out=Path(aside), epochs=50))
             left = min(self.clock.left - made.seconds.finish, 1.3 * made.seconds.train) - (time.monotonic() - begun)
             # what opening the pictures again takes, and a tenth for what a clock cannot foresee
-            epochs = epochs_in(0.9 * left, epoch_s + 0.5 * val_s)
-            every = max(1, epochs // 20, round(2 * val_s / epoch_s))
-            return rate | {"epochs": epochs, "warmup_epochs": min(epochs - 1, max(1, epochs // 5)),
-                           "eval_every": min(every, epochs)}  # fmt: skip
+            return rate | schedule(epochs_in(0.9 * left, epoch_s + 0.5 * val_s), val_s / epoch_s)
 
-        settings = settings_with(**self._chosen("train", choose), out=folder)
-        self.clock.note(f"{settings.epochs} epochs")
+        def schedule(epochs: int, val_part: float = 0.1) -> dict[str, Any]:
+            return {
+                "epochs": epochs, "warmup_epochs": min(epochs - 1, max(1, epochs // 5)),
+                "eval_every": min(epochs, max(1, epochs // 20, round(2 * val_part))),
+            }  # fmt: skip
+
+        chosen = self._chosen("train", choose)
 
         def seen(line: Mapping[str, Any]) -> None:
-            each = line["seconds"] / line["epoch"]
-            self.clock.expected = (settings.epochs - line["epoch"]) * each + made.seconds.finish
+            each, epochs = line["seconds"] / line["epoch"], chosen["epochs"]
+            rest = (epochs - line["epoch"]) * each
+            left = self.clock.left - made.seconds.finish
+            self.clock.expected = rest + made.seconds.finish
+            # another program takes the processor, or the pictures come slowly: while little is lost it begins again
+            if rest > 1.15 * max(left, LEAST_EPOCHS * each) and line["epoch"] <= max(1, epochs // 8):
+                fewer = epochs_in(0.9 * left, each, epochs - 1)
+                self._chosen("train", lambda: chosen | schedule(max(LEAST_EPOCHS, fewer)), again=True)
+                raise _Enough
             watched = next(iter((line.get("val") or {}).values()), None)
             right = f", {100 * watched['top1']:.1f} % of the pictures that watch" if watched else ""
-            self.clock.note(f"epoch {line['epoch']} of {settings.epochs}{right}")
+            self.clock.note(f"epoch {line['epoch']} of {epochs}{right}")
 
-        result = TrainResult.read(folder) if (folder / "result.json").is_file() else None
-        result = result or train(settings, resume="auto", callbacks=[seen])
-        assert result.figures is not None  # it has no time budget of its own
+        while not (folder / "result.json").is_file():
+            chosen = self._chosen("train", choose)
+            logged = RunLog.read(folder)[:1] if (folder / "log.jsonl").is_file() else []
+            if logged and logged[0]["settings"]["epochs"] != chosen["epochs"]:  # it begins again with fewer
+                former = self.out / ".train.old"  # gone at once or not at all, whenever this is killed
+                shutil.rmtree(former, ignore_errors=True)
+                folder.rename(former)
+                shutil.rmtree(former)
+            self.clock.note(f"{chosen['epochs']} epochs")
+            with contextlib.suppress(_Enough):
+                train(settings_with(**chosen, out=folder), resume="auto", callbacks=[seen])
+        result = TrainResult.read(folder)
+        assert result.figures is not None
         with staged(self.out) as aside:
             for name in ("config.json", "model.safetensors"):
                 shutil.copyfile(folder / name, aside / name)
-        return {"epochs": settings.epochs, "parameters": result.figures["parameters"], "pytorch_top1": result.top1}
+        return {"epochs": chosen["epochs"], "parameters": result.figures["parameters"], "pytorch_top1": result.top1}
 
     def export(self) -> dict[str, Any]:
         """model.onnx and its images form, and those of int8 where they are faster and as good."""
@@ -630,8 +665,8 @@ def search_epoch_s(settings: Any) -> float:
     """Seconds of an epoch of a search, measured on some of its steps and one look at what was held out."""
     program = Search(settings, start_accelerator())
     step_s = _step_s(program)
-    sums = dict.fromkeys(program.counted, 1.0)
-    return program.steps * step_s + _timed(lambda: program.end_epoch(0, sums))
+    found = {name: program.method.genotype(rule) for name, rule in (("found", None), ("darts", "darts"))}
+    return program.steps * step_s + _timed(lambda: program.gap(0, found, program.eval_batches, ("found",)))
 
 
 def training_epoch_s(settings: TrainSettings) -> tuple[float, float]:

@@ -13,9 +13,9 @@ from nas_zoo.auto.plan import (
     divide_time,
     epochs_in,
     layout_for,
-    narrower,
     search_size_for,
     sizes_below,
+    smaller,
     widest,
 )
 
@@ -56,12 +56,11 @@ def test_the_ladder_rises():
     assert Rung(36, 20) in LADDER
 
 
-def test_a_network_is_narrowed_by_two_channels_at_least_and_not_below_four():
-    assert narrower(16, 1.01, 1.0) == 14
-    assert narrower(16, 2.0, 1.0) == 8
-    assert narrower(16, 1.5, 1.0) == 10
-    assert narrower(6, 100.0, 1.0) == 4
-    assert narrower(4, 100.0, 1.0) == 4
+def test_smaller_networks_are_tried_from_the_largest_of_them_on():
+    assert smaller(Rung(16, 8)) == [Rung(16, 5), Rung(16, 3), Rung(8, 8), Rung(8, 5), Rung(8, 3)]
+    assert smaller(Rung(8, 3)) == []
+    assert smaller(Rung(6, 5)) == [Rung(6, 3)]
+    assert all(rung.init_channels <= 36 for rung in smaller(Rung(36, 20)))
 
 
 def test_a_batch_leaves_an_epoch_enough_steps():
