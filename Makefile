@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: $(READY)  ## search, retrain, export, check and predict on handwritten digits (minutes on 2 cores)
+demo: $(READY)  ## search, retrain, export, predict and write two pages on handwritten digits (under 3 minutes of 2 cores)
 	$(BIN)/nas-zoo demo --out runs/demo --overwrite
 
 # CI (.ci/run) is to end within 60 minutes of two cores; each part says how many of them it may take.

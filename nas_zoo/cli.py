@@ -350,7 +350,7 @@ def demo(options: argparse.Namespace) -> int:
     table = run_demo(options.out, seed=options.seed, overwrite=options.overwrite)
     if options.json:
         print(json.dumps(table))
-    return 0
+    return 0 if table["search"]["moved"] else 1
 
 
 def doctor(options: argparse.Namespace) -> int:
@@ -499,7 +499,7 @@ def make_parser(whole_programs: bool = False) -> argparse.ArgumentParser:
     words = "a script that completes commands, flags and names on pressing Tab"
     sub = command("completion", completion, words, "bash > ~/.local/share/bash-completion/completions/nas-zoo")
     sub.add_argument("shell", choices=_SHELLS)
-    sub = command("demo", demo, "search, retrain, export, check and predict on handwritten digits", "--out runs/demo")
+    sub = command("demo", demo, "search, retrain, export, predict and write pages, on digits", "--out runs/demo")
     sub.add_argument("--out", type=Path, default=Path("nas-zoo-demo"), help="folder (default: nas-zoo-demo)")
     sub.add_argument("--seed", type=whole(0), default=0, help="of both runs (default: 0)")
     sub.add_argument("--overwrite", action="store_true", help="replace an earlier demo there")
