@@ -56,8 +56,8 @@ METHOD_COLORS = {
 }
 #: Of methods from outside, by their names.
 _OTHER_METHODS = (
-    ("#8a2be2", "#cf9bff"), ("#7a6a00", "#e6d95a"), ("#c2185b", "#ff9ec4"), ("#006064", "#8fe3e8"),
-    ("#a0410d", "#ffb48a"),
+    ("#9b1fe8", "#cf9bff"), ("#3f9b0b", "#8be05a"), ("#ff1f8f", "#ff5fae"), ("#006064", "#8fe3e8"),
+    ("#7a2e00", "#ffc9a3"),
 )  # fmt: skip
 
 #: Of what is numbered: a node's inputs; and of what has no colour of its own.

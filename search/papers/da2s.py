@@ -47,14 +47,14 @@ def da2s_table_1(results: Results) -> Findings:
         "darts": ("3.00 ± 0.14", "3.3", "0.4 GPU-days"),
     }
     rows = []
-    for name in ("da2s", "darts"):
+    for name in ("da2s", "darts", *results.further):
         cells = [g for run in results.runs(name) if (g := run.genotype("found")) is not None]
         values = {
             "test error, retrained": results.errors(name),
             "parameters": [params_m(g) for g in cells],
             "search": results.figures(name, lambda run: run.last.get("seconds")),
         }
-        rows.append(Row(label(name), style(name), values, dict(zip(values, paper[name], strict=True))))
+        rows.append(Row(label(name), style(name), values, dict(zip(values, paper.get(name, ()), strict=False))))
     error = {name: results.errors(name) for name in ("da2s", "darts")}
     return Findings(
         f"test error of the retrained networks: DA2S {percent(error['da2s'])}, DARTS {percent(error['darts'])}",
@@ -177,7 +177,9 @@ def da2s_table_4(results: Results) -> Findings:
         for name, search, cells, paper, ways in (
             ("DA2S", edges, "found", da2s_paper, two),
             ("DARTS", "darts", edges, darts_paper, (("what is retrained", ("none",)),)),
-        ):
+            *((label(other), other, edges, None, (("what is retrained", ("none", "plain")),))
+              for other in results.further),
+        ):  # fmt: skip
             for words, weights in ways:
                 both = [pair for run in results.runs(search) if (pair := _cut(run, cells, weights))]
                 before, after = [b for b, _ in both], [a for _, a in both]
@@ -185,21 +187,24 @@ def da2s_table_4(results: Results) -> Findings:
                 first = words == "what is retrained"
                 errors = results.errors(search, None if search == edges else edges)
                 values |= {"test error, retrained": errors} if first else {}
-                at = {"before": f"{paper[1]:.2f}", "after": f"{paper[2]:.2f}", "lost": f"{paper[1] - paper[2]:.2f}",
-                      "test error, retrained": paper[0]}  # fmt: skip
-                rows.append(Row(f"{edges} {name}, {words}", style(name.lower()), values, at if first else {}))
+                at = {} if paper is None or not first else {
+                    "before": f"{paper[1]:.2f}", "after": f"{paper[2]:.2f}", "lost": f"{paper[1] - paper[2]:.2f}",
+                    "test error, retrained": paper[0],
+                }  # fmt: skip
+                look = style("da2s" if search == edges else search)
+                rows.append(Row(f"{edges} {name}, {words}", look, values, at))
                 if first:
                     ours[name] = values
                 if both:
-                    pairs.append(Pair(rows[-1].name, mean(before), mean(after), style(name.lower())))
-        lost = {name: ours[name]["lost"] for name in ours}
+                    pairs.append(Pair(rows[-1].name, mean(before), mean(after), look))
+        lost = {name: ours[name]["lost"] for name in ("DA2S", "DARTS")}
         if all(lost.values()):
             told.append(
                 f"{edges} DARTS loses {100 * mean(lost['DARTS']):.1f} points, DA2S {100 * mean(lost['DA2S']):.1f}"
             )
         checks.append(above(f"{edges}: DARTS loses more than DA2S when it is cut", _shares(lost["DARTS"]),
                             _shares(lost["DA2S"]), n or 1))  # fmt: skip
-        error = {name: ours[name]["test error, retrained"] for name in ours}
+        error = {name: ours[name]["test error, retrained"] for name in ("DA2S", "DARTS")}
         checks.append(better(f"{edges}: DA2S' retrained error is below DARTS'", error["DARTS"], error["DA2S"], tested))
         for name, paper in (("DA2S", da2s_paper), ("DARTS", darts_paper)):
             value, deviation = (float(word) for word in paper[0].split(" ± "))
@@ -367,7 +372,7 @@ _LAMBDAS = {"lambda_1": "const", "lambda_2": "const"}
 EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         "da2s-table-1", "DA2S", "Table 1", "error 2.51 ± 0.09 % (best 2.42), below DARTS'", da2s_table_1,
-        {"da2s": Wanted("da2s"), "darts": Wanted("darts")}, [("da2s", None, None), ("darts", None, None)],
+        {"da2s": Wanted("da2s"), "darts": Wanted("darts")}, [("da2s", None, None), ("darts", None, None)], like="darts",
     ),
     Experiment(
         "da2s-table-2", "DA2S", "Table 2", "lambda_c that grows fast at first (linear, log) is best, exp worst",
@@ -388,7 +393,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "DA2S' retrained networks are better", da2s_table_4,
         {"darts": Wanted("darts")} | {edges: Wanted("da2s", {"edges": edges}) for edges in _CONFIGURATIONS},
         [*((edges, None, None) for edges in _CONFIGURATIONS), *(("darts", edges, None) for edges in _CONFIGURATIONS)],
-        {"darts": _CONFIGURATIONS},
+        {"darts": _CONFIGURATIONS}, like="darts",
     ),
     Experiment(
         "da2s-figures-3-4", "DA2S", "Figures 3 and 4",

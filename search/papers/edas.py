@@ -31,7 +31,7 @@ from nas_zoo.search.papers.findings import (
     mean,
     more_often,
 )
-from nas_zoo.search.papers.scales import CASES
+from nas_zoo.search.papers.scales import short_label
 from nas_zoo.search.report import figures
 from nas_zoo.search.report.figures import Line
 from nas_zoo.search.report.history import Run
@@ -49,11 +49,12 @@ def depth(cell: Cell) -> int:
 
 def edas_figure_3(results: Results) -> Findings:
     order = ("edas", "alpha_max", "darts")
-    derived = {name: results.figures(name, lambda run: run.derived("argmax")[-1]) for name in order}
-    supernet = {name: results.figures(name, lambda run: run.supernet[-1]) for name in order}
+    shown = (*order, *results.further)
+    derived = {name: results.figures(name, lambda run: run.derived("argmax")[-1]) for name in shown}
+    supernet = {name: results.figures(name, lambda run: run.supernet[-1]) for name in shown}
     n = results.held_out
     rows = []
-    for name in order:
+    for name in shown:
         values = {"derived": derived[name], "supernet": supernet[name]}
         values["lost"] = [b - a for a, b in zip(derived[name], supernet[name], strict=True)]
         rows.append(Row(f"{label(name)}, every edge's strongest operation", style(name), values))
@@ -69,8 +70,8 @@ def edas_figure_3(results: Results) -> Findings:
             else abs(mean(lost)) < 0.02 or above("", supernet["edas"], derived["edas"], n).holds is None,
         ),
     ]
-    curves = [Line(CASES[name].in_figures, f"{style(name)} bold", results.curve(name, lambda r: r.derived("argmax")))
-              for name in order]  # fmt: skip
+    curves = [Line(short_label(name), f"{style(name)} bold", results.curve(name, lambda r: r.derived("argmax")))
+              for name in shown]  # fmt: skip
     curves += [Line("its supernet", f"{style('darts')} thin", results.curve("darts", lambda r: r.supernet))]
     return Findings(
         "held-out accuracy of the derived network at the end: "
@@ -80,7 +81,7 @@ def edas_figure_3(results: Results) -> Findings:
         rows,
         checks,
         [Picture("Held-out accuracy of the derived network, %", accuracy_lines("Derived network", curves), "Figure 3")],
-        ["The rule is argmax for all three, as section 3.2 has it; DARTS' own is two edges a node.",
+        ["The rule is argmax for all, as section 3.2 has it; DARTS' own is two edges a node.",
          f"The curve's points but the last are of fewer images; the last of {n:,}."],
     )  # fmt: skip
 
@@ -170,7 +171,7 @@ def changes(run: Run) -> list[float]:
 
 
 def edas_figure_5(results: Results) -> Findings:
-    order = ("edas", "alpha_max", "edas_warmup", "edas_warmup_weights")
+    order = ("edas", "alpha_max", "edas_warmup", "edas_warmup_weights", *results.further)
     counts = {name: results.figures(name, lambda run: sum(changes(run))) for name in order}
     late = {name: results.figures(name, lambda run: sum(changes(run)[len(changes(run)) // 2 :])) for name in order}
     taus = {
@@ -189,17 +190,18 @@ def edas_figure_5(results: Results) -> Findings:
     curve = {name: results.curve(name, lambda run: [None, *changes(run)]) for name in order}
     top = max((v or 0 for values in curve.values() for v in values), default=1)
     top = max(2, 2 * round(top / 2 + 0.5))
-    lines = [Line(CASES[name].in_figures, f"{style(name)} bold", curve[name]) for name in order if any(curve[name])]
+    lines = [Line(short_label(name), f"{style(name)} bold", curve[name]) for name in order if any(curve[name])]
     tau_lines = [
-        Line(CASES[name].in_figures, f"{style(name)} bold",
+        Line(short_label(name), f"{style(name)} bold",
              results.curve(name, lambda run: [None, *((a or 0) / 2 + (b or 0) / 2 for a, b in zip(
                  run.kendall_tau("normal")[1:], run.kendall_tau("reduce")[1:], strict=True))]))
         for name in order if any(curve[name])
     ]  # fmt: skip
+    told = [name for name in order if counts[name] and name not in results.further]
     no_change = None if not counts["alpha_max"] else mean(counts["alpha_max"]) == 0
     return Findings(
         "changes of an edge's strongest operation after the first epoch, of 28 edges: "
-        + ", ".join(f"{label(name)} {mean(counts[name]):g}" for name in order if counts[name]),
+        + ", ".join(f"{label(name)} {mean(counts[name]):g}" for name in told),
         [Column("changes", "edges", 1), Column("in the second half", "edges", 1), Column("tau", "", 2),
          in_percent("derived")],
         rows,
@@ -227,20 +229,22 @@ def edas_table_2(results: Results) -> Findings:
         "edas": (2.92, 3.44), "edas_warmup": (2.86, 3.15), "c100": (17.61, 3.18), "c100_warmup": (17.16, 4.06),
         "darts": (3.00, 3.3),
     }  # fmt: skip
+    of_paper = ("edas", "edas_warmup", "darts", "c100", "c100_warmup")
     names = {"c100": "EDAS, CIFAR-100", "c100_warmup": "EDAS with warm-up, CIFAR-100"}
     rows = []
-    for name in ("edas", "edas_warmup", "darts", "c100", "c100_warmup"):
-        error, size = papers[name]
-        cells = [
-            g for run in results.runs(name) if (g := run.genotype("argmax" if name != "darts" else "found")) is not None
-        ]
+    for name in (*of_paper, *results.further):
+        rule = "found" if name == "darts" or name in results.further else "argmax"
+        cells = [g for run in results.runs(name) if (g := run.genotype(rule)) is not None]
         values = {
             "test error, retrained": results.errors(name),
             "parameters": [params_m(g, 100 if name.startswith("c100") else 10) for g in cells],
             "search": results.figures(name, lambda run: run.last.get("seconds")),
         }
-        cost = "1.5 GPU-days" if name == "darts" else "0.125 GPU-days"
-        paper = {"test error, retrained": f"{error:.2f}", "parameters": f"{size:.2f}", "search": cost}
+        paper = {}
+        if name in papers:
+            error, size = papers[name]
+            cost = "1.5 GPU-days" if name == "darts" else "0.125 GPU-days"
+            paper = {"test error, retrained": f"{error:.2f}", "parameters": f"{size:.2f}", "search": cost}
         kind = name.replace("c100_warmup", "edas_warmup").replace("c100", "edas")
         rows.append(Row(names.get(name) or label(name), style(kind), values, paper))
     found = {row.name: row for row in rows}
@@ -255,18 +259,26 @@ def edas_table_2(results: Results) -> Findings:
         exact("EDAS' search takes less time than DARTS'", faster),
         *(agrees(f"error of {row.name}: {row.paper['test error, retrained']}",
                  [100 * v for v in row.values["test error, retrained"]], papers[name][0], 0.1, results.scale.own)
-          for name, row in zip(("edas", "edas_warmup", "darts", "c100", "c100_warmup"), rows, strict=True)),
+          for name, row in zip(of_paper, rows[: len(of_paper)], strict=True)),
     ]  # fmt: skip
     shown = [row for row in rows if row.values["test error, retrained"]]
-    marks_of = {row.name: float(row.paper["test error, retrained"]) for row in shown} if results.scale.own else {}
+    marks_of = {row.name: float(row.paper["test error, retrained"]) for row in shown if row.paper}
     return Findings(
         "test error of the retrained networks: "
-        + ", ".join(f"{row.name} {percent(row.values['test error, retrained'])}" for row in shown)
+        + ", ".join(f"{row.name} {percent(row.values['test error, retrained'])}" for row in shown if row.paper)
         + f"; DARTS' search takes {ratio} times EDAS'",
         [ERROR, Column("parameters", "M", 2), Column("search", "s", 0)],
         rows,
         checks,
-        [spread_picture(shown, "test error, retrained", "Test error of the retrained networks, %", 100, marks_of)],
+        [
+            spread_picture(
+                shown,
+                "test error, retrained",
+                "Test error of the retrained networks, %",
+                100,
+                marks_of if results.scale.own else {},
+            )
+        ],
         ["Parameters are counted at C = 36 and 20 cells. CIFAR-100 is searched at scale paper only."],
     )
 
@@ -326,7 +338,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     Experiment(
         "edas-figure-3", "EDAS", "Figure 3",
         "through the search EDAS' derived network is above those of alpha-max and DARTS, and nothing is lost at "
-        "derivation", edas_figure_3, _EDAS_THREE,
+        "derivation", edas_figure_3, _EDAS_THREE, like="darts",
     ),
     Experiment(
         "edas-figure-4", "EDAS", "Figure 4",
@@ -344,18 +356,19 @@ EXPERIMENTS: tuple[Experiment, ...] = (
         "twelfth of its search time", edas_table_2,
         {"edas": Wanted("edas"), "edas_warmup": Wanted("edas_warmup"), "darts": Wanted("darts"),
          "c100": Wanted("edas", data="cifar100"), "c100_warmup": Wanted("edas_warmup", data="cifar100")},
-        [(name, None, None) for name in ("edas", "edas_warmup", "darts", "c100", "c100_warmup")],
+        [(name, None, None) for name in ("edas", "edas_warmup", "darts", "c100", "c100_warmup")], like="darts",
     ),
     Experiment(
         "edas-figure-5", "EDAS", "Figure 5",
         "with alpha-max the ranking of the operations never changes, with EDAS several times, with warm-up much at "
         "first and steadily after", edas_figure_5,
         {name: Wanted(name) for name in ("edas", "alpha_max", "edas_warmup", "edas_warmup_weights")},
+        like="alpha_max",
     ),
     Experiment(
         "edas-memory", "EDAS", "section 4.1",
         "a supernet of 20 cells fits into the memory that DARTS' 8 cells take (12 GB), at a fraction of the time",
-        edas_memory, memory=("edas", "darts"),
+        edas_memory, memory=("edas", "darts"), like="darts",
     ),
     Experiment(
         "edas-transfer", "EDAS", "section 4.3", "the cells found on CIFAR transfer to ImageNet", edas_transfer,

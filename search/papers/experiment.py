@@ -1,13 +1,13 @@
 """What an experiment is, what has been run for it, and what several of them compute and draw."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nas_zoo.genotype import Genotype, load_genotype
 from nas_zoo.models.count import work_out
 from nas_zoo.search.papers.findings import Column, Findings, Picture, Row, agrees, exact, mean
-from nas_zoo.search.papers.scales import CASES, Scale
+from nas_zoo.search.papers.scales import Scale, label
 from nas_zoo.search.report import figures
 from nas_zoo.search.report.figures import Line, Spread
 from nas_zoo.search.report.figures import method_style as style
@@ -56,10 +56,26 @@ class Experiment:
     gaps: Mapping[str, Sequence[str]] = field(default_factory=dict)  # of a search: edges to cut it to
     memory: Sequence[str] = ()  # methods whose iterations are measured
     models: Mapping[str, str] = field(default_factory=dict)  # of the zoo, trained at scale paper alone: name, recipe
+    like: str | None = None  # as which search a further method is run, retrained and cut; None: it compares no methods
+    further: Sequence[str] = ()  # methods that the paper does not have
 
     @property
     def title(self) -> str:
         return f"{self.paper}, {self.place}"
+
+    def beside(self, methods: Sequence[str]) -> "Experiment":
+        """The same with further methods, of ``CASES`` or from outside; those that it has already are left out."""
+        new = [name for name in dict.fromkeys(methods) if name not in (*self.searches, *self.memory)]
+        trains = [(name, rule, mark) for name in new for search, rule, mark in self.trains if search == self.like]
+        gaps = {name: edges for name in new for search, edges in self.gaps.items() if search == self.like}
+        searches = {name: Wanted(name) for name in new} if self.like in self.searches else {}
+        return replace(
+            self,
+            further=new,
+            searches={**self.searches, **searches},
+            trains=[*self.trains, *trains],
+            gaps={**self.gaps, **gaps},
+        )
 
 
 class Results:
@@ -72,9 +88,10 @@ class Results:
         trained: Mapping[tuple[str, str | None, int | None], Sequence[Mapping[str, Any]]],
         measured: Mapping[str, Any] | None = None,
         models: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+        further: Sequence[str] = (),
     ) -> None:
         self.scale, self._runs, self._trained, self.measured = scale, runs, trained, measured
-        self.models = models or {}
+        self.models, self.further = models or {}, tuple(further)
 
     def runs(self, name: str) -> Sequence[Run]:
         """A search's runs, one a seed."""
@@ -102,10 +119,6 @@ class Results:
         each = [of(run) for run in self.runs(name)]
         known = [[v for v in values if v is not None] for values in zip(*each, strict=False)]
         return [mean(values) if values else None for values in known]
-
-
-def label(name: str) -> str:
-    return CASES[name].label
 
 
 def percent(values: Sequence[float]) -> str:

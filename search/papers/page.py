@@ -18,9 +18,10 @@ from nas_zoo.runs.log import RunLog
 from nas_zoo.search.papers.experiment import Experiment
 from nas_zoo.search.papers.findings import RULE, Column, Findings, Row, mean, verdict
 from nas_zoo.search.papers.runs import Job
-from nas_zoo.search.papers.scales import CASES, Scale
+from nas_zoo.search.papers.scales import CASES, Scale, label
+from nas_zoo.search.report.figures import method_style
 from nas_zoo.search.report.page import style_sheet
-from nas_zoo.text import fill
+from nas_zoo.text import counted, fill
 
 __all__ = ["Shown", "first_line", "write_pages"]
 
@@ -55,7 +56,8 @@ def first_line(shown: Shown) -> str:
         "small": "small allows a judgement of directions, of no percent",
         "paper": "the settings are the paper's",
     }[shown.scale.name]
-    missing = f" ({shown.missing} runs are still missing)" if shown.missing else ""
+    runs = counted(shown.missing, "run") + (" is" if shown.missing == 1 else " are")
+    missing = f" ({runs} still missing)" * bool(shown.missing)
     return (
         f"{shown.experiment.title} claims: {shown.experiment.claim}. We saw: {shown.findings.seen}{missing}. "
         f"Verdict: {shown.verdict}; {how_far}."
@@ -128,18 +130,26 @@ def _runs(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     return rows
 
 
-def style() -> str:
-    """The report's style sheet with the colours of these pages."""
+def _of_further(experiment: Experiment) -> list[str]:
+    """What is to be said of methods that the paper does not have."""
+    names = [label(name) for name in experiment.further]
+    outside = [name for name in experiment.further if name not in CASES]
+    beside = f"Beside the paper's methods, with no part in the verdict: {', '.join(names)}."
+    rates = f"Alpha's learning rate is its own setting, whatever the scale, in {', '.join(outside)}."
+    return [beside] * bool(names) + [rates] * bool(outside)
+
+
+def style(methods: Sequence[str] = ()) -> str:
+    """The report's style sheet with the colours of these pages; named are methods from outside."""
     light, dark = ("".join(f".{name}{{--c:{pair[i]}}}" for name, pair in _CONTROLS.items()) for i in (0, 1))
     more = (
         "svg .solid{stroke-dasharray:none;stroke-width:2.5;opacity:1}.tiles svg{max-width:160px}.held{font-weight:600}"
     )
-    return f"{style_sheet()}{light}\n@media screen and (prefers-color-scheme:dark){{{dark}}}\n{more}\n"
+    return f"{style_sheet((), methods)}{light}\n@media screen and (prefers-color-scheme:dark){{{dark}}}\n{more}\n"
 
 
-def _standing_alone(svg: str) -> str:
+def _standing_alone(svg: str, sheet: str) -> str:
     """A figure, or several in rows of four, as a file: with the page's rules for figures and its light colours."""
-    sheet = style()
     rules = [sheet[: sheet.index("}") + 1], *re.findall(r"^svg [^{]*\{.*?\}", sheet, re.MULTILINE)]
     used = set(re.findall(r"[\w-]+", " ".join(re.findall(r'class="([^"]*)"', svg))))
     colors: dict[str, str] = {}
@@ -170,18 +180,20 @@ def write_pages(shown: Shown, folder: Path) -> str:
     facts = dict(shown.measured["facts"]) if shown.measured else {}
     devices = sorted({row["device"] for row in runs} | {facts[k] for k in ("device_name",) if k in facts})
     versions = runs[0]["versions"] if runs else facts.get("versions", {"nas-zoo": nas_zoo.__version__})
-    methods = [(f"m-{name}", case.label) for name, case in CASES.items()]
+    methods = [(method_style(name), label(name)) for name in dict.fromkeys([*CASES, *experiment.further])]
+    sheet = style(experiment.further)
     asked = [check for check in findings.checks if check.of == "direction" or shown.scale.own]
     text = fill(
         "nas_zoo.search.papers", "page.html.j2", title=experiment.title, name=experiment.name, line=line,
         verdict=shown.verdict, rule=RULE,
-        checks=asked, table=_table(findings), notes=findings.notes,
+        checks=asked, table=_table(findings), notes=[*findings.notes, *_of_further(experiment)],
         pictures=[{"caption": p.caption, "svg": Markup(p.svg), "note": p.note, "tiles": p.svg.count("<svg") > 1,
                    "key": sorted(set(re.findall(r'class="[^"]*?((?:op|input)-\w+)', p.svg)))}
                   for p in findings.pictures],
-        methods=methods, runs=runs, scale=shown.scale.name, seeds=shown.seeds, missing=shown.missing,
+        methods=methods, runs=runs, scale=shown.scale.name, seeds=counted(shown.seeds, "seed"),
+        missing=counted(shown.missing, "run") if shown.missing else "",
         devices=", ".join(devices) or "none needed", versions=", ".join(f"{k} {v}" for k, v in versions.items()),
-        style=Markup(style()), version=nas_zoo.__version__,
+        style=Markup(sheet), version=nas_zoo.__version__,
     )  # fmt: skip
     write_text(folder / "index.html", text)
     write_text(folder / "table.csv", _csv(findings))
@@ -196,5 +208,5 @@ def write_pages(shown: Shown, folder: Path) -> str:
     })  # fmt: skip
     for number, picture in enumerate(findings.pictures, 1):
         name = "figure.svg" if number == 1 else f"figure-{number}.svg"
-        write_text(folder / name, _standing_alone(picture.svg))
+        write_text(folder / name, _standing_alone(picture.svg, sheet))
     return f"{line}\n{folder / 'index.html'}"

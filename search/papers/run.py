@@ -6,6 +6,7 @@
     nas-zoo paper da2s-table-4 --scale small --seeds 2 --resume
     nas-zoo paper edas-table-2 --scale paper --launcher slurm --partition gpu --hours 48
     nas-zoo paper edas-figure-3 --scale small --page          # of what has finished, running nothing
+    nas-zoo paper edas-figure-3 --method gdas my_method.py:MyMethod     # further methods beside the paper's
 
 OUT/runs holds every search and retraining in a folder that is found by the hash of its settings and data: experiments
 share them, a finished one is never computed again, and one that was stopped goes on with --resume. OUT/SCALE/NAME holds
@@ -38,7 +39,7 @@ from nas_zoo.search.papers.experiments import EXPERIMENTS
 from nas_zoo.search.papers.launch import LAUNCHERS, Launcher
 from nas_zoo.search.papers.page import Shown, write_pages
 from nas_zoo.search.papers.runs import Data, Job, Store
-from nas_zoo.search.papers.scales import CASES, SCALES, Scale, retraining, searching
+from nas_zoo.search.papers.scales import CASES, SCALES, Scale, case_of, label, retraining, searching
 from nas_zoo.search.report.history import GAP_FILE, read_run
 from nas_zoo.text import near_names
 
@@ -124,7 +125,7 @@ def run_experiment(plan: Plan, launcher: Launcher, page_only: bool = False) -> R
         for name, jobs in plan.searches.items()
     }
     trains, models = plan.trains(), plan.models()
-    results = Results(plan.scale, runs, _ended(trains), measured, _ended(models))
+    results = Results(plan.scale, runs, _ended(trains), measured, _ended(models), experiment.further)
     finished = [
         job for job in dict.fromkeys([*_listed(plan.searches), *_listed(trains), *_listed(models)]) if job.finished
     ]
@@ -167,14 +168,13 @@ def _measure_gap(job: Job, edges: Sequence[str], data: Data) -> None:
 
 
 def _measured(experiment: Experiment, scale: Scale, store: Store, page_only: bool) -> dict[str, Any] | None:
-    networks = {f"{CASES[name].label}, {cells} cells": (CASES[name].method, cells)
-                for cells in scale.memory_cells for name in experiment.memory}  # fmt: skip
     from nas_zoo.search.method import METHODS
 
-    usual = {case.method: case.label for case in reversed(CASES.values())}
-    networks |= {
-        f"{usual.get(name, name)}, {scale.memory_cells[0]} cells": (name, scale.memory_cells[0]) for name in METHODS
-    }
+    least = scale.memory_cells[0]
+    networks = {f"{label(name)}, {cells} cells": (name, cells)
+                for cells in scale.memory_cells for name in experiment.memory}  # fmt: skip
+    others = dict.fromkeys([*METHODS, *(case_of(name).method for name in experiment.further)])
+    networks |= {f"{label(name)}, {least} cells": (name, least) for name in others}
     path = store.measured("memory", {"networks": networks, "size": scale.memory_size})
     if not path.exists() and not page_only:
         from nas_zoo.search.papers.measure import measure_iterations
@@ -197,6 +197,20 @@ def _list(as_json: bool) -> None:
         print(f"{row['name']:<{widths[0]}}  {row['of']:<{widths[1]}}  {row['claim']}")
 
 
+def _beside(experiments: Sequence[Experiment], texts: Sequence[str], every: bool) -> list[Experiment]:
+    """The experiments with the methods that `texts` name; `every`: where it compares methods, else all must."""
+    from nas_zoo.search.method import find_method, load_method
+
+    methods = [text if text in CASES else load_method(text) for text in texts]
+    for name in methods:
+        find_method(case_of(name).method)
+    for experiment in experiments:
+        if methods and experiment.like is None and not every:
+            comparing = ", ".join(e.name for e in EXPERIMENTS.values() if e.like)
+            raise ValueError(f"--method: {experiment.name} compares no methods; those that do are {comparing}")
+    return [experiment.beside(methods) if experiment.like else experiment for experiment in experiments]
+
+
 def _launcher(options: argparse.Namespace) -> Launcher:
     import torch
 
@@ -215,6 +229,9 @@ def _launcher(options: argparse.Namespace) -> Launcher:
 def make_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="nas-zoo paper", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", metavar="NAME", help="experiments, `all` of them, or `list` to see them")
+    parser.add_argument("--method", nargs="+", default=[], metavar="NAME",
+                        help="further methods where methods are compared: FILE.py:CLASS, or one of nas-zoo's; the "
+                        "verdict is on the paper's all the same")  # fmt: skip
     parser.add_argument("--scale", choices=SCALES, default="tiny", help="how large (default: tiny)")
     parser.add_argument("--seeds", type=whole(1), default=1, help="runs of each, with seeds 0, 1 ... (default: 1)")
     parser.add_argument("--out", type=Path, default=Path("runs/papers"), help="folder (default: runs/papers)")
@@ -251,13 +268,14 @@ def main(argv: list[str] | None = None) -> int:
             )
     if not options.hours > 0:
         raise ValueError(f"--hours must be more than 0, got {options.hours}")
+    experiments = _beside([EXPERIMENTS[name] for name in names], options.method, options.names == ["all"])
     scale = SCALES[options.scale]
     data = Data(options.data or scale.data, options.test_data, options.data_root)
     for folder in options.borrow:
         if not folder.is_dir():
             raise ValueError(f"--borrow {folder}: there is no such folder")
     store = Store(options.out, data, options.borrow)
-    plans = [Plan(EXPERIMENTS[name], scale, options.seeds, store) for name in names]
+    plans = [Plan(experiment, scale, options.seeds, store) for experiment in experiments]
     if not (options.resume or options.page):
         for plan in plans:
             for job in _listed(plan.searches):

@@ -8,12 +8,14 @@ again, and a setting that is added later at its default makes no other run of it
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from nas_zoo.runs.log import RunLog
+from nas_zoo.runs.outside import place_of
 from nas_zoo.runs.settings import CHANGEABLE, to_dict
 from nas_zoo.runs.stop import Reason
 from nas_zoo.search.rederive import cells_of_run
@@ -109,16 +111,23 @@ class Store:
 
     def search(self, wanted: Searching) -> Job:
         """The job of a search."""
-        from nas_zoo.search.method import find_method
+        from nas_zoo.search.method import code_of, find_method
 
         settings_class = find_method(wanted.method)[0]
-        settings = settings_class(**wanted.settings)
-        differing = _differing(settings, settings_class())
-        words = ("--method", wanted.method, *_flags(wanted.settings))
-        job = self._job("search", wanted.method, settings, {"method": wanted.method} | differing, words)
+        settings = settings_class(**{**wanted.settings, "method": wanted.method})
+        code = code_of(settings)  # a file that has changed makes another run
+        differing = {
+            **_differing(settings, settings_class()),
+            "method": wanted.method,
+            **({"code": code} if code else {}),
+        }
+        words = ("--method", place_of(wanted.method, "method") if code else wanted.method, *_flags(wanted.settings))
+        job = self._job("search", re.sub(r"\W+", "-", wanted.method), settings, differing, words)
         if not job.begun:
             for folder, lines in self._logs:
-                if _stands_for(lines, to_dict(settings), to_dict(settings_class()), self.data):
+                if lines[0].get("code", {}) == code and _stands_for(
+                    lines, to_dict(settings), to_dict(settings_class()), self.data
+                ):
                     return Job("search", folder, (), job.told, borrowed=True)
         return job
 

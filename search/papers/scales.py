@@ -8,7 +8,8 @@
 A short search cannot move alpha as far as the paper's: Adam moves it by about its learning rate a step. So at tiny and
 small each method's learning rate of alpha is the paper's times the paper's steps over ours (for EDAS: steps of an
 edge), which gives each the way that its authors gave it. There all share DARTS' optimizer of the weights and the
-supernet without partial channels, but for PC-DARTS, whose point they are.
+supernet without partial channels, but for PC-DARTS, whose point they are. Of a method from outside no such way is
+known: it has the learning rate of alpha that its own settings have.
 """
 
 from collections.abc import Mapping
@@ -16,8 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nas_zoo.search.papers.runs import Searching
+from nas_zoo.search.report.history import METHOD_NAMES
 
-__all__ = ["CASES", "SCALES", "Case", "Scale", "retraining", "searching"]
+__all__ = ["CASES", "SCALES", "Case", "Scale", "case_of", "label", "retraining", "searching", "short_label"]
 
 
 @dataclass(frozen=True)
@@ -63,51 +65,66 @@ SCALES = {
 
 @dataclass(frozen=True)
 class Case:
-    """A method with its settings, as the pages name and colour it."""
+    """A method with its settings."""
 
-    label: str
     method: str
     alpha_way: float = 0.0  # the paper's learning rate of alpha times its architecture steps (EDAS: of one edge)
     own: Mapping[str, Any] = field(default_factory=dict)
     active: float = 1.0  # part of the iterations in which alpha moves
-    short: str = ""  # where a figure has little room; "": the label
-
-    @property
-    def in_figures(self) -> str:
-        return self.short or self.label
 
 
 _DARTS_WAY = 3e-4 * 50 * 390  # 50 epochs of 25,000 images at 64
 _PC_DARTS_WAY = 6e-4 * 35 * 97  # 35 of 50 epochs at 256
 _DA2S_WAY = 3e-4 * 50 * 390  # the batch of the authors' code, 64; the paper names none
 _EDAS_WAY = 0.025 * 25 * 391 / 28  # 28 edges take turns
+_GDAS_WAY = 3e-4 * 250 * 390  # 250 epochs of 25,000 images at 64
+_DRNAS_WAY = 6e-4 * 30 * 390  # 30 of 50 epochs at 64
+_FAIRDARTS_WAY = 3e-3 * 50 * 195  # 50 epochs at 128
 _WARM_UP = 10 / 25  # of the epochs
 
-#: Also the order of the colours' key.
+#: By the palette's names, in the order of the colours' key.
 CASES: dict[str, Case] = {
-    "edas": Case("EDAS", "edas", _EDAS_WAY, active=1 / 28),
-    "darts": Case("DARTS", "darts", _DARTS_WAY),
-    "da2s": Case("DA2S", "da2s", _DA2S_WAY),
-    "edas_warmup": Case("EDAS with warm-up", "edas", _EDAS_WAY, {"warmup_epochs": _WARM_UP}, 1 / 28, "warm-up"),
-    "alpha_max": Case("alpha-max", "alpha_max", _EDAS_WAY, active=1 / 28),
-    "edas_warmup_weights": Case(
-        "EDAS, warm-up in the weight step", "edas", _EDAS_WAY,
-        {"warmup_epochs": _WARM_UP, "invert_in": "weights"}, 1 / 28, "weight step",
-    ),
-    "pc_darts": Case("PC-DARTS", "pc_darts", _PC_DARTS_WAY, {"partial_channels": 4}, 0.7),
-    "random": Case("random cells", "random"),
-}  # fmt: skip
+    "edas": Case("edas", _EDAS_WAY, active=1 / 28),
+    "darts": Case("darts", _DARTS_WAY),
+    "da2s": Case("da2s", _DA2S_WAY),
+    "edas_warmup": Case("edas", _EDAS_WAY, {"warmup_epochs": _WARM_UP}, 1 / 28),
+    "alpha_max": Case("alpha_max", _EDAS_WAY, active=1 / 28),
+    "edas_warmup_weights": Case("edas", _EDAS_WAY, {"warmup_epochs": _WARM_UP, "invert_in": "weights"}, 1 / 28),
+    "pc_darts": Case("pc_darts", _PC_DARTS_WAY, {"partial_channels": 4}, 0.7),
+    "random": Case("random"),
+    "gdas": Case("gdas", _GDAS_WAY),
+    "drnas": Case("drnas", _DRNAS_WAY, active=0.6),
+    "fairdarts": Case("fairdarts", _FAIRDARTS_WAY),
+    "edas_settled": Case("edas_settled", _EDAS_WAY, active=1 / 28),
+    "da2s_released": Case("da2s_released", _DA2S_WAY),
+}
+
+
+def case_of(name: str) -> Case:
+    """One of CASES; of a method from outside one with the defaults of its own settings."""
+    return CASES.get(name) or Case(name)
+
+
+def label(name: str) -> str:
+    """A method's name on the pages."""
+    return METHOD_NAMES.get(name, name)
+
+
+def short_label(name: str) -> str:
+    """The same where a figure has little room."""
+    short = {"edas_warmup": "warm-up", "edas_warmup_weights": "weight step", "edas_settled": "EDAS settled"}
+    return short.get(name) or label(name).rpartition(":")[2]
 
 
 def searching(case_name: str, scale: Scale, seed: int, **more: Any) -> Searching:
-    """The search of a case at a scale; `more`: settings of the experiment."""
-    case = CASES[case_name]
+    """The search of a case, or of a method from outside, at a scale; `more`: settings of the experiment."""
+    case = case_of(case_name)
     settings = {**scale.search, "seed": seed, **case.own, **more}
     if scale.own:
         settings |= {"warmup_epochs": 10} if "warmup_epochs" in settings else {}
         settings = {name: value for name, value in settings.items() if name != "partial_channels"}
         return Searching(case.method, settings)
-    if case.method == "da2s":
+    if case.method in ("da2s", "da2s_released"):
         settings.setdefault("partial_channels", 1)
     if "warmup_epochs" in settings:
         settings["warmup_epochs"] = max(1, round(settings["epochs"] * settings["warmup_epochs"]))

@@ -23,11 +23,12 @@ from nas_zoo.search.ranking import changed_edges, kendall_tau
 from nas_zoo.search.report.figures import method_style
 from nas_zoo.text import plain
 
-__all__ = ["GAP_FILE", "Run", "dig", "read_run", "read_runs"]
+__all__ = ["GAP_FILE", "METHOD_NAMES", "Run", "dig", "read_run", "read_runs"]
 
 #: In a run's folder: what `nas-zoo gap --save` has measured.
 GAP_FILE = "gap.json"
-_METHODS = {
+#: Of the methods that are in ``nas_zoo.models.palette.METHOD_COLORS``, as papers write them.
+METHOD_NAMES = {
     "edas": "EDAS",
     "edas_warmup": "EDAS with warm-up",
     "edas_warmup_weights": "EDAS, warm-up in the weight step",
@@ -96,7 +97,7 @@ class Run:
     def method(self) -> str:
         """Its name as papers write it, with what makes it another method."""
         settings = self.settings
-        name = _METHODS.get(self.kind, self.kind)
+        name = METHOD_NAMES.get(self.kind, self.kind)
         if settings["method"] == "darts" and settings.get("order") == 2:
             name += ", second order"
         edges = settings.get("edges")

@@ -14,6 +14,7 @@ import pytest
 
 from nas_zoo.cli import main
 from nas_zoo.genotype import load_genotype
+from nas_zoo.runs import outside
 from nas_zoo.runs.log import RunLog
 from nas_zoo.search.papers.edas import depth
 from nas_zoo.search.papers.experiment import marks
@@ -140,6 +141,69 @@ def test_alpha_has_as_far_to_go_as_in_the_paper():
     paper = searching("edas_warmup", SCALES["paper"], 3)
     assert paper.settings == {"seed": 3, "warmup_epochs": 10}
     assert searching("pc_darts", SCALES["paper"], 0).settings == {"seed": 0}
+
+
+@pytest.mark.slow
+def test_a_method_of_ones_own_stands_beside_the_papers_and_has_no_part_in_the_verdict(tmp_path, monkeypatch, capsys):
+    guide = (Path(__file__).parents[3] / "docs" / "extending.md").read_text("utf-8")
+    file = tmp_path / "my_gdas.py"
+    file.write_text(re.findall(r"```python\n(.*?)```", guide, re.DOTALL)[0])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(outside, "_loaded", {})
+    command, out = re.findall(r"`nas-zoo (paper edas-figure-3 --method \S+ --out (\S+))`", guide)[0]
+    folder = Path(out) / "tiny" / "edas-figure-3"
+    assert main(command.split()) == 0
+    with_it = json.loads((folder / "table.json").read_text())
+    page = (folder / "index.html").read_text("utf-8")
+    before = stamps(Path(out))
+    assert main(["paper", "edas-figure-3", "--page", "--out", out]) == 0
+    without = json.loads((folder / "table.json").read_text())
+    own = [row for row in with_it["rows"] if row["name"].startswith("my_gdas.py:MyGdas")]
+    assert with_it["rows"] == [*without["rows"], *own]
+    assert all(own[0]["values"].values())
+    assert all(with_it[key] == without[key] for key in ("verdict", "seen", "checks"))
+    assert 'class="line m-my_gdas-py-MyGdas bold"' in page
+    assert ".m-my_gdas-py-MyGdas{--c:" in page
+    assert str(tmp_path) not in page
+    (log,) = (Path(out) / "logs").glob("my_gdas-py-MyGdas-s0-*/log.jsonl")
+    assert RunLog.read(log)[0]["code"] == {"my_gdas.py:MyGdas": outside.find("my_gdas.py:MyGdas", "method").mark}
+    borrowed = Store(tmp_path / "other", DIGITS, [log.parent]).search(searching("my_gdas.py:MyGdas", SCALES["tiny"], 0))
+    assert borrowed.borrowed
+    monkeypatch.setattr(outside, "_loaded", {})
+    assert main([*command.split(), "--page"]) == 0
+    assert stamps(Path(out)) == before
+    file.write_text(file.read_text() + "# another\n")  # which makes it another method
+    assert main([*command.split(), "--page"]) == 0
+    assert "(1 run is still missing)" in capsys.readouterr().out
+    assert (
+        not Store(tmp_path / "x", DIGITS, [log.parent])
+        .search(searching("my_gdas.py:MyGdas", SCALES["tiny"], 0))
+        .borrowed
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["da2s-figure-5", "--method", "gdas"], "--method: da2s-figure-5 compares no methods; those that do are edas-"),
+        (["edas-figure-3", "--method", "gdsa"], "got 'gdsa'; did you mean gdas?"),
+        (["edas-figure-3", "--method", "no.py:Method"], "the file 'no.py' cannot be read"),
+    ],
+)
+def test_a_further_method_that_cannot_stand_there_is_told(words, message, tmp_path, capsys):
+    assert main(["paper", *words, "--out", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_further_method_is_searched_retrained_and_cut_as_darts_is():
+    table_4 = EXPERIMENTS["da2s-table-4"].beside(["gdas", "darts"])
+    assert list(table_4.further) == ["gdas"]  # darts is there
+    assert table_4.searches["gdas"].case == "gdas"
+    assert table_4.gaps["gdas"] == table_4.gaps["darts"]
+    assert [rule for name, rule, _ in table_4.trains if name == "gdas"] == ["3/14", "4/14", "5/14", "6/14"]
+    assert [t for t in EXPERIMENTS["edas-table-2"].beside(["gdas"]).trains if t[0] == "gdas"] == [("gdas", None, None)]
+    assert EXPERIMENTS["edas-memory"].beside(["gdas"]).searches == {}
+    assert EXPERIMENTS["da2s-table-4"].further == ()
 
 
 @pytest.mark.slow
