@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import random
 import sys
@@ -48,8 +49,8 @@ from nas_zoo.runs.settings import Parser, add_flags, given_flags, require, requi
 from nas_zoo.text import plain
 
 __all__ = [
-    "LatencySettings", "Timer", "conditions_here", "measure_file", "measure_network", "measure_table", "random_cells",
-    "table_path",
+    "LatencySettings", "Timer", "conditions_here", "measure_file", "measure_in_turns", "measure_network",
+    "measure_table", "random_cells", "table_path",
 ]  # fmt: skip
 
 SPREAD = 0.05  # of the three best means of a time that is believed
@@ -214,6 +215,29 @@ def measure_file(path: Path, input_size: Sequence[int], conditions: Conditions, 
     """Milliseconds of an exported file that takes scaled images of this size."""
     images = np.random.default_rng(0).standard_normal((conditions.batch, *input_size), dtype=np.float32)
     return timer.ms(_call_of(path, conditions, [images]))
+
+
+def measure_in_turns(
+    files: Sequence[tuple[Path, Sequence[int]]], conditions: Conditions, *, rounds: int = 30, count: int = 5
+) -> list[float]:
+    """Milliseconds of several exported files, (path, input size) each, measured so that they can be compared.
+
+    They take turns, and of each the least mean of `count` calls counts: what else the machine does for a while
+    meets all of them.
+    """
+    calls = []
+    for path, size in files:
+        images = np.random.default_rng(0).standard_normal((conditions.batch, *size), dtype=np.float32)
+        calls.append(_call_of(path, conditions, [images]))
+    best = [math.inf] * len(calls)
+    for turn in range(rounds + 1):  # the first one warms up
+        for i, call in enumerate(calls):
+            begin = time.perf_counter()
+            for _ in range(count):
+                call()
+            if turn:
+                best[i] = min(best[i], 1e3 * (time.perf_counter() - begin) / count)
+    return best
 
 
 # The table ------------------------------------------------------------------------------------------------------------

@@ -2,12 +2,13 @@
 
     nas-zoo auto photos --max-latency 5 --time-budget 3600 --out runs/photos
     nas-zoo auto digits --max-latency 0.2 --time-budget 900 --out runs/digits
-    nas-zoo auto --resume --out runs/photos
+    nas-zoo auto --resume --out runs/photos --compare
 
 It looks at the pictures, chooses a size, searches for cells under the latency, trains, exports, checks and measures.
 Killed at any moment it goes on with --resume. The result is OUT/model.onnx (summary.json names the delivered file),
-OUT/model_images.onnx, which takes pictures of any size, and OUT/page, which runs it in a browser; the log has a line a
-stage. Exit codes: 0 when the measured latency keeps the limit, 1 when it does not, 2 for a mistake.
+OUT/model_images.onnx, which takes pictures of any size, OUT/page, which runs it in a browser, and OUT/report.html,
+which says how good it is and, with --compare, beside what; the log has a line a stage. Exit codes: 0 when the measured
+latency keeps the limit, 1 when it does not, 2 for a mistake.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from nas_zoo.auto.clock import Clock
-from nas_zoo.auto.settings import AutoSettings
+from nas_zoo.auto.compare import compare
+from nas_zoo.auto.report import write_report, write_wrong
+from nas_zoo.auto.settings import COMPARISON, AutoSettings
 from nas_zoo.auto.stages import STAGES, Auto
 from nas_zoo.runs.distributed import start_accelerator
 from nas_zoo.runs.ending import Finding, program
@@ -26,6 +29,7 @@ from nas_zoo.runs.facts import run_facts
 from nas_zoo.runs.lock import only_run_in
 from nas_zoo.runs.log import RunLog
 from nas_zoo.runs.settings import (
+    CHANGEABLE,
     Parser,
     add_flags,
     given_flags,
@@ -67,7 +71,8 @@ def parse(argv: list[str]) -> tuple[AutoSettings, bool]:
         first = next(iter(RunLog.read(out)), {})
         if first.get("program") != "auto":
             raise ValueError(f"{out / 'log.jsonl'} is not the log of `nas-zoo auto`; give another --out")
-        return resumed_settings(AutoSettings, first["settings"], flags | {"out": out}, forgotten=()), True
+        flags["out"], may = out, (*CHANGEABLE, *COMPARISON)
+        return resumed_settings(AutoSettings, first["settings"], flags, changeable=may, forgotten=()), True
     if out.exists() and (not out.is_dir() or any(path.name != ".lock" for path in out.iterdir())):
         raise ValueError(
             f"out={str(out)!r} holds something already; --resume goes on with a run, another --out begins one"
@@ -92,23 +97,32 @@ def auto(settings: AutoSettings, resume: bool = False) -> dict[str, Any]:
     with only_run_in(out, accelerator):
         log = RunLog(out)
         clock = Clock(out, settings.time_budget)
+        comparing = Clock(out / "compare", settings.compare_budget or settings.time_budget)
         if resume:
             log.event("resumed", seconds=clock.spent)
         else:
             log.start(to_dict(settings), run_facts("cpu"), program="auto", stages=list(STAGES))
         with (
             open(out / "console.log", "a", encoding="utf-8") as console,
-            clock.running(),
             contextlib.redirect_stdout(console),
             contextlib.redirect_stderr(console),
         ):
-            found = Auto(settings, log, clock).run()
+            run = Auto(settings, log, clock)
+            with clock.running():
+                found = run.run()
+            if not (out / "wrong.json").exists():
+                write_wrong(out, run.divided(found["image_size"])["test"])
+            write_report(out)
+            if settings.compare:
+                compare(run, comparing)
+                write_report(out)
     ms, most = found["measured_latency_ms"], found["max_latency_ms"]
     print(
         f"{out / found['file']}: {100 * found['top1']:.2f} % of {found['n']:,} test pictures right (balanced "
         f"{100 * found['balanced_accuracy']:.2f} %), {ms:.3f} ms a picture of {most:g} allowed, "
         f"{found['parameters']:,} parameters, {found['seconds']:.0f} of {settings.time_budget:g} s"
     )
+    print(f"how good that is: {out / 'report.html'}")
     print(f"see it: python -m http.server --directory {out / 'page'}    then http://localhost:8000")
     if not found["within_budget"]:
         raise BudgetMissed(

@@ -6,11 +6,18 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import timm
+
+from nas_zoo.genotype import load_genotype
 from nas_zoo.runs.settings import MOST_WORKERS, require, require_least, require_most, setting
 from nas_zoo.search import find_method
+from nas_zoo.text import near_names
 from nas_zoo.train import RECIPES
 
-__all__ = ["AutoSettings"]
+__all__ = ["COMPARISON", "AutoSettings"]
+
+#: What a finished run may be given: of the comparison, which changes nothing of what was found.
+COMPARISON = ("compare", "compare_budget", "against_cells", "against", "pretrained")
 
 
 @dataclass(frozen=True)
@@ -40,11 +47,25 @@ class AutoSettings:
     skip_unreadable: int = setting(0, "go on without at most so many images that cannot be read")
     workers: int | None = setting(None, "processes that load data too large for memory; none: one a core, up to 16")
 
+    compare: bool = setting(False, "train random cells, cells of the catalogue and a network of timm too, for the page")
+    compare_budget: float | None = setting(None, "time for that, beside time_budget; none: as long again", unit="s")
+    against_cells: str = setting("darts_v2", "the cells of the catalogue")
+    against: str = setting("mobilenetv3_small_100", "the network of timm, trained from scratch")
+    pretrained: bool = setting(False, "compare with its published weights too, fine-tuned; they are fetched")
+
     def __post_init__(self) -> None:
-        for name, unit in (("max_latency", "ms"), ("time_budget", "seconds")):
+        for name, unit in (("max_latency", "ms"), ("time_budget", "seconds"), ("compare_budget", "seconds")):
             value = getattr(self, name)
             require(value is None or 0 < value < math.inf, name, value, f"more than 0 {unit} and finite")
         require_least(self, image_size=8, threads=1, seed=0, init_channels=4, num_cells=3, skip_unreadable=0, workers=0)
         require_most(self, workers=MOST_WORKERS)
         require(self.recipe in RECIPES, "recipe", self.recipe, f"one of {', '.join(RECIPES)}")
         find_method(self.method)
+        if self.compare:
+            load_genotype(self.against_cells)
+            if not timm.is_model(self.against):
+                raise ValueError(
+                    f"against: timm has no model {self.against!r}{near_names(self.against, timm.list_models())}"
+                )
+        elif self.pretrained:
+            raise ValueError("pretrained goes with compare: it is one more network to compare with")

@@ -165,7 +165,7 @@ class Auto:
         self.log.append(line)
         self._lines[kind, name] = json.loads(json.dumps(line))
 
-    def _chosen(self, name: str, choose: Callable[[], dict[str, Any]], *, again: bool = False) -> dict[str, Any]:
+    def chosen(self, name: str, choose: Callable[[], dict[str, Any]], *, again: bool = False) -> dict[str, Any]:
         """A choice, made once (or `again`) and in the log before it is used."""
         if again or ("choice", name) not in self._lines:
             self._append("choice", name, chosen=choose())
@@ -215,7 +215,7 @@ class Auto:
         """The parts as they are trained and measured on."""
         return Division.read(self.out / _DIVISION).of(self.parts(image_size=image_size))
 
-    def _data(self) -> dict[str, Any]:
+    def data_settings(self) -> dict[str, Any]:
         """Settings of the data that searches and trainings share."""
         settings = self.settings
         names = ("data", "test_data", "data_root", "image_column", "label_column", "skip_unreadable", "workers", "seed")
@@ -359,7 +359,7 @@ class Auto:
         def settings_with(**chosen: Any) -> Any:
             own = {"derive": "darts"} if "derive" in settings_class.__dataclass_fields__ else {}
             return settings_class(
-                **self._data(), **own, **chosen, image_size=made.search_size, eval_size=1000, gap_batches=4,
+                **self.data_settings(), **own, **chosen, image_size=made.search_size, eval_size=1000, gap_batches=4,
                 max_latency=made.max_latency_ms, latency_table=self.out / _TABLE, target_layout=made.layout,
                 target_channels=made.init_channels, target_cells=made.num_cells, target_size=made.image_size,
             )  # fmt: skip
@@ -384,7 +384,7 @@ class Auto:
                 return small | {"epochs": min(3, most), "train_limit": min(limit, 2 * half)}
             return small | {"epochs": epochs_in(left, epoch_s, most)}
 
-        settings = settings_with(**self._chosen("search", choose), out=folder)
+        settings = settings_with(**self.chosen("search", choose), out=folder)
         self.clock.note(f"{settings.epochs} epochs of C={settings.init_channels} x {settings.num_cells} cells")
 
         def seen(line: Mapping[str, Any]) -> None:
@@ -437,7 +437,7 @@ class Auto:
 
         def settings_with(**chosen: Any) -> TrainSettings:
             return TrainSettings.from_recipe(
-                recipe, **self._data(), **chosen, model=f"cell_net_{shape.layout}",
+                recipe, **self.data_settings(), **chosen, model=f"cell_net_{shape.layout}",
                 genotype=str(self.out / "genotype.json"), init_channels=shape.init_channels,
                 num_cells=shape.num_cells, image_size=made.image_size,
             )  # fmt: skip
@@ -459,7 +459,7 @@ class Auto:
                 "eval_every": min(epochs, max(1, epochs // 20, round(2 * val_part))),
             }  # fmt: skip
 
-        chosen = self._chosen("train", choose)
+        chosen = self.chosen("train", choose)
 
         def seen(line: Mapping[str, Any]) -> None:
             each, epochs = line["seconds"] / line["epoch"], chosen["epochs"]
@@ -469,14 +469,14 @@ class Auto:
             # another program takes the processor, or the pictures come slowly: while little is lost it begins again
             if rest > 1.15 * max(left, LEAST_EPOCHS * each) and line["epoch"] <= max(1, epochs // 8):
                 fewer = epochs_in(0.9 * left, each, epochs - 1)
-                self._chosen("train", lambda: chosen | schedule(max(LEAST_EPOCHS, fewer)), again=True)
+                self.chosen("train", lambda: chosen | schedule(max(LEAST_EPOCHS, fewer)), again=True)
                 raise _Enough
             watched = next(iter((line.get("val") or {}).values()), None)
             right = f", {100 * watched['top1']:.1f} % of the pictures that watch" if watched else ""
             self.clock.note(f"epoch {line['epoch']} of {epochs}{right}")
 
         while not (folder / "result.json").is_file():
-            chosen = self._chosen("train", choose)
+            chosen = self.chosen("train", choose)
             logged = RunLog.read(folder)[:1] if (folder / "log.jsonl").is_file() else []
             if logged and logged[0]["settings"]["epochs"] != chosen["epochs"]:  # it begins again with fewer
                 former = self.out / ".train.old"  # gone at once or not at all, whenever this is killed

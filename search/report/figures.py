@@ -16,11 +16,13 @@ from nas_zoo.genotype import Cell
 from nas_zoo.text import counted
 
 __all__ = [
+    "Dot",
     "Line",
     "Pair",
     "Spread",
     "cell_rails",
     "columns",
+    "dots",
     "lines",
     "method_style",
     "nice_range",
@@ -62,6 +64,16 @@ class Spread(NamedTuple):
     style: str
     values: Sequence[float]
     mark: float | None = None
+
+
+class Dot(NamedTuple):
+    """A point of ``dots``: label, class in the style sheet, its place, and how far y may be off on either side."""
+
+    name: str
+    style: str
+    x: float
+    y: float
+    off: float = 0.0
 
 
 def style_of(operation: str) -> str:
@@ -370,6 +382,77 @@ def spreads(title: str, rows: Sequence[Spread], form: str = "{:.1f}", mark: str 
             told.append(f"{name}: {form.format(middle)}")
             told[-1] += "" if marked is None else f" ({mark} {form.format(marked)})"
     return _svg(WIDTH, height, title, "; ".join(told), body)
+
+
+def dots(
+    title: str,
+    points: Sequence[Dot],
+    *,
+    x_name: str,
+    limit: tuple[str, float] | None = None,
+    x_format: str = "{:.2f}",
+    y_format: str = "{:.1f}",
+    height: float = 250,
+) -> str:
+    """Points over two numbers, each with its name beside it and a line as long as y may be off.
+
+    Args:
+        x_name: Below the axis; y's name belongs above the figure.
+        limit: A dashed line from top to bottom: (words, x).
+        x_format: Of what the description tells; both axes choose their own ticks.
+        y_format: Likewise.
+    """
+    left, right, top, bottom = 34.0, 14.0, 16.0, 34.0
+    x_low, x_high = 0.0, nice_range(0.0, max([1e-9, *(p.x for p in points), *([limit[1]] if limit else [])]))[1]
+    y_low, y_high = nice_range(min(p.y - p.off for p in points), max(p.y + p.off for p in points))
+    inner, tall = WIDTH - left - right, height - top - bottom
+
+    def x(value: float) -> float:
+        return left + inner * (value - x_low) / (x_high - x_low)
+
+    def y(value: float) -> float:
+        return top + tall * (1 - (value - y_low) / (y_high - y_low))
+
+    body = []
+    for k in range(5):
+        value = y_low + k * (y_high - y_low) / 4
+        body.append(f'<path class="across" d="M{number(left)} {number(y(value))}h{number(inner)}"/>')
+        body.append(_text(left - 5, y(value) + 3.5, f"{value:.4g}", "tick", "end"))
+        value = x_high * k / 4
+        body.append(_text(x(value), height - bottom + 14, f"{value:.3g}", "tick", "middle"))
+    body.append(_text(left + inner / 2, height - 4, x_name, "tick", "middle"))
+    if limit is not None:
+        at = x(limit[1])
+        body.append(f'<path class="reference" d="M{number(at)} {number(top)}v{number(tall)}"/>')
+        body.append(_text(at, top - 5, limit[0], "tick", "end" if at > left + inner / 2 else "start"))
+    # A name stands in a line of its own, to the left of points in the right half, else to the right, or on the other
+    # side where that has room and no other point.
+    places = _apart([y(p.y) for p in points], _FONT + 3.0, top + 4, height - bottom - 4)
+
+    def free(i: int, to_left: bool) -> bool:
+        long = 9 + 1.1 * _CHARACTER * len(points[i].name)
+        begin = x(points[i].x) - long if to_left else x(points[i].x)
+        others = [(x(p.x), y(p.y)) for k, p in enumerate(points) if k != i]
+        met = any(begin - 5 < at < begin + long + 5 and abs(over - places[i]) < 10 for at, over in others)
+        return not met and begin >= 0 and begin + long <= WIDTH
+
+    wanted = [p.x > x_high / 2 for p in points]
+    sides = [
+        to_left if free(i, to_left) or not free(i, not to_left) else not to_left for i, to_left in enumerate(wanted)
+    ]
+    for p in points:
+        if p.off:
+            span = f"M{number(x(p.x))} {number(y(p.y - p.off))}V{number(y(p.y + p.off))}"
+            body.append(f'<path class="span {p.style}" d="{span}"/>')
+    for p, to_left, place in zip(points, sides, places, strict=True):
+        body.append(f'<circle class="disc {p.style}" cx="{number(x(p.x))}" cy="{number(y(p.y))}" r="5"/>')
+        at = x(p.x) + (-9 if to_left else 9)
+        body.append(_text(at, place + 3.8, p.name, f"end over {p.style}", "end" if to_left else ""))
+    told = "; ".join(
+        f"{p.name}: {y_format.format(p.y)}{f' ± {y_format.format(p.off)}' if p.off else ''} at {x_format.format(p.x)}"
+        for p in points
+    )
+    return _svg(WIDTH, height, title, told, body)
 
 
 def cell_rails(title: str, cell: Cell) -> str:

@@ -150,3 +150,32 @@ def test_what_does_not_reach_the_output_is_faint():
     assert {"2", "3", "5"} <= faint
     assert "4" not in faint
     assert "max_pool_3x3 of node 2" in text_of(svg, "aria-label")
+
+
+def test_dots_keep_their_names_apart_and_in_the_figure_and_tell_all_in_words():
+    points = [
+        figures.Dot("found", "a", 0.15, 95.0, 1.1),
+        figures.Dot("random cells", "b", 0.16, 94.8, 1.1),
+        figures.Dot("darts_v2", "c", 0.25, 95.2),
+        figures.Dot("mobilenetv3_small_100", "d", 0.31, 94.9, 2.2),
+    ]
+    svg = parsed(figures.dots("Accuracy", points, x_name="ms", limit=("limit 0.2", 0.2)))
+    names = [text for text in svg.iter("text") if (text.get("class") or "").startswith("end")]
+    assert [text.text for text in names] == [p.name for p in points]
+    heights = sorted(number_of(text, "y") for text in names)
+    assert all(b - a > 11 for a, b in itertools.pairwise(heights))
+    for text in names:
+        at, long = number_of(text, "x"), figures._CHARACTER * len(present(text.text))
+        begin = at - long if text.get("text-anchor") == "end" else at
+        assert 0 <= begin <= begin + long <= figures.WIDTH
+    assert len(list(svg.iter("circle"))) == 4
+    assert len([p for p in svg.iter("path") if (p.get("class") or "").startswith("span")]) == 3
+    assert "found: 95.0 ± 1.1 at 0.15; random cells: 94.8 ± 1.1 at 0.16; darts_v2: 95.2 at 0.25" in text_of(
+        svg, "aria-label"
+    )
+
+
+def test_one_dot_has_axes_too():
+    svg = figures.dots("Accuracy", [figures.Dot("found", "a", 0.15, 100.0)], x_name="ms")
+    assert "nan" not in svg
+    assert parsed(svg).find("circle") is not None or "<circle" in svg

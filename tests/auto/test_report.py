@@ -1,0 +1,190 @@
+"""auto/report.py: what must be said stands on the page exactly when it is so, and names from files are only text."""
+
+import base64
+import io
+import json
+import re
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nas_zoo.auto.report import MOST_WRONG, page, standard_error, verdict, write_report, write_wrong
+from nas_zoo.data.sources import ImageSource
+from nas_zoo.genotype import load_genotype
+
+EVIL = '<img src=x onerror="alert(1)">'
+RANDOM_AS_GOOD = "Random cells are as good at the same width and depth"
+
+
+def row(kind: str, top1: float, ms: float = 0.15, n: int = 400, **more: Any) -> dict[str, Any]:
+    names = {"found": "found", "random": "random cells", "catalogue": "darts_v2"}
+    return {
+        "kind": kind, "name": names.get(kind, "mobilenetv3_small_100"), "what": kind, "top1": top1, "n": n,
+        "balanced_accuracy": top1, "measured_latency_ms": ms, "predicted_latency_ms": None, "parameters": 1234,
+        "epochs": 3, "train_seconds": 12.5, **more,
+    }  # fmt: skip
+
+
+def made(folder: Path, rivals: list[dict[str, Any]] | None = None, *, classes: tuple[str, ...] = ("cat", "dog"),
+         ms: float = 0.15, left_out: tuple[str, ...] = ()) -> Path:  # fmt: skip
+    """A run's folder as the program leaves it, 400 test pictures of which 380 are right."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) % len(classes)
+    given = labels.copy()
+    given[:20] = (given[:20] + 1) % len(classes)
+    rows = [[f"{i:03d}.png", int(a), int(b), round(float(p), 4)]
+            for i, (a, b, p) in enumerate(zip(labels, given, rng.uniform(0.5, 1, 400), strict=True))]  # fmt: skip
+    look = {"data": EVIL, "sentences": [f"{EVIL}: 400 pictures."],
+            "counts": {part: dict.fromkeys(classes, 9) for part in ("train", "val", "test")}}  # fmt: skip
+    summary = {
+        "file": "model.onnx", "max_latency_ms": 0.2, "predicted_latency_ms": 0.14, "measured_latency_ms": ms,
+        "top1": 0.95, "balanced_accuracy": 0.95, "n": 400, "parameters": 1234, "macs": 56789, "num_cells": 5,
+        "init_channels": 8, "image_size": 8, "device": EVIL, "runtime": "onnxruntime 1.31.1", "threads": 1,
+        "seconds": 300.0, "method": "edas", "time_budget": 900.0, "measured_on": {"busy": None},
+    }  # fmt: skip
+    fit = {"networks": 12, "mean_error": 0.03, "largest_error": 0.08}
+    log = [{"kind": "start"}, {"kind": "stage", "name": "table", "seconds": 60.0, "result": fit},
+           {"kind": "stage", "name": "train", "seconds": 200.0, "result": {}}]  # fmt: skip
+    files = {"look": look, "summary": summary, "predictions": {"classes": classes, "test": rows}}
+    if rivals is not None:
+        files["compare"] = {"rows": [row("found", 0.95), *rivals], "left_out": left_out, "budget": 600, "seconds": 500}
+    for name, record in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(record))
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    (folder / "genotype.json").write_text(load_genotype("darts_v2").to_json())
+    images = rng.integers(0, 256, (400, 8, 8, 3), dtype=np.uint8)
+    write_wrong(folder, ImageSource("photos", classes, labels, (0.5,) * 3, (0.5,) * 3, 3, 8, images))
+    return folder
+
+
+def words(folder: Path) -> str:
+    """The page's text, without its tags."""
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", page(folder).partition("</style>")[2])).split())
+
+
+@pytest.mark.parametrize("top1", [0.5, 0.90, 0.913, 0.915, 0.93, 0.95, 0.978, 0.98, 1.0])
+def test_random_cells_are_called_as_good_exactly_within_two_standard_errors(tmp_path, top1):
+    within = abs(top1 - 0.95) <= 2 * np.hypot(standard_error(top1, 400), standard_error(0.95, 400))
+    text = words(made(tmp_path, [row("random", top1)]))
+    assert (RANDOM_AS_GOOD in text) is bool(within)
+    assert ("the search has paid off" in text) is bool(not within and top1 < 0.95)
+    assert ("The search has not paid off" in text) is bool(not within and top1 > 0.95)
+
+
+def test_the_standard_error_is_the_binomials():
+    assert standard_error(0.5, 100) == pytest.approx(0.05)
+    assert standard_error(0.9, 1000) == pytest.approx(0.009487, abs=1e-6)
+    assert verdict({"top1": 0.9, "n": 1000}, {"top1": 0.88, "n": 1000}) == "as good"
+    assert verdict({"top1": 0.9, "n": 10000}, {"top1": 0.88, "n": 10000}) == "worse"
+    assert verdict({"top1": 0.5, "n": 10000}, {"top1": 0.52, "n": 10000}) == "better"
+
+
+@pytest.mark.parametrize(
+    ("top1", "ms", "said"),
+    [
+        (0.99, 0.1, "is better: 99.0 % against 95.0 %"),
+        (0.99, 0.1, "within the 0.2 ms that are allowed: take it"),
+        (0.99, 0.3, "It takes 0.3 ms, more than the 0.2 ms that are allowed."),
+        (0.95, 0.1, "is as good and faster"),
+        (0.95, 0.19, "is as good: "),
+        (0.5, 0.1, "is worse: "),
+    ],
+)
+def test_what_a_network_of_timm_is_worth_is_said(tmp_path, top1, ms, said):
+    text = words(made(tmp_path, [row("timm", top1, ms)]))
+    assert said in text
+    assert ("take it" in text) is (top1 > 0.9 and ms < 0.15)
+
+
+def test_random_cells_that_miss_the_limit_are_told_so(tmp_path):
+    text = words(made(tmp_path, [row("random", 0.95, 0.3)]))
+    assert RANDOM_AS_GOOD in text
+    assert "it has kept the limit, which they miss" in text
+
+
+def test_without_a_comparison_the_page_says_that_nothing_is_known_of_the_search(tmp_path):
+    text = words(made(tmp_path))
+    assert "compared with nothing" in text
+    assert "--compare" in text
+    assert "random cells are" not in text.lower()
+
+
+def test_a_limit_that_is_missed_stands_on_top(tmp_path):
+    assert "The limit is missed: 0.25 ms measured, 0.2 ms allowed, 25 % more." in words(made(tmp_path, ms=0.25))
+    assert "The limit is missed" not in words(made(tmp_path, ms=0.2))
+
+
+def test_what_was_left_out_of_the_comparison_is_told(tmp_path):
+    text = words(made(tmp_path, [row("random", 0.95)], left_out=(f"{EVIL}, its weights could not be had: offline",)))
+    assert f"Left out of the comparison: {EVIL}, its weights could not be had: offline." in text
+
+
+def test_names_from_files_are_text_and_nothing_is_loaded(tmp_path):
+    text = page(made(tmp_path, [row("random", 0.9, name=EVIL)], classes=(EVIL, "</style><script>alert(1)</script>")))
+    assert "<script" not in text
+    assert "<img src=x" not in text
+    assert EVIL in unescape(text)
+    for url in re.findall(r'(?:src|href)="([^"]*)"', text):
+        assert url.startswith(("#", "data:")) or url in ("page/index.html", "model.onnx")
+    assert "url(" not in text
+    assert "@import" not in text
+
+
+def test_the_same_files_give_the_same_page(tmp_path):
+    folder = made(tmp_path, [row("random", 0.9)])
+    assert write_report(folder).read_text() == page(folder)
+
+
+def test_the_confusion_matrix_counts_every_test_picture(tmp_path):
+    text = page(made(tmp_path))
+    table = re.search(r'<table class="confusion">.*?</table>', text, re.S)
+    assert table is not None
+    counts = [int(n) for n in re.findall(r"<td[^>]*>(\d+)</td>", table[0])]
+    assert sum(counts) == 400
+    assert sorted(counts) == [10, 10, 190, 190]
+
+
+def test_of_many_classes_the_confusions_are_listed(tmp_path):
+    text = page(made(tmp_path, classes=tuple(f"class {i}" for i in range(30))))
+    assert '<table class="confusion">' not in text
+    assert "taken for <bdi>class 1</bdi>: 1 of 14" in text
+
+
+def test_the_pictures_that_it_is_surest_of_and_wrong_about_are_shown(tmp_path):
+    folder = made(tmp_path)
+    predictions = json.loads((folder / "predictions.json").read_text())
+    wrong = json.loads((folder / "wrong.json").read_text())["pictures"]
+    all_wrong = [r for r in predictions["test"] if r[1] != r[2]]
+    assert len(wrong) == min(MOST_WRONG, len(all_wrong)) == 20
+    assert [one["probability"] for one in wrong] == sorted((r[3] for r in all_wrong), reverse=True)
+    for one in wrong:
+        assert one["true"] != one["given"]
+        kind, data = re.fullmatch(r"data:image/(png|jpeg);base64,(.*)", one["uri"]).groups()  # type: ignore[union-attr]
+        assert kind == "png"
+        assert Image.open(io.BytesIO(base64.b64decode(data))).size == (8, 8)
+    assert page(folder).count('class="small"') == 20
+
+
+def test_large_pictures_become_small_ones_and_no_more_than_24(tmp_path):
+    predictions = {"classes": ["a", "b"], "test": [[str(i), 0, 1, 0.5] for i in range(30)]}
+    (tmp_path / "predictions.json").write_text(json.dumps(predictions))
+    images = np.zeros((30, 200, 200, 1), np.uint8)
+    source = ImageSource("grey", ("a", "b"), np.zeros(30, np.int64), (0.5,), (0.5,), 1, 200, images)
+    wrong = json.loads(write_wrong(tmp_path, source).read_text())["pictures"]
+    assert len(wrong) == MOST_WRONG
+    data = base64.b64decode(wrong[0]["uri"].partition(",")[2])
+    assert Image.open(io.BytesIO(data)).size == (112, 112)
+    assert len(data) < 6000
+
+
+def test_a_folder_without_the_files_of_a_run_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"summary\.json.*nas-zoo auto"):
+        page(tmp_path)
+    made(tmp_path)
+    (tmp_path / "look.json").write_text("{")
+    with pytest.raises(ValueError, match=r"look\.json"):
+        page(tmp_path)
