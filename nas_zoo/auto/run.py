@@ -55,7 +55,11 @@ def make_parser() -> Parser:
 
 
 def parse(argv: list[str]) -> tuple[AutoSettings, bool]:
-    """Settings, and whether a run goes on. Every mistake is a ValueError."""
+    """Settings, and whether a run goes on. Every mistake is a ValueError.
+
+    A folder in which nothing long has been begun, since the pictures or the budgets were refused, is begun anew, with
+    --resume or without; with it what is not given again is as it was.
+    """
     namespace = make_parser().parse_args(argv)
     flags = given_flags(namespace)
     if namespace.pictures is not None:
@@ -65,15 +69,18 @@ def parse(argv: list[str]) -> tuple[AutoSettings, bool]:
     if "method" in flags:
         flags["method"] = load_method(flags["method"])
     out = Path(flags.get("out", AutoSettings.out))
+    lines = RunLog.read(out) if (out / "log.jsonl").is_file() else []
+    ours = bool(lines) and lines[0].get("program") == "auto" and isinstance(lines[0].get("settings"), dict)
+    begun = any(line["kind"] == "stage" and line["name"] == "plan" for line in lines) if ours else bool(lines)
     if namespace.resume:
-        if not (out / "log.jsonl").exists():
+        if not ours:
             raise ValueError(f"there is nothing to resume in {out}: it holds no log.jsonl of `nas-zoo auto`")
-        first = next(iter(RunLog.read(out)), {})
-        if first.get("program") != "auto":
-            raise ValueError(f"{out / 'log.jsonl'} is not the log of `nas-zoo auto`; give another --out")
-        flags["out"], may = out, (*CHANGEABLE, *COMPARISON)
-        return resumed_settings(AutoSettings, first["settings"], flags, changeable=may, forgotten=()), True
-    if out.exists() and (not out.is_dir() or any(path.name != ".lock" for path in out.iterdir())):
+        saved = lines[0]["settings"]
+        if begun:
+            flags["out"], may = out, (*CHANGEABLE, *COMPARISON)
+            return resumed_settings(AutoSettings, saved, flags, changeable=may, forgotten=()), True
+        flags = saved | flags
+    elif (begun or not ours) and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(
             f"out={str(out)!r} holds something already; --resume goes on with a run, another --out begins one"
         )
@@ -96,12 +103,14 @@ def auto(settings: AutoSettings, resume: bool = False) -> dict[str, Any]:
     assert settings.time_budget is not None
     with only_run_in(out, accelerator):
         log = RunLog(out)
+        if not resume:
+            (out / "clock.json").unlink(missing_ok=True)
         clock = Clock(out, settings.time_budget)
         comparing = Clock(out / "compare", settings.compare_budget or settings.time_budget)
         if resume:
             log.event("resumed", seconds=clock.spent)
         else:
-            log.start(to_dict(settings), run_facts("cpu"), program="auto", stages=list(STAGES))
+            log.start(to_dict(settings), run_facts("cpu"), overwrite=True, program="auto", stages=list(STAGES))
         with (
             open(out / "console.log", "a", encoding="utf-8") as console,
             contextlib.redirect_stdout(console),
