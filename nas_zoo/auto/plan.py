@@ -38,8 +38,7 @@ LADDER = tuple(
     )
 )  # fmt: skip
 SPARE = 0.9  # of the latency that the reference cells may take: those found may be slower
-ENOUGH_EPOCHS = 20  # a larger network that gets fewer is worse than a smaller one that gets them
-MOST_EPOCHS = 200
+ENOUGH_EPOCHS = 12  # a larger network that gets fewer is worse than a smaller one that gets them
 LEAST_EPOCHS = 5  # with fewer a result says nothing
 SIZES = (160, 128, 96, 64)  # of photographs
 NATIVE_PIXELS = 64  # images of this shorter side or less are used as they are
@@ -151,7 +150,7 @@ def batch_for(images: int, most: int, least: int = 8, steps: int = 20) -> int:
     return batch
 
 
-def epochs_in(seconds: float, epoch_s: float, most: int = MOST_EPOCHS) -> int:
+def epochs_in(seconds: float, epoch_s: float, most: int) -> int:
     """Epochs that fit, one at least."""
     return max(1, min(most, int(seconds / epoch_s)))
 

@@ -41,6 +41,7 @@ class AutoSettings:
     recipe: str = setting("budget", "recipe of the training, as `nas-zoo train` has them")
     init_channels: int | None = setting(None, "channels of a node in the first cells; none: by the budgets")
     num_cells: int | None = setting(None, "cells; none: by the budgets")
+    max_epochs: int = setting(200, "most epochs of the training, and of the search, whatever time is left")
     image_column: str | None = setting(None, "column of a table that has the images, or their files; none: found")
     label_column: str | None = setting(None, "column of a table that has the classes; none: found")
     data_root: Path | None = setting(None, "folder of cifar10 / cifar100; none: the user's cache, downloaded if absent")
@@ -57,7 +58,17 @@ class AutoSettings:
         for name, unit in (("max_latency", "ms"), ("time_budget", "seconds"), ("compare_budget", "seconds")):
             value = getattr(self, name)
             require(value is None or 0 < value < math.inf, name, value, f"more than 0 {unit} and finite")
-        require_least(self, image_size=8, threads=1, seed=0, init_channels=4, num_cells=3, skip_unreadable=0, workers=0)
+        require_least(
+            self,
+            image_size=8,
+            threads=1,
+            seed=0,
+            init_channels=4,
+            num_cells=3,
+            max_epochs=1,
+            skip_unreadable=0,
+            workers=0,
+        )
         require_most(self, workers=MOST_WORKERS)
         require(self.recipe in RECIPES, "recipe", self.recipe, f"one of {', '.join(RECIPES)}")
         find_method(self.method)

@@ -371,7 +371,7 @@ class Auto:
             with tempfile.TemporaryDirectory() as aside:
                 epoch_s = search_epoch_s(settings_with(**small, epochs=10, out=Path(aside)))
             left = allotted - (time.monotonic() - begun)
-            most, limit = settings_class().epochs, None
+            most, limit = min(settings_class().epochs, self.settings.max_epochs), None
             # a larger supernet is nearer to the network, where its epochs are not too few
             for channels, cells in ((16, 8), (12, 8), (8, 8)):
                 longer = epoch_s * (channels / 8) ** 2 * cells / 5
@@ -451,7 +451,9 @@ class Auto:
                 epoch_s, val_s = training_epoch_s(settings_with(**rate, out=Path(aside), epochs=50))
             left = min(self.clock.left - made.seconds.finish, 1.3 * made.seconds.train) - (time.monotonic() - begun)
             # what opening the pictures again takes, and a tenth for what a clock cannot foresee
-            return rate | schedule(epochs_in(0.9 * left, epoch_s + 0.5 * val_s), val_s / epoch_s)
+            return rate | schedule(
+                epochs_in(0.9 * left, epoch_s + 0.5 * val_s, self.settings.max_epochs), val_s / epoch_s
+            )
 
         def schedule(epochs: int, val_part: float = 0.1) -> dict[str, Any]:
             return {

@@ -70,7 +70,7 @@ def test_a_batch_leaves_an_epoch_enough_steps():
 
 
 def test_epochs_are_one_at_least_and_bounded():
-    assert (epochs_in(100, 7), epochs_in(1, 7), epochs_in(1e6, 7)) == (14, 1, 200)
+    assert (epochs_in(100, 7, 200), epochs_in(1, 7, 200), epochs_in(1e6, 7, 200)) == (14, 1, 200)
 
 
 def test_the_time_is_divided_and_the_least_is_known():
