@@ -1,7 +1,8 @@
 """Looks at the pictures before anything long starts: classes, sizes, what cannot be read, what lies in two places.
 
-A picture is the same as another where their decoded pixels are, whatever their files are called and however they are
-packed. What a person would want to know is told in sentences; what cannot be trained on is refused.
+A picture is the same as another where their decoded pixels are, whatever their files are called, and where they are
+nearly so once both are shrunk to 16 x 16 pixels, as after resizing or saving as JPEG again. What a person would want to
+know is told in sentences; what cannot be trained on is refused.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from nas_zoo.data.augment import epoch_order
 from nas_zoo.data.division import Division, image_names
@@ -22,13 +24,17 @@ from nas_zoo.data.pictures import DECODE_ERRORS, decode, open_picture
 from nas_zoo.data.sources import ImageSource, UnreadableImage
 from nas_zoo.text import counted, plain
 
-__all__ = ["LEAST_IN_CLASS", "Look", "Seen", "divide", "look", "see"]
+__all__ = ["LEAST_IN_CLASS", "Look", "Seen", "divide", "look", "same_pictures", "see"]
 
 LEAST_IN_CLASS = 10  # of all parts together: some train, some watch, some test
 FEW_IN_CLASS = 50  # below it a class is told of
 IMBALANCE = 3.0  # largest class over smallest, from which on it is told
 VAL_SHARE = 0.1  # of each class of the training part
 SHOWN = 3  # examples of a finding
+_THUMB = 16  # side of what two pictures are compared by
+_COMPARED_PIXELS = 32  # smaller pictures are the same only where all their pixels are
+_NEAR = 3.0  # mean difference of grey values, of 255, up to which two thumbnails are of one picture
+_FLAT = 8.0  # standard deviation of grey values below which a picture shows too little to be compared
 
 
 class Seen(NamedTuple):
@@ -37,6 +43,7 @@ class Seen(NamedTuple):
     digest: str  # of its decoded pixels
     width: int
     height: int
+    thumb: bytes = b""  # grey, 16 x 16; empty for a picture that is compared by all its pixels only
 
 
 @dataclass(frozen=True)
@@ -162,7 +169,8 @@ def see(source: ImageSource, step: Callable[[int], None] | None = None) -> tuple
                 source.skips.add(f"corrupt image {files.where(i)}: {error or type(error).__name__}")
                 return None
         digest = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16).hexdigest()
-        return Seen(f"{digest} {pixels.shape[1]}x{pixels.shape[0]}", pixels.shape[1], pixels.shape[0])
+        height, width = pixels.shape[:2]
+        return Seen(f"{digest} {width}x{height}", width, height, _thumb(pixels))
 
     def some(rows: range) -> list[Seen | None]:
         return [one(i) for i in rows]
@@ -181,13 +189,55 @@ def see(source: ImageSource, step: Callable[[int], None] | None = None) -> tuple
     return found, np.array([seen is not None for seen in found])
 
 
-def divide(
-    source: ImageSource, seen: Sequence[Seen | None], others: Iterable[str], seed: int, *, hold_out: bool
-) -> Division:
+def _thumb(pixels: np.ndarray) -> bytes:
+    if min(pixels.shape[:2]) < _COMPARED_PIXELS:
+        return b""
+    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert("L")
+    small = np.asarray(picture.resize((_THUMB, _THUMB), Image.Resampling.BOX))
+    return small.tobytes() if small.std() >= _FLAT else b""
+
+
+def same_pictures(seen: Sequence[Seen | None]) -> list[int]:
+    """A number for each picture, equal for those that are the same; -1 for those that could not be read.
+
+    Thumbnails are compared where they agree in one of four groups of 14 signs of differences between neighbours, so
+    that not all pairs have to be.
+    """
+    first: dict[str, int] = {}
+    number = [-1 if one is None else first.setdefault(one.digest, i) for i, one in enumerate(seen)]
+    buckets = defaultdict[tuple[int, bytes], list[int]](list)
+    thumbs = {
+        i: np.frombuffer(one.thumb, np.uint8).reshape(_THUMB, _THUMB).astype(np.float32)
+        for i, one in enumerate(seen)
+        if one is not None and one.thumb and number[i] == i
+    }
+    for i, thumb in thumbs.items():
+        pooled = thumb.reshape(8, 2, 8, 2).mean((1, 3))
+        signs = (pooled[:, 1:] > pooled[:, :-1]).reshape(4, 14)
+        for group, bits in enumerate(signs):
+            buckets[group, bits.tobytes()].append(i)
+
+    def root(i: int) -> int:
+        while number[i] != i:
+            i = number[i]
+        return i
+
+    for members in buckets.values():
+        for at, i in enumerate(members):
+            others = members[at + 1 :]
+            if others:
+                away = np.abs(np.stack([thumbs[j] for j in others]) - thumbs[i]).mean((1, 2))
+                for j in np.flatnonzero(away <= _NEAR):
+                    low, high = sorted((root(i), root(others[j])))
+                    number[high] = low
+    return [i if i < 0 else root(i) for i in number]
+
+
+def divide(source: ImageSource, number: Sequence[int], others: Iterable[int], seed: int, *, hold_out: bool) -> Division:
     """Which training pictures watch, and which are left out because the others have them too.
 
     A tenth of each class watches, one at least, as a function of the seed; what is the same picture as one of those, or
-    of `others` (digests of the val and test parts that there are), does not train. Unreadable ones are in neither.
+    one of `others`, does not train. `number` is that of ``same_pictures``; unreadable ones are in neither part.
     """
     taken, names = set(others), image_names(source)
     val: list[int] = []
@@ -195,11 +245,11 @@ def divide(
         order = epoch_order(seed, -4, np.arange(len(source)))  # epoch -4: the order of nothing else
         for label in range(len(source.classes)):
             members = [int(i) for i in order if source.labels[i] == label]
-            free = [i for i in members if (one := seen[i]) is not None and one.digest not in taken]
+            free = [i for i in members if number[i] >= 0 and number[i] not in taken]
             val += free[: max(1, round(VAL_SHARE * len(free)))]
     chosen = set(val)
-    taken |= {one.digest for i in val if (one := seen[i]) is not None}
-    out = [i for i, one in enumerate(seen) if one is not None and one.digest in taken and i not in chosen]
+    taken |= {number[i] for i in val}
+    out = [i for i, same in enumerate(number) if same in taken and i not in chosen]
     return Division(tuple(names[i] for i in sorted(val)), tuple(names[i] for i in out), source.name, seed)
 
 
@@ -226,21 +276,23 @@ def look(
     train = parts["train"]
     seen = {part: see(source, step)[0] for part, source in parts.items()}
     _refuse_few(parts, seen)
-    others = {one.digest for part in parts if part != "train" for one in seen[part] if one is not None}
-    division = divide(train, seen["train"], others, seed, hold_out="val" not in parts)
+    every = iter(same_pictures([one for part in parts for one in seen[part]]))
+    number = {part: [next(every) for _ in seen[part]] for part in parts}
+    others = {same for part in parts if part != "train" for same in number[part] if same >= 0}
+    division = divide(train, number["train"], others, seed, hold_out="val" not in parts)
     val, out = set(division.val), set(division.left_out)
-    places = defaultdict[str, list[tuple[str, str, str]]](list)  # digest: (part, class, name)
+    places = defaultdict[int, list[tuple[str, str, str]]](list)  # number of a picture: (part, class, name)
     counts = {part: dict.fromkeys(train.classes, 0) for part in ("train", "val", "test")}
     for part, source in parts.items():
-        for name, label, one in zip(image_names(source), source.labels, seen[part], strict=True):
-            if one is None:
+        for name, label, same in zip(image_names(source), source.labels, number[part], strict=True):
+            if same < 0:
                 continue
             mine = "val" if part == "train" and name in val else part
             word = source.classes[label]
-            places[one.digest].append((mine, word, f"{part}: {name}"))
+            places[same].append((mine, word, f"{part}: {name}"))
             if not (part == "train" and name in out):
                 counts[mine][word] += 1
-    same = [found for found in places.values() if len(found) > 1]
+    shared = [found for found in places.values() if len(found) > 1]
     sides = np.array([(one.width, one.height) for some in seen.values() for one in some if one is not None])
 
     def names_of(found: Sequence[tuple[str, str, str]]) -> tuple[str, ...]:
@@ -259,10 +311,10 @@ def look(
         channels=train.in_chans,
         unreadable=tuple(sorted(train.skips.found)),
         repeated=tuple(
-            names_of(found) for found in same if max(Counter((part, word) for part, word, _ in found).values()) > 1
+            names_of(found) for found in shared if max(Counter((part, word) for part, word, _ in found).values()) > 1
         ),
-        contradictions=tuple(names_of(found) for found in same if len({word for _, word, _ in found}) > 1),
-        leaks=tuple(names_of(found) for found in same if len({part for part, _, _ in found}) > 1),
+        contradictions=tuple(names_of(found) for found in shared if len({word for _, word, _ in found}) > 1),
+        leaks=tuple(names_of(found) for found in shared if len({part for part, _, _ in found}) > 1),
         left_out=division.left_out,
         held_out=tuple(part for part, own in (("val", "val" in parts), ("test", own_test)) if not own),
         fingerprints=tuple(fingerprints),

@@ -143,9 +143,9 @@ def _work(rung: Rung) -> int:
 
 
 def batch_for(images: int, most: int, least: int = 8, steps: int = 20) -> int:
-    """A power of two that gives an epoch of so many images at least `steps` steps, within the bounds."""
+    """`most`, halved until so many images make `steps` steps, or down to `least`; never more than there are images."""
     batch = most
-    while batch > least and images // batch < steps:
+    while batch > 2 and (batch > images or (batch > least and images // batch < steps)):
         batch //= 2
     return batch
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,7 @@ def auto(settings: AutoSettings, resume: bool = False) -> dict[str, Any]:
         else:
             log.start(to_dict(settings), run_facts("cpu"), overwrite=True, program="auto", stages=list(STAGES))
         with (
+            _told_how_to_go_on(out),
             open(out / "console.log", "a", encoding="utf-8") as console,
             contextlib.redirect_stdout(console),
             contextlib.redirect_stderr(console),
@@ -138,6 +140,15 @@ def auto(settings: AutoSettings, resume: bool = False) -> dict[str, Any]:
             f"{out / found['file']} takes {ms:.3f} ms, {100 * (ms / most - 1):.0f} % more than the {most:g} ms allowed"
         )
     return found
+
+
+@contextlib.contextmanager
+def _told_how_to_go_on(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        print(f"stopped; continue with: nas-zoo auto --resume --out {out}", flush=True)
+        raise
 
 
 @program("nas-zoo auto")

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from nas_zoo.auto.look import LEAST_IN_CLASS, Look, look
+from nas_zoo.auto.look import LEAST_IN_CLASS, Look, Seen, look, same_pictures
 from nas_zoo.data.division import Division
 from nas_zoo.data.named import open_parts
 from nas_zoo.data.sources import Skips
@@ -68,8 +70,6 @@ def copy(folder: Path, source: str, target: str) -> None:
 
 
 def in_another_format(folder: Path, source: str, target: str) -> None:
-    from PIL import Image
-
     Image.open(folder / source).save(folder / target)
 
 
@@ -170,3 +170,31 @@ def test_arrays_are_looked_at_as_files_are():
     assert found.n == {"train": 1295, "val": 143, "test": 359}
     assert found.channels == 1
     assert len(division.val) == 143
+
+
+def photograph(seed: int) -> Image.Image:
+    """Large soft blobs, as thumbnails of real pictures are; each seed another."""
+    small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((96, 80), Image.Resampling.BICUBIC)
+
+
+def test_a_picture_that_was_saved_again_or_resized_is_the_same_and_others_are_not(tmp_path):
+    place = tmp_path / "photos"
+    for number in range(80):
+        folder = place / ("cat" if number < 40 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        photograph(number).save(folder / f"{number:02d}.png")
+    found, _ = found_in(place)
+    assert (found.repeated, found.contradictions, found.leaks) == ((), (), ())
+    photograph(3).save(place / "dog" / "again.jpg", quality=70)
+    photograph(5).resize((192, 160), Image.Resampling.BICUBIC).save(place / "dog" / "larger.png")
+    found, division = found_in(place)
+    same = {frozenset(name.split("/")[1] for name in names) for names in found.contradictions}
+    assert same == {frozenset({"03.png", "again.jpg"}), frozenset({"05.png", "larger.png"})}
+    sides = [{name.split(":")[0] for name in names} for names in found.leaks]
+    assert len(division.left_out) == len(sides)
+
+
+def test_flat_pictures_are_the_same_only_where_all_their_pixels_are(tmp_path):
+    seen = [Seen("a", 64, 64), Seen("b", 64, 64), None, Seen("a", 64, 64)]
+    assert same_pictures(seen) == [0, 1, -1, 0]

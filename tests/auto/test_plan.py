@@ -67,6 +67,7 @@ def test_a_batch_leaves_an_epoch_enough_steps():
     assert batch_for(6000, 128) == 128
     assert batch_for(1295, 128) == 64
     assert batch_for(30, 128) == 8
+    assert batch_for(7, 128) == 4
 
 
 def test_epochs_are_one_at_least_and_bounded():
