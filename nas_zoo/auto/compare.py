@@ -129,7 +129,7 @@ def _made(auto: Auto, rival: Rival, clock: Clock, left: int, val: ImageSource) -
             epoch_s, _ = training_epoch_s(_settings(auto, rival, like | {"epochs": 50}, Path(aside) / "run"))
         if seconds < epoch_s:
             return {"seconds": seconds, "epoch_s": epoch_s}
-        epochs = epochs_in(seconds, epoch_s)
+        epochs = epochs_in(seconds, epoch_s, auto.settings.max_epochs)
         return like | {"epochs": epochs, "warmup_epochs": min(epochs - 1, max(1, epochs // 5))}
 
     chosen = auto.chosen(f"compare {rival.folder}", choose)
