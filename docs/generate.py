@@ -218,7 +218,11 @@ def settings_of_its_own(thing: Any) -> Iterator[str]:
         if "help" in field.metadata and field.name in vars(thing).get("__annotations__", {}):
             unit = f", in {field.metadata['unit']}" if field.metadata["unit"] else ""
             default = "" if field.default is dataclasses.MISSING else f" = {field.default!r}"
-            yield from (f"``{field.name}: {field.type}{default}``", f"    {field.metadata['help']}{unit}", "")
+            yield from (
+                f"``{field.name}: {inspect.formatannotation(field.type)}{default}``",
+                f"    {field.metadata['help']}{unit}",
+                "",
+            )
 
 
 def heading(text: str, line: str) -> Iterator[str]:

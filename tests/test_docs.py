@@ -4,9 +4,15 @@
 """
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from benchmarks.concept_pictures import main as draw_concepts
+from nas_zoo.cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -46,3 +52,28 @@ def test_links_that_lead_nowhere_are_found(tmp_path: Path) -> None:
         "# One: `two`\n[a](a.md#one-two) [b](b.md) [c](#one) [d](https://e.org/x) `[e](f.md)` ![g](h.png)\n"
     )
     assert broken_links(tmp_path / "a.md") == ["b.md", "#one", "h.png"]
+
+
+def test_the_pictures_of_the_concepts_are_those_that_their_program_draws(tmp_path: Path) -> None:
+    draw_concepts(["--to", str(tmp_path)])
+    drawn = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert drawn == {path.name: path.read_text() for path in (ROOT / "docs" / "pictures").iterdir()}
+    assert "drawn from its log" in (ROOT / "docs" / "concepts.md").read_text()
+
+
+PYTHON = {page: re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL) for page in PAGES}
+#: Those that a test of their own runs, with the commands between.
+RUN_ELSEWHERE = ("README.md", "extending.md", "tutorial_search.md", "tutorial_photos.md")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if PYTHON[page] and page.name not in RUN_ELSEWHERE], ids=lambda page: page.name
+)
+def test_the_python_of_the_pages_runs(page: Path, tmp_path: Path) -> None:
+    """With what the commands above it leave: a file of a network, and a picture."""
+    assert main(["export", "darts_v2_c10_s", "--output", str(tmp_path / "net.onnx")]) == 0
+    Image.new("RGB", (40, 50), "orange").save(tmp_path / "cat.png")
+    words = [sys.executable, "-W", "ignore", "-c", "\n".join(PYTHON[page])]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -27,12 +27,12 @@ Two readings of Eq. 3. Taken at its word it holds in both steps of an iteration.
 loss of softmax(-alpha), which lowers the alpha of what is good: were the weights to stand still, ``invert="every"``
 would leave the best operation last, and alternate iterations would push it up and down in turn. The purpose named in
 section 4.1, "fair learning of candidate operations", is the weight step's alone: ``invert_in="weights"`` inverts there
-and lets alpha learn as ever. Both are measured in docs/searches.md.
+and lets alpha learn as ever. Both are measured in docs/results.md.
 
 Derivation: every edge keeps its strongest operation, and 'none' drops the edge (``derive="argmax"``). So say sections
 3.1 ("leaving only one operation with the highest alpha at each edge"), 3.2 ("exactly represents the derived model") and
 4.2 ("pruning all operations other than the top-1 operation for each edge"); it is the network that was trained, and the
-claim that nothing is lost in pruning holds for it alone (docs/searches.md). ``derive="darts"`` keeps the two strongest
+claim that nothing is lost in pruning holds for it alone (docs/results.md). ``derive="darts"`` keeps the two strongest
 edges a node, for cells like everybody's: section 4.2 also says that the derivation is adopted from DARTS.
 """
 

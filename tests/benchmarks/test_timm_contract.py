@@ -1,4 +1,4 @@
-"""timm's tests on our models: what the README says of them is what was recorded, and nothing is left out unsaid."""
+"""timm's tests on our models: what docs/models.md says of them is what was recorded, and nothing is left out unsaid."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def test_model_load_pretrained(model_name):
 """
 
 
-def test_the_readme_says_how_many_models_and_checkpoints_have_passed():
+def test_the_page_of_the_models_says_how_many_models_and_checkpoints_have_passed():
     lines = [json.loads(line) for line in (ROOT / "benchmarks" / "timm_contract.jsonl").read_text().splitlines()]
     last = {line["model"]: line for line in lines}
     assert not [name for name, line in last.items() if line["failed"]]
@@ -37,7 +37,7 @@ def test_the_readme_says_how_many_models_and_checkpoints_have_passed():
     models = [name for name in MODELS if last.get(name, {}).get("passed", 0) >= 10]
     ours = [row.name for row in package_results() if last.get(row.name, {}).get("passed", 0) >= 3]
     theirs = [row for row in public_weights() if row.tag]
-    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    text = " ".join((ROOT / "docs" / "models.md").read_text(encoding="utf-8").split())
     found = re.search(
         r"passed for (\d+) of the (\d+) models, 11 each.*?two that load weights passed for (\d+) of the (\d+) "
         r"checkpoints of the package.*?the (\d+) of other people need a network",
