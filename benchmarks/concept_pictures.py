@@ -98,7 +98,7 @@ def derivation(operations: list[str], weights: list[list[float]]) -> str:
     best = [max(range(len(operations)), key=row.__getitem__) for row in weights]
     into = [i for i, (edge, _) in enumerate(EDGES) if edge[1] == 3]
     dropped = min(into, key=lambda i: weights[i][best[i]])
-    panels = []
+    panels: list[str] = []
     for rule, left_out in (
         ("argmax: the strongest operation of every edge", None),
         ("darts: two edges a node", dropped),

@@ -4,6 +4,7 @@
 """
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks.concept_pictures import main as draw_concepts
 from nas_zoo.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -24,8 +24,11 @@ def prose(page: Path) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """Of a page's headings, as hosts of Git repositories and MyST make them."""
-    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    """Of a page's headings and those of the page it includes, as hosts of Git repositories and MyST make them."""
+    text = page.read_text(encoding="utf-8")
+    if included := re.match(r"```{include} (\S+)\n```", text):
+        return anchors(page.parent / included[1])
+    text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
@@ -55,7 +58,7 @@ def test_links_that_lead_nowhere_are_found(tmp_path: Path) -> None:
 
 
 def test_the_pictures_of_the_concepts_are_those_that_their_program_draws(tmp_path: Path) -> None:
-    draw_concepts(["--to", str(tmp_path)])
+    runpy.run_path(str(ROOT / "benchmarks" / "concept_pictures.py"))["main"](["--to", str(tmp_path)])
     drawn = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert drawn == {path.name: path.read_text() for path in (ROOT / "docs" / "pictures").iterdir()}
     assert "drawn from its log" in (ROOT / "docs" / "concepts.md").read_text()
