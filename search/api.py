@@ -8,10 +8,11 @@ from typing import Any, Literal
 from nas_zoo.genotype import Genotype
 from nas_zoo.runs.log import RunLog, settings_to_resume
 from nas_zoo.runs.loop import Callback
+from nas_zoo.runs.settings import check_call
 from nas_zoo.runs.stop import Reason, hand_on
 from nas_zoo.search import run
 from nas_zoo.search.arguments import CHECKPOINT_KIND
-from nas_zoo.search.method import SearchSettings
+from nas_zoo.search.method import SearchSettings, find_method
 
 __all__ = ["SearchResult", "search"]
 
@@ -79,7 +80,11 @@ def search(
         KeyboardInterrupt: After Ctrl-C, when the iteration has ended and a checkpoint is written. (SIGTERM is handed on
             to the program in the same way.)
     """
+    called = check_call(settings, SearchSettings, callbacks)
+    wanted = find_method(settings.method)[0]
+    if not isinstance(settings, wanted):
+        raise ValueError(f"method {settings.method!r} has {wanted.__name__}, got {type(settings).__name__}")
     settings, state = settings_to_resume(settings, resume, CHECKPOINT_KIND)
-    reason = run.search(settings, state, callbacks=callbacks)
+    reason = run.search(settings, state, callbacks=called)
     hand_on(reason)
     return SearchResult.read(settings.out, reason)

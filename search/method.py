@@ -22,7 +22,7 @@ from nas_zoo.genotype import KINDS, OPERATIONS, Genotype
 from nas_zoo.models.operations import SEARCH_OPERATIONS
 from nas_zoo.runs import outside
 from nas_zoo.runs.outside import is_outside
-from nas_zoo.runs.settings import MOST_WORKERS, check_settings, require, require_most, setting
+from nas_zoo.runs.settings import MOST_WORKERS, check_settings, require, require_most, setting, settle_types
 from nas_zoo.runs.trackers import Tracker
 from nas_zoo.search.supernet import Mixing, SearchSpace
 from nas_zoo.text import near_names
@@ -177,6 +177,7 @@ class SearchSettings:
     time_budget: float | None = setting(None, "write a checkpoint and stop after this long", unit="s")
 
     def __post_init__(self) -> None:
+        settle_types(self)
         for name, least in (("epochs", 1), ("accumulation", 1), ("num_cells", 1), ("init_channels", 2),
                             ("batch_size", 2), ("crop_padding", 0), ("cutout", 0), ("eval_size", 0), ("gap_batches", 0),
                             ("skip_unreadable", 0), ("partial_channels", 1)):  # fmt: skip

@@ -102,7 +102,9 @@ def main(argv: list[str] | None = None) -> int:
     """The program: 0, or 2 for a mistake of the user's."""
     options = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
     load_code(options)
-    genotype, come_from = cells_of_run(options.run, options.rule or options.edges, options.epoch)
+    genotype, come_from = cells_of_run(
+        options.run, options.edges if options.rule is None else options.rule, options.epoch
+    )
     if options.to is None:
         print(genotype.to_json(2), end="")
     else:

@@ -14,7 +14,8 @@
 
 The class default stands below the YAML file, the YAML file below the flag. A field may be int, float, str, bool, Path,
 Literal[...], a tuple of these, or a union of these with None. The file is YAML 1.2: `1e-3` is a float, `no` and `12:30`
-are texts, 010 is ten. A class says its limits in `__post_init__` with `require`.
+are texts, 010 is ten. A class says its limits in `__post_init__` with `require`, after `settle_types` has seen to the
+types of what a Python program has given.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ import argparse
 import dataclasses
 import inspect
 import math
+import numbers
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union
 
@@ -38,6 +40,7 @@ __all__ = [
     "Parser",
     "add_flags",
     "add_resume_flag",
+    "check_call",
     "check_settings",
     "describe",
     "given_flags",
@@ -48,6 +51,7 @@ __all__ = [
     "resumed_settings",
     "setting",
     "settings_from",
+    "settle_types",
     "source_of",
     "to_dict",
     "whole",
@@ -98,6 +102,36 @@ def require_most(settings: Any, **most: int) -> None:
     for name, highest in most.items():
         value = getattr(settings, name)
         require(value is None or value <= highest, name, value, f"at most {highest}")
+
+
+def settle_types(settings: Any) -> None:
+    """Puts each value in the type of its field, as a flag's text and a file's are: "runs/a" is a path, [1, 2] a tuple.
+
+    ValueError "NAME must be ..., got ..." for a value of another type. Data that are no text are left as they are.
+    """
+    hints = _types(type(settings))
+    for name in _fields(type(settings)):
+        value, members = getattr(settings, name), _members(hints[name])
+        if any(map(_is_protocol, members)) and not isinstance(value, (str, type(None))):
+            if isinstance(value, Path):
+                object.__setattr__(settings, name, str(value))
+            continue
+        if isinstance(value, numbers.Real) and not isinstance(value, bool):  # numpy's too
+            value = int(value) if isinstance(value, numbers.Integral) else float(value)
+        try:
+            object.__setattr__(settings, name, _convert(value, hints[name]))
+        except ValueError as error:
+            raise ValueError(f"{name} {error}") from None
+
+
+def check_call(settings: Any, wanted: type, callbacks: Any) -> tuple[Callable[..., Any], ...]:
+    """The callbacks of a Python program's call; ValueError where they, or its settings, are something else."""
+    if not isinstance(settings, wanted):
+        raise ValueError(f"settings must be {wanted.__name__}(...), or of a class of its kind, got {_got(settings)}")
+    called = tuple(callbacks) if isinstance(callbacks, Iterable) else (callbacks,)
+    if called == (callbacks,) or not all(map(callable, called)):
+        raise ValueError(f"callbacks must be a list of functions of an epoch's line, got {_got(callbacks)}")
+    return called
 
 
 def whole(least: int) -> Callable[[str], int]:

@@ -11,6 +11,7 @@ from torch import nn
 from nas_zoo.models.load import load_model
 from nas_zoo.runs.log import RunLog, settings_to_resume
 from nas_zoo.runs.loop import Callback
+from nas_zoo.runs.settings import check_call
 from nas_zoo.runs.stop import Reason, hand_on
 from nas_zoo.train import run
 from nas_zoo.train.recipes import RECIPES, TrainSettings
@@ -83,6 +84,7 @@ def train(
         KeyboardInterrupt: After Ctrl-C, when the iteration has ended and a checkpoint is written. (SIGTERM is handed on
             to the program in the same way.)
     """
+    called = check_call(settings, TrainSettings, callbacks)
     values = RECIPES[settings.recipe]
     if settings.recipe != TrainSettings.recipe and all(
         getattr(settings, name) == getattr(TrainSettings, name) for name in values
@@ -92,6 +94,6 @@ def train(
             f"TrainSettings.from_recipe({settings.recipe!r}, ...) makes them"
         )
     settings, state = settings_to_resume(settings, resume, run.CHECKPOINT_KIND)
-    reason = run.train(settings, state, callbacks=callbacks)
+    reason = run.train(settings, state, callbacks=called)
     hand_on(reason)
     return TrainResult.read(settings.out, reason)

@@ -34,11 +34,13 @@ from nas_zoo.runs.settings import (
     MOST_WORKERS,
     Parser,
     add_flags,
+    check_call,
     given_flags,
     require_least,
     require_most,
     setting,
     settings_from,
+    settle_types,
 )
 from nas_zoo.text import plain
 
@@ -150,6 +152,7 @@ class EvaluateSettings:
     workers: int | None = setting(None, "processes that load data too large for memory; none: one a core, up to 16")
 
     def __post_init__(self) -> None:
+        settle_types(self)
         require_least(self, image_size=1, batch_size=1, workers=0)
         require_most(self, workers=MOST_WORKERS)
 
@@ -167,7 +170,8 @@ def evaluate_on(model: nn.Module | str | Path, settings: EvaluateSettings | None
     Raises:
         ValueError: Where model and images have other classes or channels, and for what cannot be opened.
     """
-    settings = settings or EvaluateSettings()
+    settings = EvaluateSettings() if settings is None else settings
+    check_call(settings, EvaluateSettings, ())
     accelerator = start_accelerator()
     network = model if isinstance(model, nn.Module) else load_model(str(model))
     cfg: Mapping[str, Any] = network.pretrained_cfg  # type: ignore[assignment]

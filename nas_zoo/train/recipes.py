@@ -18,7 +18,7 @@ from nas_zoo.data.own import LabelledImages
 from nas_zoo.data.sources import ImageSource
 from nas_zoo.runs.launch import asked_settings
 from nas_zoo.runs.schedule import learning_rate
-from nas_zoo.runs.settings import MOST_WORKERS, read_config, require, require_most, setting, settings_from
+from nas_zoo.runs.settings import MOST_WORKERS, read_config, require, require_most, setting, settings_from, settle_types
 from nas_zoo.runs.trackers import Tracker
 
 __all__ = ["RECIPES", "TrainSettings", "settings_of"]
@@ -216,6 +216,7 @@ class TrainSettings:
     time_budget: float | None = setting(None, "write a checkpoint and stop after this long", unit="s")
 
     def __post_init__(self) -> None:
+        settle_types(self)
         for name, least in (("epochs", 1), ("accumulation", 1), ("batch_size", 2),
                             ("warmup_epochs", 0), ("crop_padding", 0), ("cutout", 0),
                             ("eval_every", 0), ("seed", 0), ("skip_unreadable", 0)):  # fmt: skip

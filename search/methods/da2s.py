@@ -169,12 +169,12 @@ class Da2sSettings(SearchSettings):
     delay_of_50: ClassVar[int] = 8
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("alpha_decay", "penalty_weight", "count_weight", "start_noise"):
-            require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "a finite number of at least 0")
         for name in ("lambda_c", "lambda_1", "lambda_2"):
             value = getattr(self, name)
             require(value in get_args(Control), name, value, f"one of {', '.join(get_args(Control))}")
+        super().__post_init__()
+        for name in ("alpha_decay", "penalty_weight", "count_weight", "start_noise"):
+            require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "a finite number of at least 0")
         for name, epochs in (("delay_epochs", self.delay), ("freeze_epochs", self.frozen)):
             what = f"from 0 to below epochs ({self.epochs})"
             require(0 <= epochs < self.epochs, name, getattr(self, name), what)
@@ -278,4 +278,4 @@ class Da2s(nn.Module):
         """The configuration's edges with the largest beta, each with its strongest operation."""
         scores = {kind: self.alpha[kind].detach() for kind in KINDS}
         strength = {kind: self.beta[kind].detach() for kind in KINDS}
-        return derive(rule or self.settings.edges, scores, self.space, strength)
+        return derive(self.settings.edges if rule is None else rule, scores, self.space, strength)

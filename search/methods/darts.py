@@ -131,7 +131,7 @@ class Darts(nn.Module):
     def genotype(self, rule: str | None = None) -> Genotype:
         """Section 2.4: the edges whose best operation but 'none' is strongest, as many as were set."""
         scores = {kind: self.alpha[kind].detach() for kind in KINDS}
-        return derive(rule or self.settings.edges, scores, self.space)
+        return derive(self.settings.edges if rule is None else rule, scores, self.space)
 
 
 def named(weights: Mapping[str, torch.Tensor], gradients: tuple[torch.Tensor | None, ...]) -> dict[str, torch.Tensor]:

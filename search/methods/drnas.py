@@ -150,4 +150,4 @@ class DrNas(nn.Module):
         """The edges whose best operation but 'none' has the largest mean weight, as many as were set."""
         # softmax(log beta) is the mean of Dir(beta)
         scores = {kind: concentration(self.alpha[kind].detach()).log() for kind in KINDS}
-        return derive(rule or self.settings.edges, scores, self.space)
+        return derive(self.settings.edges if rule is None else rule, scores, self.space)

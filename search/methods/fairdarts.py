@@ -102,7 +102,7 @@ class FairDarts(nn.Module):
         # as strength of an edge, sigma of its best operation but 'none': the softmax of derive is not this method's
         allowed = [o for o, name in enumerate(self.space.operations) if name != "none"]
         strength = {kind: torch.sigmoid(scores[kind].double())[:, allowed].amax(1) for kind in KINDS}
-        rule = rule or self.settings.derive
+        rule = self.settings.derive if rule is None else rule
         if rule == "threshold":
             try:
                 return Genotype(**{kind: cell_of(self._above_threshold(scores[kind])) for kind in KINDS})

@@ -124,4 +124,4 @@ class Gdas(nn.Module):
     def genotype(self, rule: str | None = None) -> Genotype:
         """Section 3.3: each node keeps the edges whose best operation but 'none' is likeliest, as many as were set."""
         scores = {kind: self.alpha[kind].detach() for kind in KINDS}
-        return derive(rule or self.settings.edges, scores, self.space)
+        return derive(self.settings.edges if rule is None else rule, scores, self.space)

@@ -123,4 +123,4 @@ class PcDarts(nn.Module):
             * edge_softmax(self.beta[kind].detach().double(), self.space)
             for kind in KINDS
         }
-        return derive(rule or self.settings.edges, scores, self.space, strength)
+        return derive(self.settings.edges if rule is None else rule, scores, self.space, strength)

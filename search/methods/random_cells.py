@@ -75,4 +75,6 @@ class RandomCells(nn.Module):
     def genotype(self, rule: str | None = None) -> Genotype:
         """The cells drawn, or cut by another rule in the random order of their edges."""
         scores = {kind: self.alpha[kind].detach() for kind in KINDS}
-        return derive(rule or self.settings.edges, scores, self.space, {kind: self.beta[kind] for kind in KINDS})
+        return derive(
+            self.settings.edges if rule is None else rule, scores, self.space, {kind: self.beta[kind] for kind in KINDS}
+        )

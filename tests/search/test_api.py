@@ -1,8 +1,10 @@
 """A search from a Python program: values instead of files, exceptions instead of exit codes, own data, callbacks."""
 
 import os
+import re
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from nas_zoo.runs.log import RunLog
 from nas_zoo.search import EdasSettings, SearchResult, search
 from nas_zoo.search.method import METHODS, find_method
 from nas_zoo.search.run import main
+from nas_zoo.train import EvaluateSettings, TrainSettings, evaluate, train
 from tests.search.test_run import assert_same_run
 
 TINY = {"num_cells": 3, "init_channels": 4, "batch_size": 8, "epochs": 2, "gap_batches": 1}
@@ -184,3 +187,62 @@ def test_importing_the_room_imports_no_torch():
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("settings_class", "given", "told"),
+    [
+        (EdasSettings, {"epochs": 1.5}, "epochs must be a whole number, got 1.5"),  # which ran to an end
+        (EdasSettings, {"epochs": True}, "epochs must be a whole number, got True"),
+        (EdasSettings, {"epochs": "three"}, "epochs must be a whole number, got 'three'"),
+        (EdasSettings, {"lr": "fast"}, "lr must be a number, got 'fast'"),
+        (EdasSettings, {"out": 3}, "out must be a path, got 3"),
+        (EdasSettings, {"operations": ("none", 3)}, "operations must be a list in which each value is a text, got 3"),
+        (TrainSettings, {"epochs": 2.5}, "epochs must be a whole number, got 2.5"),
+        (TrainSettings, {"recipe": "nix"}, "recipe must be one of 'cifar'"),
+        (
+            EvaluateSettings,
+            {"split": "tes"},
+            "split must be one of 'train', 'val', 'test', got 'tes'",
+        ),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_where_the_settings_are_made(settings_class, given, told):
+    with pytest.raises(ValueError, match=re.escape(told)):
+        settings_class(**given)
+
+
+def test_values_are_put_into_the_types_of_their_fields():
+    given: dict[str, Any] = {"out": "runs/a", "data": Path("images"), "operations": ["none", "skip_connect"]}
+    settings = EdasSettings(**given, epochs=np.int64(3))  # type: ignore[arg-type]
+    assert (settings.out, settings.data, settings.operations) == (Path("runs/a"), "images", ("none", "skip_connect"))
+    assert type(settings.epochs) is int
+    assert settings == EdasSettings(out=Path("runs/a"), data="images", operations=("none", "skip_connect"), epochs=3)
+
+
+def as_given(function: Any, *args: Any, **more: Any) -> Any:
+    """A call as a program without type checker makes it."""
+    return function(*args, **more)
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (
+            lambda: as_given(search, {"epochs": 1}),
+            "settings must be SearchSettings(...), or of",
+        ),
+        (lambda: as_given(search, EdasSettings), "settings must be SearchSettings(...)"),
+        (lambda: search(EdasSettings(method="darts")), "method 'darts' has DartsSettings, got EdasSettings"),
+        (lambda: as_given(search, EdasSettings(), callbacks=print), "callbacks must be a list of functions"),
+        (lambda: as_given(search, EdasSettings(), callbacks=[print, 3]), "callbacks must be a list of functions"),
+        (lambda: as_given(train, {"epochs": 1}), "settings must be TrainSettings(...)"),
+        (lambda: as_given(train, TrainSettings(), callbacks=[3]), "callbacks must be a list of functions"),
+        (lambda: as_given(evaluate, "edas_c10_s", {"split": "val"}), "settings must be EvaluateSettings(...)"),
+    ],
+)
+def test_a_call_that_cannot_be_meant_is_told_before_anything_runs(call, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=re.escape(told)):
+        call()
+    assert list(tmp_path.iterdir()) == []

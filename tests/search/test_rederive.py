@@ -44,6 +44,7 @@ def test_other_numbers_of_edges_are_written_as_a_genotype_file(tmp_path, capsys)
     [
         (["--epoch", "99"], "epoch must be one that"),
         (["--edges", "9/14"], "'9/14' is neither"),
+        (["--edges", ""], "got '', in which '' is neither"),  # which gave the method's own cells
     ],
 )
 def test_what_a_run_does_not_hold_is_told_in_one_line(words, told, capsys):
