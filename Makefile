@@ -8,7 +8,7 @@ JOBS ?= 2
 
 OLDEST := .venv-oldest
 
-.PHONY: demo test test-fast test-avx2 test-oldest test-interop docs lint timm-contract clean help
+.PHONY: demo test test-fast test-avx2 test-oldest test-interop test-wheel docs lint timm-contract clean help
 .DEFAULT_GOAL := help
 
 help:  ## what there is to make
@@ -54,6 +54,9 @@ test-oldest:  ## a quick part with the lowest versions that pyproject.toml allow
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(OLDEST)/oldest.txt --editable . pytest pytest-timeout pytest-xdist hypothesis
 	@# old versions warn of each other
 	$(OLDEST)/bin/python -m pytest -q -n $(JOBS) --dist loadfile -m 'not slow' -W default $(QUICK)
+
+test-wheel: $(READY)  ## wheel and source archive built, the wheel installed, the commands tested on it (4 of CI's minutes)
+	$(BIN)/python -m tests.wheel -n $(JOBS) --dist loadfile
 
 lint: $(READY)  ## ruff and mypy (4 of CI's minutes, with the installation)
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nas_zoo.genotype import Genotype, list_genotypes, load_genotype
 
 __all__ = ["Genotype", "list_genotypes", "load_genotype"]  # timm adds the models when it is imported
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 register_post_import_hook("nas_zoo.models.registry:register", "timm")
 

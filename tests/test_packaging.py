@@ -101,6 +101,15 @@ def test_the_wheel_holds_one_top_level_package_and_its_data(wheel: Path) -> None
     assert all(";" in line for line in requires), "only one of the two onnxruntime packages may ever apply"
 
 
+def test_the_version_is_one_and_has_its_changes() -> None:
+    import nas_zoo
+
+    assert re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)[1] == nas_zoo.__version__  # type: ignore[index]
+    changes = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert changes is not None
+    assert changes[1] in (nas_zoo.__version__, "Unreleased")
+
+
 def test_the_constraints_pin_every_dependency_and_name_no_address():
     text = (ROOT / "constraints.txt").read_text()
     pinned = {re.split("==", line)[0].lower().replace("_", "-") for line in text.splitlines() if "==" in line}
