@@ -9,6 +9,7 @@ of it; what has been done is not done again. Nothing is chosen by the test pictu
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from nas_zoo.auto.clock import Clock
-from nas_zoo.auto.plan import epochs_in
 from nas_zoo.auto.settings import AutoSettings
 from nas_zoo.auto.stages import INT8, MODEL, Auto, score, training_epoch_s
 from nas_zoo.data.sources import ImageSource
@@ -61,7 +61,10 @@ def rivals(settings: AutoSettings) -> list[Rival]:
 
 
 def compare(auto: Auto, clock: Clock) -> dict[str, Any]:
-    """compare.json, when every rival has been trained, exported, timed and tested; `clock`: its own, of OUT/compare."""
+    """compare.json, when every rival has been trained, exported, timed and tested.
+
+    `clock`: its own, of OUT/compare; an infinite budget becomes what trains all of them as long as what was found.
+    """
     (auto.out / "compare").mkdir(exist_ok=True)
     wanted = rivals(auto.settings)
     kept = auto.out / "compare.json"
@@ -69,6 +72,8 @@ def compare(auto: Auto, clock: Clock) -> dict[str, Any]:
         known: dict[str, Any] = json.loads(kept.read_text("utf-8"))
         if known["of"] == [rival.folder for rival in wanted]:
             return known
+    if not math.isfinite(clock.budget):
+        clock.budget = 60 + 1.3 * len(wanted) * _own(auto)["seconds"]
     left_out: list[str] = []
     with clock.running():
         parts = auto.divided(auto.plan_made.image_size)
@@ -95,6 +100,13 @@ def compare(auto: Auto, clock: Clock) -> dict[str, Any]:
     return record
 
 
+def _own(auto: Auto) -> dict[str, Any]:
+    """result.json of the network that was found."""
+    figures = TrainResult.read(auto.out / "train").figures
+    assert figures is not None  # it was trained
+    return figures
+
+
 def _settings(auto: Auto, rival: Rival, chosen: Mapping[str, Any], out: Path) -> TrainSettings:
     """As of the network that was found, but for the network; of trained weights with the recipe for these."""
     shape, recipe = auto.shape, "finetune" if rival.kind == "pretrained" else auto.settings.recipe
@@ -118,23 +130,30 @@ def _made(auto: Auto, rival: Rival, clock: Clock, left: int, val: ImageSource) -
     """Trains and exports a rival, of which `left` are to come; None, or why it is left out."""
     folder = auto.out / "compare" / rival.folder
     folder.mkdir(exist_ok=True)
-    found = TrainResult.read(auto.out / "train").figures
-    assert found is not None  # it was trained
+    own = _own(auto)
 
     def choose() -> dict[str, Any]:
         given = auto.chosen("train", dict)
         like = {"batch_size": given["batch_size"], "lr": given["lr"]}
-        seconds = min(found["seconds"], 0.9 * clock.left / left)
-        with tempfile.TemporaryDirectory() as aside:
-            epoch_s, _ = training_epoch_s(_settings(auto, rival, like | {"epochs": 50}, Path(aside) / "run"))
-        if seconds < epoch_s:
-            return {"seconds": seconds, "epoch_s": epoch_s}
-        epochs = epochs_in(seconds, epoch_s, auto.settings.max_epochs)
-        return like | {"epochs": epochs, "warmup_epochs": min(epochs - 1, max(1, epochs // 5))}
+        ratio = 1.0  # cells at the same width and depth: as many epochs
+        if rival.genotype is None:  # as much time, whatever else the machine did when the other was trained
+            with tempfile.TemporaryDirectory() as aside:
+                mine, theirs = (
+                    training_epoch_s(_settings(auto, one, like | {"epochs": 50}, Path(aside) / one.kind))[0]
+                    for one in (Rival("found", "found", "", auto.genotype), rival)
+                )
+            ratio = theirs / mine
+        epoch_s, seconds = ratio * own["seconds"] / own["epochs"], 0.9 * clock.left / left
+        wanted = min(auto.settings.max_epochs, max(1, round(own["epochs"] / ratio)))
+        epochs = min(wanted, int(seconds / epoch_s))
+        if epochs < 1:
+            return {"epochs": 0, "epoch_s": epoch_s, "seconds": max(0.0, seconds)}
+        return like | {"epochs": epochs, "wanted": wanted, "warmup_epochs": min(epochs - 1, max(1, epochs // 5))}
 
-    chosen = auto.chosen(f"compare {rival.folder}", choose)
-    if "epochs" not in chosen:
-        return f"an epoch takes {chosen['epoch_s']:.0f} s, and {max(0, chosen['seconds']):.0f} s were left for it"
+    chosen = dict(auto.chosen(f"compare {rival.folder}", choose))
+    if not chosen["epochs"]:
+        return f"an epoch takes {chosen['epoch_s']:.0f} s, and {chosen['seconds']:.0f} s were left for it"
+    chosen.pop("wanted")
     clock.note(f"{chosen['epochs']} epochs")
     run = folder / "train"
     if not (run / "result.json").is_file():
@@ -157,7 +176,6 @@ def _rows(auto: Auto, done: list[Rival], test: ImageSource) -> list[dict[str, An
         except ValueError:  # cells with operations of others, or a width that was not planned
             return None
 
-    own = TrainResult.read(auto.out / "train")
     rows: list[dict[str, Any]] = [
         {"kind": "found", "name": "found", "what": "float32", "file": MODEL, "run": auto.out / "train",
          "predicted_latency_ms": predicted(auto.genotype)}
@@ -168,13 +186,14 @@ def _rows(auto: Auto, done: list[Rival], test: ImageSource) -> list[dict[str, An
     for rival in done:
         rows.append({"kind": rival.kind, "name": rival.name, "what": rival.what,
                      "file": f"compare/{rival.folder}/{MODEL}", "run": auto.out / "compare" / rival.folder / "train",
+                     "epochs_wanted": auto.chosen(f"compare {rival.folder}", dict)["wanted"],
                      "predicted_latency_ms": predicted(rival.genotype)})  # fmt: skip
     times = measure_in_turns([(auto.out / row["file"], size) for row in rows], auto.conditions)
     for row, ms in zip(rows, times, strict=True):
-        result = own.read(row.pop("run")).figures
+        result = TrainResult.read(row.pop("run")).figures
         assert result is not None
         row |= asdict(score(auto.out / row["file"], test)[0]) | {
             "measured_latency_ms": ms, "parameters": result["parameters"], "epochs": result["epochs"],
-            "train_seconds": result["seconds"],
+            "train_seconds": result["seconds"], "epochs_wanted": row.get("epochs_wanted") or result["epochs"],
         }  # fmt: skip
     return rows

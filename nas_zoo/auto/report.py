@@ -87,6 +87,7 @@ def _told_of_cells(found: Row, rival: Row, limit: float) -> Row:
     name = "Random cells" if chance else f"The cells {rival['name']} of the catalogue"
     said, takes = verdict(found, rival), rival["measured_latency_ms"]
     over = takes > limit >= found["measured_latency_ms"]
+    less = _trained_less(rival)
     nothing = "nothing that chance would not have" if chance else "nothing that the catalogue has not"
     end = {
         ("worse", False): "As far as one seed tells, the search has paid off.",
@@ -96,11 +97,23 @@ def _told_of_cells(found: Row, rival: Row, limit: float) -> Row:
         ("better", False): "The search has not paid off: take those.",
         ("better", True): "But they miss the limit.",
     }[said, over]
+    if said == "worse" and less:
+        end = less
     words = (
         f"{name} are {said} at the same width and depth: {_against(found, rival)}. They take {_ms(takes)} where those "
         f"found take {_ms(found['measured_latency_ms'])}. {end}"
     )
     return {"bad": said == "better" and not over, "words": words}
+
+
+def _trained_less(rival: Row) -> str:
+    """Where the time budget of the comparison was too small for a fair one, so that "worse" says nothing."""
+    if rival["epochs"] >= 0.9 * rival["epochs_wanted"]:
+        return ""
+    return (
+        f"But of the {counted(rival['epochs_wanted'], 'epoch')} that would be as long a training there was time for "
+        f"{rival['epochs']}, so this decides nothing: give --compare-budget more."
+    )
 
 
 def _told_of_timm(found: Row, rival: Row, limit: float) -> Row:
@@ -115,7 +128,7 @@ def _told_of_timm(found: Row, rival: Row, limit: float) -> Row:
     elif said == "as good" and faster:
         words = f"{name} is as good and faster: {figures_}. {time}: take it."
     else:
-        words = f"{name} is {said}: {figures_}. {time}."
+        words = f"{name} is {said}: {figures_}. {time}.{f' {_trained_less(rival)}' if said == 'worse' else ''}".rstrip()
     return {"bad": not over and (said == "better" or (said == "as good" and faster)), "words": words}
 
 

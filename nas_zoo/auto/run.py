@@ -14,6 +14,7 @@ latency keeps the limit, 1 when it does not, 2 for a mistake.
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,7 +108,7 @@ def auto(settings: AutoSettings, resume: bool = False) -> dict[str, Any]:
         if not resume:
             (out / "clock.json").unlink(missing_ok=True)
         clock = Clock(out, settings.time_budget)
-        comparing = Clock(out / "compare", settings.compare_budget or settings.time_budget)
+        comparing = Clock(out / "compare", settings.compare_budget or math.inf)
         if resume:
             log.event("resumed", seconds=clock.spent)
         else:

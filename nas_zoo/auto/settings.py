@@ -45,11 +45,15 @@ class AutoSettings:
     image_column: str | None = setting(None, "column of a table that has the images, or their files; none: found")
     label_column: str | None = setting(None, "column of a table that has the classes; none: found")
     data_root: Path | None = setting(None, "folder of cifar10 / cifar100; none: the user's cache, downloaded if absent")
+    flip: bool | None = setting(None, "mirror half of the training images, which letters and signs do not bear; none: "
+                                      "photographs yes, digits no")  # fmt: skip
     skip_unreadable: int = setting(0, "go on without at most so many images that cannot be read")
     workers: int | None = setting(None, "processes that load data too large for memory; none: one a core, up to 16")
 
     compare: bool = setting(False, "train random cells, cells of the catalogue and a network of timm too, for the page")
-    compare_budget: float | None = setting(None, "time for that, beside time_budget; none: as long again", unit="s")
+    compare_budget: float | None = setting(
+        None, "time for that, beside time_budget; none: for each as long as for what was found", unit="s"
+    )
     against_cells: str = setting("darts_v2", "the cells of the catalogue")
     against: str = setting("mobilenetv3_small_100", "the network of timm, trained from scratch")
     pretrained: bool = setting(False, "compare with its published weights too, fine-tuned; they are fetched")

@@ -218,7 +218,17 @@ class Auto:
     def data_settings(self) -> dict[str, Any]:
         """Settings of the data that searches and trainings share."""
         settings = self.settings
-        names = ("data", "test_data", "data_root", "image_column", "label_column", "skip_unreadable", "workers", "seed")
+        names = (
+            "data",
+            "test_data",
+            "data_root",
+            "image_column",
+            "label_column",
+            "skip_unreadable",
+            "workers",
+            "seed",
+            "flip",
+        )
         return {name: getattr(settings, name) for name in names} | {"division": self.out / _DIVISION}
 
     # ------------------------------------------------------------------------------------------------------- stages

@@ -25,7 +25,7 @@ def row(kind: str, top1: float, ms: float = 0.15, n: int = 400, **more: Any) -> 
     return {
         "kind": kind, "name": names.get(kind, "mobilenetv3_small_100"), "what": kind, "top1": top1, "n": n,
         "balanced_accuracy": top1, "measured_latency_ms": ms, "predicted_latency_ms": None, "parameters": 1234,
-        "epochs": 3, "train_seconds": 12.5, **more,
+        "epochs": 3, "epochs_wanted": 3, "train_seconds": 12.5, **more,
     }  # fmt: skip
 
 
@@ -98,6 +98,14 @@ def test_what_a_network_of_timm_is_worth_is_said(tmp_path, top1, ms, said):
     text = words(made(tmp_path, [row("timm", top1, ms)]))
     assert said in text
     assert ("take it" in text) is (top1 > 0.9 and ms < 0.15)
+
+
+@pytest.mark.parametrize("kind", ["random", "timm"])
+def test_a_rival_that_was_trained_for_less_time_decides_nothing_where_it_is_worse(tmp_path, kind):
+    text = words(made(tmp_path, [row(kind, 0.5, epochs_wanted=12)]))
+    assert "of the 12 epochs that would be as long a training there was time for 3, so this decides nothing" in text
+    assert "has paid off" not in text
+    assert "decides nothing" not in words(made(tmp_path, [row(kind, 0.95, epochs_wanted=12)]))
 
 
 def test_random_cells_that_miss_the_limit_are_told_so(tmp_path):
