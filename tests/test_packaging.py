@@ -15,7 +15,8 @@ from tests.oldest import lowest_versions
 
 ROOT = Path(__file__).parents[1]
 README, DOCS = ROOT / "README.md", [*sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "README.md"]
-DOCS.remove(ROOT / "docs" / "extending.md")  # whose commands tests/search/test_extending.py runs
+for run in "extending.md", "tutorial_search.md":  # by tests/search/test_extending.py and tests/search/test_tutorial.py
+    DOCS.remove(ROOT / "docs" / run)
 
 
 def copy_of_the_tree(place: Path, links: bool) -> Path:
