@@ -45,6 +45,10 @@ def broken_links(page: Path) -> list[str]:
     return found
 
 
+def test_no_page_takes_the_place_of_one_that_sphinx_makes() -> None:
+    assert not {page.stem for page in (ROOT / "docs").glob("*.md")} & {"search", "genindex", "py-modindex"}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_no_link_leads_nowhere(page: Path) -> None:
     assert broken_links(page) == []
