@@ -27,6 +27,7 @@ from typing import Any
 from nas_zoo.genotype import as_genotype
 from nas_zoo.runs.facts import published, published_log
 from nas_zoo.runs.log import RunLog
+from nas_zoo.search.papers.scales import case_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -55,45 +56,37 @@ SCALES = {
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A method with its settings."""
+    """A method with its settings; how far alpha goes is what ``nas-zoo paper`` has for it."""
 
     method: str
-    flags: tuple[str, ...]
-    alpha_way: float  # the paper's learning rate of alpha times its architecture steps (EDAS: of one edge)
+    flags: tuple[str, ...] = ()
     seed: int = 0
-    active: float = 1.0  # part of the iterations in which alpha moves
+    alpha_way: float | None = None  # another than that: the paper's learning rate of alpha times its steps
 
 
-DARTS_WAY = 3e-4 * 50 * 390  # 50 epochs of 25,000 images at 64
-PC_DARTS_WAY = 6e-4 * 35 * 97  # 35 of 50 epochs at 256
-DA2S_WAY = 3e-4 * 50 * 390  # the batch of the authors' code, 64; the paper names none
 DA2S_WAY_256 = 3e-4 * 50 * 97  # PC-DARTS' batch
-EDAS_WAY = 0.025 * 25 * 391 / 28  # 28 edges take turns
-GDAS_WAY = 3e-4 * 250 * 390  # 250 epochs of 25,000 images at 64
-DRNAS_WAY = 6e-4 * 30 * 390  # 30 of 50 epochs at 64
-FAIRDARTS_WAY = 3e-3 * 50 * 195  # 50 epochs at 128
 # What is retrained has 8 of 14 edges in every row that is not named for another number.
 TWO_EDGES = ("--derive", "darts")
 CASES = {
-    "darts": Case("darts", (), DARTS_WAY),
-    "edas": Case("edas", TWO_EDGES, EDAS_WAY, active=1 / 28),
-    "da2s_e4": Case("da2s", ("--edges", "4/14", "--partial-channels", "1"), DA2S_WAY),
-    "da2s_e4_256": Case("da2s", ("--edges", "4/14", "--partial-channels", "1"), DA2S_WAY_256),
-    "random": Case("random", (), 0.0),
-    "da2s": Case("da2s", ("--edges", "8/14", "--partial-channels", "1"), DA2S_WAY),
-    "pc_darts": Case("pc_darts", ("--partial-channels", "4"), PC_DARTS_WAY, active=0.7),
-    "alpha_max": Case("alpha_max", TWO_EDGES, EDAS_WAY, active=1 / 28),
-    "edas_warmup": Case("edas", (*TWO_EDGES, "--warmup-epochs", "{warmup}"), EDAS_WAY, active=1 / 28),
-    "gdas": Case("gdas", (), GDAS_WAY),
-    "drnas": Case("drnas", (), DRNAS_WAY, active=0.6),
-    "fairdarts": Case("fairdarts", (), FAIRDARTS_WAY),
-    "edas_settled": Case("edas_settled", TWO_EDGES, EDAS_WAY, active=1 / 28),
-    "gdas_seed1": Case("gdas", (), GDAS_WAY, seed=1),
-    "drnas_seed1": Case("drnas", (), DRNAS_WAY, seed=1, active=0.6),
-    "fairdarts_seed1": Case("fairdarts", (), FAIRDARTS_WAY, seed=1),
-    "edas_settled_seed1": Case("edas_settled", TWO_EDGES, EDAS_WAY, seed=1, active=1 / 28),
-    "random_seed1": Case("random", (), 0.0, seed=1),
-    "random_seed2": Case("random", (), 0.0, seed=2),
+    "darts": Case("darts"),
+    "edas": Case("edas", TWO_EDGES),
+    "da2s_e4": Case("da2s", ("--edges", "4/14", "--partial-channels", "1")),
+    "da2s_e4_256": Case("da2s", ("--edges", "4/14", "--partial-channels", "1"), alpha_way=DA2S_WAY_256),
+    "random": Case("random"),
+    "da2s": Case("da2s", ("--edges", "8/14", "--partial-channels", "1")),
+    "pc_darts": Case("pc_darts", ("--partial-channels", "4")),
+    "alpha_max": Case("alpha_max", TWO_EDGES),
+    "edas_warmup": Case("edas", (*TWO_EDGES, "--warmup-epochs", "{warmup}")),
+    "gdas": Case("gdas"),
+    "drnas": Case("drnas"),
+    "fairdarts": Case("fairdarts"),
+    "edas_settled": Case("edas_settled", TWO_EDGES),
+    "gdas_seed1": Case("gdas", seed=1),
+    "drnas_seed1": Case("drnas", seed=1),
+    "fairdarts_seed1": Case("fairdarts", seed=1),
+    "edas_settled_seed1": Case("edas_settled", TWO_EDGES, seed=1),
+    "random_seed1": Case("random", seed=1),
+    "random_seed2": Case("random", seed=2),
 }
 
 
@@ -112,8 +105,9 @@ def search(name: str, case: Case, scale: Scale, out: Path, data: list[str]) -> P
     if last is None or last["epoch"] < scale.epochs:
         steps = scale.epochs * (scale.train_limit // 2 // scale.batch_size)
         flags = [flag.format(warmup=round(scale.epochs * 10 / 25)) for flag in case.flags]
-        if case.alpha_way:
-            flags += ["--alpha-lr", f"{case.alpha_way / (steps * case.active):.4g}"]
+        paper = case_of(case.method)
+        if way := case.alpha_way or paper.alpha_way:
+            flags += ["--alpha-lr", f"{way / (steps * paper.active):.4g}"]
         run(["nas_zoo.search.run", "--method", case.method, *data, *resumed(folder), "--out", str(folder),
              "--seed", str(case.seed), "--epochs", str(scale.epochs), "--batch-size", str(scale.batch_size),
              "--num-cells", str(scale.num_cells), "--init-channels", str(scale.init_channels),
