@@ -132,6 +132,22 @@ def test_own_operations_are_in_every_form_of_the_network(guide):
     np.testing.assert_allclose(json.loads(done.stdout), logits.flatten().tolist(), atol=1e-5)
 
 
+def test_the_guides_noise_is_an_operation_of_a_search(tmp_path, monkeypatch):
+    """S4 of RobustDARTS: an operation without parameters that does not look at its input."""
+    monkeypatch.chdir(tmp_path)
+    Path("my_noise.py").write_text(PYTHON[3])
+    named = ["--operations", "sep_conv_3x3,my_noise.py:Noise"]
+    assert f"`{' '.join(named)}`" in GUIDE
+    short = TINY[: TINY.index("--epochs")]
+    assert main(["search", "--method", "darts", *named, *short, "--epochs", "1", "--out", "run"]) == 0
+    assert RunLog.read("run")[-1]["operations"] == ["sep_conv_3x3", "my_noise.py:Noise"]
+    noise = build_op("my_noise.py:Noise", 4, 2)
+    draws = [noise(torch.zeros(8, 4, 9, 9)) for _ in range(2)]
+    assert draws[0].shape == (8, 4, 5, 5)
+    assert not torch.equal(*draws)
+    assert draws[0].std() == pytest.approx(1, abs=0.15)
+
+
 def test_the_guides_python_runs(guide, monkeypatch, capsys):
     monkeypatch.chdir(guide)
     exec(compile(PYTHON[2], "extending.md", "exec"), {})
