@@ -56,6 +56,7 @@ def write_page(
     *,
     examples: Sequence[Path | str] = (),
     runtime: Path | str | None = None,
+    file: Path | None = None,
     more: Callable[[Path], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> list[Path]:
@@ -66,6 +67,7 @@ def write_page(
         folder: Where to.
         examples: Image files to offer, at most eight; they are copied as they are.
         runtime: Folder with the files of ONNX Runtime for browsers, to be copied; None: the page fetches them.
+        file: The ONNX file with its preprocessing inside, where it is made and checked already; None: made here.
         more: Writes what else belongs into the folder.
         say: Is told what is done.
 
@@ -88,8 +90,9 @@ def write_page(
     images = RealImages("examples", [Path(example) for example in examples], None) if examples else None
     with staged(place) as made:
         with tempfile.TemporaryDirectory() as aside:
-            deliver(model, Path(aside) / "onnx", Forms(layout="NHWC"), images=images, say=say)
-            shutil.copyfile(Path(aside) / "onnx" / MODEL_FILE, made / MODEL_FILE)
+            if file is None:
+                deliver(model, Path(aside) / "onnx", Forms(layout="NHWC"), images=images, say=say)
+            shutil.copyfile(file or Path(aside) / "onnx" / MODEL_FILE, made / MODEL_FILE)
         draw_genotype(model.genotype, made / PICTURE)
         shown = []
         for number, example in enumerate(map(Path, examples)):

@@ -126,6 +126,7 @@ class Auto:
             (line["kind"], line["name"]): line for line in RunLog.read(self.out) if line["kind"] in ("stage", "choice")
         }
         self._same_data = False
+        self._divided: tuple[int, dict[str, ImageSource]] | None = None
         self.timer = Timer()
         self.conditions = conditions_here("cpu", settings.threads, 1)
 
@@ -212,8 +213,11 @@ class Auto:
         )  # fmt: skip
 
     def divided(self, image_size: int) -> dict[str, ImageSource]:
-        """The parts as they are trained and measured on."""
-        return Division.read(self.out / _DIVISION).of(self.parts(image_size=image_size))
+        """The parts as they are trained and measured on, decoded once for all that is measured."""
+        if self._divided is None or self._divided[0] != image_size:
+            division = Division.read(self.out / _DIVISION)
+            self._divided = image_size, division.of(self.parts(image_size=image_size))
+        return self._divided[1]
 
     def data_settings(self) -> dict[str, Any]:
         """Settings of the data that searches and trainings share."""
@@ -581,7 +585,7 @@ class Auto:
         write_card(checkpoint, self.out)
         page = self.out / "page"
         if not (page / "index.html").exists():
-            write_page(checkpoint, page)
+            write_page(checkpoint, page, file=self.out / "model_images.onnx")
         return {"card": "README.md", "page": "page"}
 
     # ------------------------------------------------------------------------------------------------------- summary

@@ -63,40 +63,43 @@ def epochs_in(folder: Path) -> int:
     return sum(line["kind"] == "epoch" for line in RunLog.read(log)) if log.exists() else 0
 
 
-#: When the program is killed, one after the other.
-KILLS: list[Callable[[Path], bool]] = [
-    lambda out: epochs_in(out / "search") >= 1,
-    lambda out: epochs_in(out / "train") >= 2,
-    lambda out: (out / "train" / "result.json").exists(),
-    lambda out: "test" in stages_in(out),
+#: When the program is stopped, one after the other, and by what.
+STOPS: list[tuple[Callable[[Path], bool], signal.Signals]] = [
+    (lambda out: epochs_in(out / "search") >= 1, signal.SIGKILL),
+    (lambda out: epochs_in(out / "train") >= 1, signal.SIGTERM),
+    (lambda out: (out / "train" / "result.json").exists(), signal.SIGKILL),
+    (lambda out: "test" in stages_in(out), signal.SIGKILL),
 ]
 
 
 @pytest.fixture(scope="module")
 def finished(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was killed four times, in four stages, and then came to its end."""
+    """A run that was stopped four times, in as many stages, and then came to its end."""
     out = tmp_path_factory.mktemp("auto") / "digits"
     command = [sys.executable, "-m", "nas_zoo.cli", "auto"]
     words = [*DIGITS, "--time-budget", "3000", "--out", str(out)]
     environment = os.environ | {"PYTHONPATH": str(Path(nas_zoo.__file__).parents[1]), "NAS_ZOO_CACHE": str(cache)}
-    for due in KILLS:
+    for number, (due, how) in enumerate(STOPS):
         with open(out.with_suffix(".txt"), "ab") as told:
             process = subprocess.Popen([*command, *words], stdout=told, stderr=told, env=environment)
         while not due(out):
             assert process.poll() is None, out.with_suffix(".txt").read_text()
             time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        if number == 0:
+            assert main(["--resume", "--out", str(out)]) == 2  # one run a folder
+        process.send_signal(how)
+        assert process.wait() == (143 if how == signal.SIGTERM else -how)
         words = ["--resume", "--out", str(out)]
     done = subprocess.run([*command, *words], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "see it: python -m http.server" in done.stdout
+    assert f"stopped; continue with: nas-zoo auto --resume --out {out}" in out.with_suffix(".txt").read_text()
     return out
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_run_that_is_killed_in_four_stages_comes_to_its_end_with_each_stage_done_once(finished):
+def test_a_run_that_is_stopped_in_four_stages_comes_to_its_end_with_each_stage_done_once(finished):
     assert stages_in(finished) == list(STAGES)
     summary = json.loads((finished / "summary.json").read_text())
     assert set(summary) >= {
@@ -113,6 +116,8 @@ def test_a_run_that_is_killed_in_four_stages_comes_to_its_end_with_each_stage_do
             "page/model_images.onnx", "model.check.json", "model_images.check.json")  # fmt: skip
     assert [name for name in made if not (finished / name).is_file()] == []
     assert not list(finished.rglob("*.partial"))
+    page = finished / "page" / "model_images.onnx"
+    assert page.read_bytes() == (finished / "model_images.onnx").read_bytes()
 
 
 @pytest.mark.slow
