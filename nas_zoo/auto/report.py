@@ -19,6 +19,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
+from nas_zoo.auto.plan import LEAST_EPOCHS
 from nas_zoo.data.sources import ImageSource
 from nas_zoo.genotype import KINDS, load_genotype
 from nas_zoo.runs.files import write_json, write_text
@@ -143,6 +144,13 @@ def _told(summary: Row, rows: Sequence[Row], left_out: Sequence[str], confusion:
     if measured > limit:
         over = f"{100 * (measured / limit - 1):.0f} % more"
         say(f"The limit is missed: {_ms(measured)} measured, {_ms(limit)} allowed, {over}.", bad=True)
+    if summary["train_epochs"] < LEAST_EPOCHS:
+        trained = counted(summary["train_epochs"], "epoch")
+        say(
+            f"It was trained for {trained} only: these figures say nothing of what can be had with more time.", bad=True
+        )
+    elif summary["top1"] - 2 * standard_error(summary["top1"], summary["n"]) <= confusion["most"]:
+        say("It is no better than always to answer with the most frequent class.", bad=True)
     found = next((row for row in rows if row["kind"] == "found"), None)
     if found is None:
         say(
@@ -217,10 +225,11 @@ def _confusion(predictions: Mapping[str, Any]) -> Row:
         counts[label, given] += 1
     totals, right = counts.sum(1), counts.diagonal()
     known = np.flatnonzero(totals)
+    short = all(len(name) <= 3 for name in classes)  # names that a column's head has room for
     worst = int(known[np.argmin(right[known] / totals[known])])
     rows = [
         {
-            "number": i + 1, "name": name, "n": int(totals[i]),
+            "number": name if short else str(i + 1), "name": name, "n": int(totals[i]),
             "right": _percent(right[i] / totals[i]) if totals[i] else "–",
             "cells": [
                 {"count": int(count), "share": round(float(count / max(1, totals[i])), 3), "right": i == j}
@@ -235,6 +244,8 @@ def _confusion(predictions: Mapping[str, Any]) -> Row:
         "rows": rows if len(classes) <= _MOST_CLASSES else None,
         "pairs": [{"count": n, "true": classes[i], "given": classes[j], "n": int(totals[i])} for n, i, j in pairs[:20]],
         "wrong": int(totals.sum() - right.sum()),
+        "short": short,
+        "most": float(totals.max() / max(1, totals.sum())),
         "worst": {"name": classes[worst], "right": right[worst] / totals[worst], "n": int(totals[worst])},
     }
 

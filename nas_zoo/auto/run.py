@@ -108,7 +108,7 @@ def auto(settings: AutoSettings, resume: bool = False) -> dict[str, Any]:
         if not resume:
             (out / "clock.json").unlink(missing_ok=True)
         clock = Clock(out, settings.time_budget)
-        comparing = Clock(out / "compare", settings.compare_budget or math.inf)
+        screen = sys.stdout, sys.stderr
         if resume:
             log.event("resumed", seconds=clock.spent)
         else:
@@ -126,7 +126,7 @@ def auto(settings: AutoSettings, resume: bool = False) -> dict[str, Any]:
                 write_wrong(out, run.divided(found["image_size"])["test"])
             write_report(out)
             if settings.compare:
-                compare(run, comparing)
+                compare(run, Clock(out / "compare", settings.compare_budget or math.inf, *screen))
                 write_report(out)
     ms, most = found["measured_latency_ms"], found["max_latency_ms"]
     print(

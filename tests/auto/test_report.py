@@ -30,7 +30,7 @@ def row(kind: str, top1: float, ms: float = 0.15, n: int = 400, **more: Any) -> 
 
 
 def made(folder: Path, rivals: list[dict[str, Any]] | None = None, *, classes: tuple[str, ...] = ("cat", "dog"),
-         ms: float = 0.15, left_out: tuple[str, ...] = ()) -> Path:  # fmt: skip
+         ms: float = 0.15, left_out: tuple[str, ...] = (), epochs: int = 12) -> Path:  # fmt: skip
     """A run's folder as the program leaves it, 400 test pictures of which 380 are right."""
     rng = np.random.default_rng(0)
     labels = np.arange(400) % len(classes)
@@ -44,7 +44,7 @@ def made(folder: Path, rivals: list[dict[str, Any]] | None = None, *, classes: t
         "file": "model.onnx", "max_latency_ms": 0.2, "predicted_latency_ms": 0.14, "measured_latency_ms": ms,
         "top1": 0.95, "balanced_accuracy": 0.95, "n": 400, "parameters": 1234, "macs": 56789, "num_cells": 5,
         "init_channels": 8, "image_size": 8, "device": EVIL, "runtime": "onnxruntime 1.31.1", "threads": 1,
-        "seconds": 300.0, "method": "edas", "time_budget": 900.0, "measured_on": {"busy": None},
+        "seconds": 300.0, "method": "edas", "train_epochs": epochs, "time_budget": 900.0, "measured_on": {"busy": None},
     }  # fmt: skip
     fit = {"networks": 12, "mean_error": 0.03, "largest_error": 0.08}
     log = [{"kind": "start"}, {"kind": "stage", "name": "table", "seconds": 60.0, "result": fit},
@@ -124,6 +124,20 @@ def test_without_a_comparison_the_page_says_that_nothing_is_known_of_the_search(
 def test_a_limit_that_is_missed_stands_on_top(tmp_path):
     assert "The limit is missed: 0.25 ms measured, 0.2 ms allowed, 25 % more." in words(made(tmp_path, ms=0.25))
     assert "The limit is missed" not in words(made(tmp_path, ms=0.2))
+
+
+def test_a_training_that_had_no_time_and_an_answer_that_is_chance_are_told(tmp_path):
+    words_of_time, words_of_chance = (
+        "It was trained for 1 epoch only: these figures say nothing",
+        "It is no better than always",
+    )
+    assert words_of_time in words(made(tmp_path, epochs=1))
+    text = words(made(tmp_path))
+    assert words_of_time not in text
+    assert words_of_chance not in text
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    (tmp_path / "summary.json").write_text(json.dumps(summary | {"top1": 0.54}))
+    assert words_of_chance in words(tmp_path)
 
 
 def test_what_was_left_out_of_the_comparison_is_told(tmp_path):
