@@ -108,7 +108,7 @@ def _errors_table(
     known = [row for row in table if row.values["test error, retrained"]]
     return Findings(
         "test error of the retrained networks: "
-        + ", ".join(f"{row.name} {percent(row.values['test error, retrained'])}" for row in known),
+        + (", ".join(f"{row.name} {percent(row.values['test error, retrained'])}" for row in known) or "nothing yet"),
         [ERROR, in_percent("supernet"), in_percent("found")],
         table,
         [*checks, *figures_hold],

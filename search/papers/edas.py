@@ -125,7 +125,7 @@ def edas_figure_4(results: Results) -> Findings:
     alike = [v for i in range(2, 6) for v in common[i]]
     return Findings(
         "depth of the normal cell at the six marks "
-        + (", ".join(f"{v:.1f}" for v in line) or "not yet run")
+        + (", ".join(f"{v:.1f}" for v in line) or "nothing yet")
         + (f"; from (b) to (f) {percent(alike)} of the edges stay from mark to mark" if alike else ""),
         [Column("depth", "", 1), in_percent("edges kept"), Column("edges", "", 1)],
         rows,
@@ -201,7 +201,7 @@ def edas_figure_5(results: Results) -> Findings:
     no_change = None if not counts["alpha_max"] else mean(counts["alpha_max"]) == 0
     return Findings(
         "changes of an edge's strongest operation after the first epoch, of 28 edges: "
-        + ", ".join(f"{label(name)} {mean(counts[name]):g}" for name in told),
+        + (", ".join(f"{label(name)} {mean(counts[name]):g}" for name in told) or "nothing yet"),
         [Column("changes", "edges", 1), Column("in the second half", "edges", 1), Column("tau", "", 2),
          in_percent("derived")],
         rows,
@@ -265,7 +265,10 @@ def edas_table_2(results: Results) -> Findings:
     marks_of = {row.name: float(row.paper["test error, retrained"]) for row in shown if row.paper}
     return Findings(
         "test error of the retrained networks: "
-        + ", ".join(f"{row.name} {percent(row.values['test error, retrained'])}" for row in shown if row.paper)
+        + (
+            ", ".join(f"{row.name} {percent(row.values['test error, retrained'])}" for row in shown if row.paper)
+            or "nothing yet"
+        )
         + f"; DARTS' search takes {ratio} times EDAS'",
         [ERROR, Column("parameters", "M", 2), Column("search", "s", 0)],
         rows,

@@ -256,10 +256,13 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """The program: 0, 2 for a mistake of the user's, 128 + n for signal n."""
     options = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
-    if options.names == ["list"]:
+    if "list" in options.names:
+        if options.names != ["list"]:
+            raise ValueError("`list` shows the experiments and stands alone")
         _list(options.json)
         return 0
-    names = list(EXPERIMENTS) if options.names == ["all"] else options.names
+    every = "all" in options.names
+    names = list(EXPERIMENTS) if every else list(dict.fromkeys(options.names))
     for name in names:
         if name not in EXPERIMENTS:
             raise ValueError(
@@ -268,7 +271,7 @@ def main(argv: list[str] | None = None) -> int:
             )
     if not options.hours > 0:
         raise ValueError(f"--hours must be more than 0, got {options.hours}")
-    experiments = _beside([EXPERIMENTS[name] for name in names], options.method, options.names == ["all"])
+    experiments = _beside([EXPERIMENTS[name] for name in names], options.method, every)
     scale = SCALES[options.scale]
     data = Data(options.data or scale.data, options.test_data, options.data_root)
     for folder in options.borrow:

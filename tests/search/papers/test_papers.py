@@ -47,6 +47,15 @@ def test_list_names_every_experiment_with_the_claim(capsys):
     assert "edas-figure-3     EDAS, Figure 3         through the search EDAS' derived network" in lines[0]
     assert main(["paper", "list", "--json"]) == 0
     assert [row["claim"] for row in json.loads(capsys.readouterr().out)] == [e.claim for e in EXPERIMENTS.values()]
+    assert main(["paper", "list", "edas-figure-3"]) == 2
+    assert "`list` shows the experiments and stands alone" in capsys.readouterr().err
+
+
+def test_of_what_has_not_run_a_page_says_that_there_is_nothing_yet(tmp_path, capsys):
+    assert main(["paper", "all", "edas-figure-3", "--page", "--out", str(tmp_path)]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "We saw: " in line]
+    assert len(lines) == len(EXPERIMENTS)
+    assert [line for line in lines if "still missing" in line and "nothing yet" not in line] == []
 
 
 @pytest.mark.slow
