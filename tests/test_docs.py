@@ -13,6 +13,9 @@ import pytest
 from PIL import Image
 
 from nas_zoo.cli import main
+from nas_zoo.models.catalog import MODELS
+from nas_zoo.models.results import package_results
+from tests.test_cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -68,19 +71,49 @@ def test_the_pictures_of_the_concepts_are_those_that_their_program_draws(tmp_pat
     assert "drawn from its log" in (ROOT / "docs" / "concepts.md").read_text()
 
 
+@pytest.mark.slow
+def test_the_pages_made_of_the_code_have_every_command_flag_model_and_name() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "generate.py"))
+    text = "\n".join(made["commands"]())
+    assert set(COMMANDS) | {"auto"} <= set(re.findall(r"^## (.*)$", text, re.MULTILINE))
+    for flag in (
+        "--max-latency",
+        "--edges",
+        "--method da2s: its own flags",
+        "--with-preprocessing",
+        "--json",
+        "PATTERN",
+    ):
+        assert flag in text, flag
+    assert "%%" not in text
+    rooms = {room.__name__: "\n".join(made["page_of"](room)) for room in made["rooms"]()}
+    assert ".. autofunction:: nas_zoo.search.search\n" in rooms["nas_zoo.search"]
+    assert ".. autoclass:: nas_zoo.export.runtime.OnnxClassifier\n" in rooms["nas_zoo.export.runtime"]
+    assert ".. autofunction:: nas_zoo.search.methods.edas.relax\n" in rooms["nas_zoo.search.methods"]
+    assert {"nas_zoo.genotype", "nas_zoo.models", "nas_zoo.data", "nas_zoo.runs", "nas_zoo.train"} <= set(rooms)
+    assert len(list(made["zoo"]())) == 2 + len(MODELS)
+    assert len(list(made["weights"]())) == 2 + len(package_results())
+
+
 PYTHON = {page: re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL) for page in PAGES}
 #: Those that a test of their own runs, with the commands between.
 RUN_ELSEWHERE = ("README.md", "extending.md", "tutorial_search.md", "tutorial_photos.md")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of what the commands of the pages leave: a network's file; and a picture."""
+    folder = tmp_path_factory.mktemp("made")
+    assert main(["export", "darts_v2_c10_s", "--output", str(folder / "net.onnx")]) == 0
+    Image.new("RGB", (40, 50), "orange").save(folder / "cat.png")
+    return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if PYTHON[page] and page.name not in RUN_ELSEWHERE], ids=lambda page: page.name
 )
-def test_the_python_of_the_pages_runs(page: Path, tmp_path: Path) -> None:
-    """With what the commands above it leave: a file of a network, and a picture."""
-    assert main(["export", "darts_v2_c10_s", "--output", str(tmp_path / "net.onnx")]) == 0
-    Image.new("RGB", (40, 50), "orange").save(tmp_path / "cat.png")
+def test_the_python_of_the_pages_runs(page: Path, made: Path) -> None:
     words = [sys.executable, "-W", "ignore", "-c", "\n".join(PYTHON[page])]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(words, cwd=made, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
