@@ -9,6 +9,10 @@ here, and the picture says so. Drawn are the networks of the papers' size (CIFAR
 in the panel of multiply-adds alone, and it is said how many were timed. Hollow are cells whose paper puts another
 network around them (NASNet's own, say), so that accuracy and cost are not of one network. The line joins the others to
 which no other is superior in both.
+
+EDAS and DA2S published no cells, so there is no network of theirs whose cost could be counted. A dashed line in the
+method's colour is what its paper reports, an upright one what the cells found here cost at this size, for which they
+have not been trained: no point pairs the two.
 """
 
 import argparse
@@ -19,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_zoo.models.catalog import DATA, MODELS
+from nas_zoo.models.palette import method_colors
 from nas_zoo.models.table import has_papers_size, model_rows
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import replacing
@@ -27,6 +32,13 @@ from nas_zoo.runs.files import replacing
 WELL_KNOWN = (
     "nasnet_a", "amoebanet_a", "darts_v1", "darts_v2", "snas_mild", "gdas_v1", "p_darts", "pc_darts", "drnas",
 )  # fmt: skip
+INK, GRAY = "#1b1f24", "#8a8f98"  # no method's colour
+#: Of EDAS (Table 2) and DA2S (Tables 1 and 5): the paper's error, the model of this data with cells found here.
+OURS: dict[str, dict[str, tuple[float | None, str | None]]] = {
+    "c10": {"edas": (2.92, "edas_c10"), "da2s": (2.42, "da2s_c10")},
+    "c100": {"edas": (17.61, None)},
+    "in1k": {"edas": (None, "edas_in1k"), "da2s": (24.4, "da2s_in1k")},
+}
 DATA_WORDS = {"c10": "CIFAR-10", "c100": "CIFAR-100", "in1k": "ImageNet"}
 Point = dict[str, Any]
 
@@ -49,6 +61,18 @@ def find_points(data: str) -> list[Point]:
         for row in model_rows(names)
         if row["paper_err"] is not None
     ]
+
+
+def find_marks(data: str, latency: dict[str, float]) -> list[Point]:
+    """Of EDAS and DA2S: method, the paper's accuracy (%, None: it gives none), the name of the model with cells found
+    here and what it costs: multiply-adds (millions), milliseconds where they were measured."""
+    own = OURS.get(data, {})
+    counts = {row["name"]: row["macs"] / 1e6 for row in model_rows([name for _, name in own.values() if name])}
+    return [
+        {"method": method, "accuracy": None if error is None else 100 - error, "name": name,
+         "madds": counts.get(name), "ms": latency.get(name or "")}
+        for method, (error, name) in own.items()
+    ]  # fmt: skip
 
 
 def read_latency(path: Path, runtime: str, batch: int) -> tuple[dict[str, float], str]:
@@ -80,29 +104,52 @@ def front(points: list[Point], key: str) -> list[Point]:
     return best
 
 
-def draw_panel(axes: Any, points: list[Point], key: str, words: str) -> None:
+def draw_marks(axes: Any, marks: list[Point], key: str) -> list[Any]:
+    """Lines of EDAS and DA2S with their words; the texts."""
+    from matplotlib.patheffects import withStroke
+
+    look: dict[str, Any] = {"fontsize": 8, "path_effects": [withStroke(linewidth=2.5, foreground="white")]}
+    texts = []
+    for mark in marks:
+        color = method_colors(mark["method"])[0]
+        if mark["accuracy"] is not None:
+            axes.axhline(mark["accuracy"], color=color, lw=1.3, ls=(0, (5, 3)), zorder=1)
+            words, at = f"{mark['method'].upper()}, its paper: {mark['accuracy']:.2f}", (0.01, mark["accuracy"])
+            texts.append(axes.text(*at, words, transform=axes.get_yaxis_transform(), va="bottom", color=color, **look))
+        if mark.get(key) is not None:
+            axes.axvline(mark[key], color=color, lw=1.3, zorder=1)
+            at = (mark[key], 0.02 + 0.06 * (mark["method"] == "edas"))
+            side = "right" if mark["method"] == "da2s" else "left"
+            texts.append(
+                axes.text(*at, f" {mark['name']} ", transform=axes.get_xaxis_transform(), ha=side, color=color, **look)
+            )
+    return texts
+
+
+def draw_panel(axes: Any, points: list[Point], key: str, words: str, marks: list[Point]) -> None:
     """One panel: all points, the front, labels of the front and of the well-known where they do not hide each other."""
     from matplotlib.patheffects import withStroke
 
     same = [p for p in points if p["same_network"]]
     on_front = front(same, key)
-    axes.scatter([p[key] for p in same], [p["accuracy"] for p in same], s=16, color="#8a8f98", linewidths=0)
+    axes.scatter([p[key] for p in same], [p["accuracy"] for p in same], s=16, color=GRAY, linewidths=0)
     others = [p for p in points if not p["same_network"]]
     axes.scatter(
-        [p[key] for p in others], [p["accuracy"] for p in others], s=16, facecolors="none", edgecolors="#8a8f98",
+        [p[key] for p in others], [p["accuracy"] for p in others], s=16, facecolors="none", edgecolors=GRAY,
         linewidths=1,
     )  # fmt: skip
     axes.plot(
-        [p[key] for p in on_front], [p["accuracy"] for p in on_front], color="#1f6feb", marker="o", ms=5, lw=1.2
+        [p[key] for p in on_front], [p["accuracy"] for p in on_front], color=INK, marker="o", ms=5, lw=1.2
     )  # fmt: skip
     axes.set_xlabel(words)
     axes.grid(color="#dddddd", lw=0.6)
     axes.set_axisbelow(True)
     axes.margins(x=0.12, y=0.1)
+    texts = draw_marks(axes, marks, key)
     figure = axes.figure
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()
-    taken: list[Any] = []
+    taken: list[Any] = [text.get_window_extent(renderer) for text in texts]
     dots = [axes.transData.transform((p[key], p["accuracy"])) for p in points]
     names = {p["name"] for p in on_front}
     wanted = on_front + [p for p in points if p["label"] in WELL_KNOWN and p["name"] not in names]
@@ -110,7 +157,7 @@ def draw_panel(axes: Any, points: list[Point], key: str, words: str) -> None:
     places += [(0, -15, "center"), (12, 14, "left"), (-12, 14, "right"), (12, -20, "left"), (-12, -20, "right")]
     inside = axes.get_window_extent(renderer)
     for point in wanted:
-        color = "#1f6feb" if point["name"] in names else "#333333"
+        color = INK if point["name"] in names else "#59636e"
         for dx, dy, side in places:
             text = axes.annotate(
                 point["label"], (point[key], point["accuracy"]), (dx, dy), textcoords="offset points", ha=side,
@@ -138,12 +185,16 @@ def draw(points: list[Point], latency: dict[str, float], data: str, runtime: str
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True)
     timed = [p | {"ms": latency[p["name"]]} for p in points if p["name"] in latency]
-    draw_panel(left, timed, "ms", f"latency of a batch of {batch} (ms, {runtime}; ours, {_timed_of(timed, points)})")
-    draw_panel(right, points, "madds", f"multiply-adds (millions; ours, {len(points)} models)")
+    marks = find_marks(data, latency)
+    draw_panel(
+        left, timed, "ms", f"latency of a batch of {batch} (ms, {runtime}; ours, {_timed_of(timed, points)})", marks
+    )
+    draw_panel(right, points, "madds", f"multiply-adds (millions; ours, {len(points)} models)", marks)
     left.set_ylabel(f"{DATA_WORDS[data]} top-1 accuracy (%, as the papers report it)")
     figure.suptitle(
         f"Cells of the papers on {DATA_WORDS[data]}: accuracy from the papers, cost measured by nas-zoo", fontsize=11
     )
+    lines = "dashed: what the papers of EDAS and DA2S report; upright: what the cells found here cost" * bool(marks)
     hollow = "hollow: the paper's network around the cells is another" * any(not p["same_network"] for p in points)
     size = f"C = {DATA[data].init_channels}, {DATA[data].num_cells} cells"
     own = [
@@ -152,7 +203,9 @@ def draw(points: list[Point], latency: dict[str, float], data: str, runtime: str
         if "init_channels" in MODELS[p["name"]]
     ]
     size += f" ({', '.join(own)})" if own else ""
-    figure.supxlabel("; ".join(filter(None, (machine, size, hollow))), fontsize=7, color="#666666")
+    figure.supxlabel(
+        "\n".join(("; ".join((machine, size)), "; ".join(filter(None, (hollow, lines))))), fontsize=7, color="#666666"
+    )
     return figure
 
 

@@ -270,7 +270,7 @@ class Search:
         count = min(self.settings.gap_batches, self.weight_batches.steps_per_epoch)
         return measure_gap(
             self.supernet,
-            lambda: batches.epoch(0),
+            lambda: batches.once("measuring the cut"),
             (lambda: islice(self.weight_batches.epoch(epoch), count)) if count else None,
             lambda index: self.method.mixing(Step(epoch, index, self.settings.epochs, "eval")),
             genotypes,

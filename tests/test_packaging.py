@@ -168,6 +168,20 @@ def test_hooks_and_workflow_run_what_make_and_ci_run():
     assert test.removeprefix("python ").replace('"', "'").replace("-n 2", "-n $(JOBS)") in make
 
 
+def test_every_picture_has_words_for_who_does_not_see_it():
+    pages = [README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "hub_cards").rglob("*.md"))]
+    texts = {page: page.read_text(encoding="utf-8") for page in pages}
+    alts = {page: re.findall(r"!\[([^\]]*)\]\(", text) for page, text in texts.items()}
+    assert sum(map(len, alts.values())) > 10
+    assert [(page.name, alt) for page, found in alts.items() for alt in found if len(alt) < 20] == []
+    for root in ("nas_zoo", "search", "export", "docs"):
+        for page in [*(ROOT / root).rglob("*.j2"), *(ROOT / root).rglob("*.md"), README]:
+            for tag in re.findall(r"<img\b[^>]*>", page.read_text(encoding="utf-8")):
+                assert "alt=" in tag, (page.name, tag)
+    for picture in [*(ROOT / "docs").rglob("*.svg")]:
+        assert "<title>" in picture.read_text(encoding="utf-8"), picture.name
+
+
 def test_the_readme_opens_with_the_two_commands():
     assert commands_of(README)[:2] == ["make demo", "make test"]
 

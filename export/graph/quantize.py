@@ -23,6 +23,7 @@ import onnx
 
 from nas_zoo.export.graph.onnx_file import INPUT_NAME
 from nas_zoo.export.graph.variants import metadata_of, quiet, set_metadata
+from nas_zoo.runs.progress import progressing
 
 __all__ = ["METHODS", "TARGETS", "int8_variant", "with_float_activations"]
 
@@ -150,7 +151,8 @@ def _reader(pixel_values: np.ndarray, batch: int) -> Any:
         """Batches of one size, since the histograms of two methods are stacked."""
 
         def __init__(self) -> None:
-            self._parts = iter(range(0, len(pixel_values), batch))
+            starts = range(0, len(pixel_values), batch)
+            self._parts = iter(progressing(starts, "calibrating", len(starts)))
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             start = next(self._parts, None)

@@ -28,6 +28,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from nas_zoo.export.graph.check import check_model, read_checked
 from nas_zoo.export.graph.model import ModelSettings
@@ -445,7 +446,21 @@ def _bench(name: str, settings: BenchSettings) -> list[dict[str, Any]]:
     side = settings.input_size
     size = (getattr(model, "in_chans", channels), *(sides if side is None else (side, side)))
     rows: list[dict[str, Any]] = []
-    for runtime in settings.runtime or RUNTIMES:
+    runtimes = settings.runtime or RUNTIMES
+    of_each = {
+        runtime: len(settings.batch) * (len(settings.onnx) or 1 if runtime == "onnx" else 1) for runtime in runtimes
+    }
+    begun: list[float] = []  # when each timing began
+
+    def say(words: str) -> None:
+        if ", batch " in words:
+            begun.append(time.monotonic())
+            done, total = len(begun) - 1, sum(of_each.values())
+            left = tqdm.format_interval((begun[-1] - begun[0]) / done * (total - done)) if done else "?"
+            words = f"{done + 1} of {total}, {left} left: {words}"
+        print(words, file=sys.stderr, flush=True)
+
+    for runtime in runtimes:
         try:
             rows += bench_model(
                 model,
@@ -464,7 +479,7 @@ def _bench(name: str, settings: BenchSettings) -> list[dict[str, Any]]:
                 warmup_s=settings.warmup_s,
                 min_s=settings.min_s,
                 repeats=settings.repeats,
-                progress=lambda words: print(words, file=sys.stderr, flush=True),
+                progress=say,
             )
         except ValueError as error:
             # Of the runtimes that nobody named, one that does not work here is no reason to end.

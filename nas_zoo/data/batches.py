@@ -28,6 +28,7 @@ from nas_zoo.data.augment import (
 )
 from nas_zoo.data.sources import DEVICE_LIMIT_GB, ImageSource, UnreadableImage, checked_indices
 from nas_zoo.runs.distributed import is_first, merged_over_processes, world_size
+from nas_zoo.runs.progress import progressing
 
 __all__ = ["Batches", "in_groups", "in_parts", "usual_workers", "whole_steps"]
 
@@ -229,6 +230,10 @@ class Batches:
         ]
         numbered = [(step, samples) for step, samples in enumerate(batches, start) if len(samples)]
         return self._from_device(epoch, numbered) if self.form == "device" else self._from_stream(epoch, numbered)
+
+    def once(self, words: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of epoch 0, under a bar that says in those words what is done with them."""
+        return progressing(self.epoch(0), words, self.steps_per_epoch)
 
     def _from_device(self, epoch: int, batches: list[tuple[int, np.ndarray]]) -> Iterator[tuple[Tensor, Tensor]]:
         assert self._held is not None

@@ -16,4 +16,5 @@ Other rooms import of it:
     facts         machine, versions and commit of a run
     ending        how a program ends
     outside       code from outside the package
+    progress      how far long work has come
 """

@@ -127,7 +127,7 @@ def evaluate_model(
         std=std or (tuple(cfg["std"]) if fitting else None),
         workers=workers,
     )
-    return evaluate(model.to(device), batches.epoch(0), autocast)
+    return evaluate(model.to(device), batches.once("evaluating"), autocast)
 
 
 @dataclasses.dataclass(frozen=True)

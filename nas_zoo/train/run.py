@@ -281,7 +281,7 @@ class Training:
 
     def evaluated(self, batches: Batches) -> dict[str, dict[str, Any]]:
         """``evaluate`` of each of the weights."""
-        return {name: evaluate(model, batches.epoch(0), self.autocast) for name, model in self.weights.items()}
+        return {name: evaluate(net, batches.once("evaluating"), self.autocast) for name, net in self.weights.items()}
 
     def result(self) -> dict[str, Any]:
         """The final figures on the test split: those of the weights that were named beforehand, and of the others."""

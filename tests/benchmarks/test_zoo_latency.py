@@ -8,6 +8,8 @@ from types import ModuleType
 
 import pytest
 
+from nas_zoo.models.palette import METHOD_COLORS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -106,6 +108,19 @@ def test_a_picture_says_which_sizes_are_others_and_how_many_were_not_timed(tmp_p
     assert "C = 48, 14 cells (random_nsas_c: C = 50, relativenas: C = 46)" in figure.get_supxlabel()
     one = [points["darts_v2_in1k"]]
     assert "1 models)" in zoo_picture.draw(one, few, "in1k", "onnx", 1, "a machine").axes[0].get_xlabel()
+
+
+def test_edas_and_da2s_are_shown_by_what_is_known_of_them():
+    latency = {"darts_v2_c10": 10.0, "edas_c10": 12.0}
+    figure = zoo_picture.draw(zoo_picture.find_points("c10"), latency, "c10", "onnx", 1, "a machine")
+    for axes, cost in zip(figure.axes, (12.0, 602.7), strict=True):
+        shown = {text.get_text().strip(): text.get_color() for text in axes.texts}
+        assert shown["EDAS, its paper: 97.08"] == shown["edas_c10"] == METHOD_COLORS["edas"][0]
+        assert shown["DA2S, its paper: 97.58"] == METHOD_COLORS["da2s"][0]
+        of_edas = [line for line in axes.lines if line.get_color() == METHOD_COLORS["edas"][0]]
+        assert any(list(line.get_xdata()) == pytest.approx([cost, cost], abs=0.1) for line in of_edas)
+    assert "da2s_c10" not in {text.get_text().strip() for text in figure.axes[0].texts}  # not timed there
+    assert "da2s_c10" in {text.get_text().strip() for text in figure.axes[1].texts}
 
 
 def test_the_front_is_what_nothing_surpasses():
