@@ -76,9 +76,9 @@ def weights_of_others() -> Iterator[str]:
 
 
 def zoo() -> Iterator[str]:
-    heads = ["name", "method", "input", "classes", "parameters", "multiply-adds", "*the paper's error, %*"]
+    heads = ["name", "method", "input", "parameters", "multiply-adds", "*the paper's error, %*"]
     return rows(heads, (
-        [f"`{row['name']}`", markdown(row["method"]), row["input_size"], row["num_classes"], millions(row["params"], 2),
+        [f"`{row['name']}`", markdown(row["method"]), row["input_size"], millions(row["params"], 2),
          millions(row["macs"]), papers_error(row)]
         for row in table.model_rows(sorted(MODELS))
     ))  # fmt: skip
