@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 from nas_zoo.models.latency import Shape
 
 __all__ = [
-    "ENOUGH_EPOCHS", "LADDER", "SPARE", "Plan", "Rung", "Seconds", "TooTight", "batch_for", "default_size",
-    "divide_time", "epochs_in", "layout_for", "search_size_for", "sizes_below", "smaller", "widest",
+    "ENOUGH_EPOCHS", "LADDER", "LEAST_EPOCHS", "SEARCH_SHARE", "SPARE", "Plan", "Rung", "Seconds", "TooTight",
+    "batch_for", "default_size", "divide_time", "epochs_in", "layout_for", "search_size_for", "sizes_below", "smaller",
+    "widest",
 ]  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from nas_zoo.auto.plan import (
     ENOUGH_EPOCHS,
     LADDER,
     LEAST_EPOCHS,
+    SEARCH_SHARE,
     SPARE,
     Plan,
     Rung,
@@ -366,8 +367,11 @@ class Auto:
 
     def search(self) -> dict[str, Any]:
         """The folder search/, of which genotype.json is a copy."""
-        made, begun = self.plan_made, time.monotonic()
-        folder, allotted = self.out / "search", self.plan_made.seconds.search
+        made, folder = self.plan_made, self.out / "search"
+        # less than was planned where the stages before it have taken more
+        allotted = self.chosen("seconds of the search", lambda: {
+            "seconds": min(made.seconds.search, SEARCH_SHARE * (self.clock.left - made.seconds.finish))
+        })["seconds"]  # fmt: skip
         settings_class: Any = find_method(self.settings.method)[0]
 
         def settings_with(**chosen: Any) -> Any:
@@ -385,7 +389,7 @@ class Auto:
             small |= {"batch_size": batch}
             with tempfile.TemporaryDirectory() as aside:
                 epoch_s = search_epoch_s(settings_with(**small, epochs=10, out=Path(aside)))
-            left = allotted - (time.monotonic() - begun)
+            left = allotted - self.clock.stages["search"]
             most, limit = min(settings_class().epochs, self.settings.max_epochs), None
             # a larger supernet, up to its size, is nearer to the network, where its epochs are not too few
             for channels, cells in ((16, 8), (8, 8)):
@@ -465,11 +469,9 @@ class Auto:
             begun = time.monotonic()
             with tempfile.TemporaryDirectory() as aside:
                 epoch_s, val_s = training_epoch_s(settings_with(**rate, out=Path(aside), epochs=50))
-            left = min(self.clock.left - made.seconds.finish, 1.3 * made.seconds.train) - (time.monotonic() - begun)
-            # what opening the pictures again takes, and a tenth for what a clock cannot foresee
-            return rate | schedule(
-                epochs_in(0.9 * left, epoch_s + 0.5 * val_s, self.settings.max_epochs), val_s / epoch_s
-            )
+            # the pictures are opened again, and a tenth is for what a clock cannot foresee
+            left = 0.9 * (self.clock.left - made.seconds.finish - (time.monotonic() - begun))
+            return rate | schedule(epochs_in(left, epoch_s + 0.5 * val_s, self.settings.max_epochs), val_s / epoch_s)
 
         def schedule(epochs: int, val_part: float = 0.1) -> dict[str, Any]:
             return {
@@ -484,26 +486,28 @@ class Auto:
             rest = (epochs - line["epoch"]) * each
             left = self.clock.left - made.seconds.finish
             self.clock.expected = rest + made.seconds.finish
-            # another program takes the processor, or the pictures come slowly: while little is lost it begins again
-            if rest > 1.15 * max(left, LEAST_EPOCHS * each) and line["epoch"] <= max(1, epochs // 8):
-                fewer = epochs_in(0.9 * left, each, epochs - 1)
-                self.chosen("train", lambda: chosen | schedule(max(LEAST_EPOCHS, fewer)), again=True)
+            # another program has taken the processor, or leaves it: while little is lost it begins again
+            fits = max(LEAST_EPOCHS, epochs_in(0.9 * left, each, self.settings.max_epochs))
+            slow = rest > 1.15 * max(left, LEAST_EPOCHS * each) and line["epoch"] <= max(1, epochs // 8)
+            idle = fits > 1.7 * epochs and line["epoch"] == 1 and epochs <= self.settings.max_epochs // 2
+            if (slow and fits < epochs) or idle:
+                self.chosen("train", lambda: chosen | schedule(fits), again=True)
                 raise _Enough
             watched = next(iter((line.get("val") or {}).values()), None)
             right = f", {100 * watched['top1']:.1f} % of the pictures that watch" if watched else ""
             self.clock.note(f"epoch {line['epoch']} of {epochs}{right}")
 
+        former = self.out / ".train.old"
         while not (folder / "result.json").is_file():
             chosen = self.chosen("train", choose)
             logged = RunLog.read(folder)[:1] if (folder / "log.jsonl").is_file() else []
-            if logged and logged[0]["settings"]["epochs"] != chosen["epochs"]:  # it begins again with fewer
-                former = self.out / ".train.old"  # gone at once or not at all, whenever this is killed
+            if logged and logged[0]["settings"]["epochs"] != chosen["epochs"]:  # it begins again
                 shutil.rmtree(former, ignore_errors=True)
-                folder.rename(former)
-                shutil.rmtree(former)
+                folder.rename(former)  # gone at once or not at all, whenever this is killed
             self.clock.note(f"{chosen['epochs']} epochs")
             with contextlib.suppress(_Enough):
                 train(settings_with(**chosen, out=folder), resume="auto", callbacks=[seen])
+        shutil.rmtree(former, ignore_errors=True)
         result = TrainResult.read(folder)
         assert result.figures is not None
         with staged(self.out) as aside:
