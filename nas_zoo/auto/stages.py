@@ -143,9 +143,8 @@ class Auto:
             allotted = self._allotted(name)
             with self.clock.stage(name, number, len(STAGES), words):
                 result = getattr(self, name)()
-            seconds = self.clock.stages[name]
-            self._append("stage", name, seconds=seconds, allotted=allotted, result=result)
-            self.clock.save()
+            self.clock.save()  # before the log, or a kill between them would lose the seconds
+            self._append("stage", name, seconds=self.clock.stages[name], allotted=allotted, result=result)
         return self.summary()
 
     def _check_data(self) -> None:
