@@ -135,6 +135,8 @@ def run_experiment(plan: Plan, launcher: Launcher, page_only: bool = False) -> R
         text = published_log(RunLog.read(job.folder))
         if job.program == "search":  # a folder of its own, as --borrow and nas-zoo genotype take it
             write_text(_made(store.out / "logs" / job.folder.name) / "log.jsonl", text)
+            if (job.folder / GAP_FILE).exists():  # what it was cut to is measured with weights that no log has
+                write_text(store.out / "logs" / job.folder.name / GAP_FILE, (job.folder / GAP_FILE).read_text("utf-8"))
         else:
             write_text(_made(store.out / "logs") / f"{job.folder.name}.jsonl", text)
     folder = _made(store.out / plan.scale.name / experiment.name)
