@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from nas_zoo.data.sources import ImageSource
-from nas_zoo.genotype import Genotype
+from nas_zoo.genotype import Genotype, list_genotypes
+from nas_zoo.models.catalog import MODELS
 from nas_zoo.runs.facts import begun_with
 from nas_zoo.runs.files import write_json, write_weights
 from nas_zoo.runs.settings import CHANGEABLE, to_dict
@@ -15,7 +16,16 @@ from nas_zoo.search.discretize import DERIVATIONS, derived_network
 from nas_zoo.search.method import Method, SearchSettings
 from nas_zoo.search.supernet import Supernet
 
-__all__ = ["collapsed", "genotypes_by", "save_derived", "write_cells"]
+__all__ = ["collapsed", "genotypes_by", "need_folder", "save_derived", "write_cells"]
+
+
+def need_folder(folder: Path) -> None:
+    """ValueError where there is no such folder; says so where it is the name of cells or of a model."""
+    if not folder.is_dir():
+        name = str(folder)
+        what = "of a model" if name in MODELS else "of cells" if name in list_genotypes() else ""
+        told = f", but {name!r} is the name {what}; `nas-zoo info {name}` shows them" * bool(what)
+        raise ValueError(f"{name}: there is no such folder{told}; the folder of a search is needed")
 
 
 def genotypes_by(method: Method, rules: Iterable[str | None]) -> dict[str, Genotype | None]:

@@ -26,6 +26,7 @@ from nas_zoo.runs.log import run_to_resume
 from nas_zoo.runs.settings import Parser, settings_from, whole
 from nas_zoo.search.arguments import CHECKPOINT_KIND, add_code_flags, load_code
 from nas_zoo.search.discretize import configurations, gap_table
+from nas_zoo.search.found import need_folder
 from nas_zoo.search.method import find_method
 from nas_zoo.search.report.history import GAP_FILE
 from nas_zoo.search.run import Search
@@ -56,6 +57,7 @@ def measure(
     Raises:
         ValueError: For a folder without a run, other data, a configuration that no cell can have.
     """
+    need_folder(folder)
     path = folder / "checkpoint.pt"
     if not path.exists():
         raise ValueError(f"{folder}: holds no checkpoint.pt of a search")

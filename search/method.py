@@ -184,8 +184,10 @@ class SearchSettings:
             require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
         require(1 <= self.nodes <= 6, "nodes", self.nodes, "from 1 to 6")
         for operation in self.operations:
-            known = operation in ("none", *OPERATIONS) or is_outside(operation)
-            require(known, "operations", operation, f"some of none, {', '.join(OPERATIONS)}")
+            known = ("none", *OPERATIONS)
+            if operation not in known and not is_outside(operation):
+                near = near_names(str(operation), known)
+                raise ValueError(f"operations must be some of {', '.join(known)}, got {operation!r}{near}")
         different = len(set(self.operations)) == len(self.operations) and bool(set(self.operations) - {"none"})
         what = "different ones, and another than 'none' among them"
         require(different, "operations", ", ".join(self.operations), what)

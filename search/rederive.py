@@ -27,6 +27,7 @@ from nas_zoo.runs.outside import check_marks, is_outside, marks_of
 from nas_zoo.runs.settings import Parser, settings_from, whole
 from nas_zoo.search.arguments import add_code_flags, load_code
 from nas_zoo.search.discretize import DERIVATIONS
+from nas_zoo.search.found import need_folder
 from nas_zoo.search.method import find_method
 
 __all__ = ["cells_of_run", "main"]
@@ -44,6 +45,7 @@ def cells_of_run(folder: Path, rule: str | None = None, epoch: int | None = None
         ValueError: For a folder without such a log, an epoch that it does not hold, a rule that is none, or cells of
             which nothing would be left.
     """
+    need_folder(folder)
     first, *others = RunLog.read(folder)
     lines = {line["epoch"]: line for line in others if line.get("kind") == "epoch" and "alpha" in line}
     if first.get("kind") != "run" or not lines:

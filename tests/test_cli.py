@@ -292,6 +292,37 @@ def test_a_number_that_cannot_be_is_one_sentence_in_every_command(argv, told, ca
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["list", "--pretraind"], "nas-zoo list: there is no flag --pretraind; did you mean --pretrained?"),
+        (["doctor", "--model"], "nas-zoo doctor: there is no flag --model; did you mean --models or --help?"),
+        (["demo", "--owerwrite"], "nas-zoo demo: there is no flag --owerwrite; did you mean --overwrite?"),
+        (["list", "--tier", "9"], "nas-zoo list: there is no tier '9'; it must be one of 1, 2"),
+        (["search", "--operations", "skip_conect"], "got 'skip_conect'; did you mean skip_connect?"),
+        (["timm", "trian.py"], "there is no script 'trian.py'; did you mean train.py?"),
+        (
+            ["gap", "edas_c10"],
+            "there is no such folder, but 'edas_c10' is the name of a model; `nas-zoo info edas_c10`",
+        ),
+        (
+            ["genotype", "darts_v2"],
+            "there is no such folder, but 'darts_v2' is the name of cells; `nas-zoo info darts_v2`",
+        ),
+        (["genotype", "runs/no"], "runs/no: there is no such folder; the folder of a search is needed"),
+    ],
+)
+def test_what_is_mistyped_or_another_kind_of_name_is_told_with_what_is_meant(argv, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    try:
+        code: str | int | None = main(argv)
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
+
+
 def test_an_unknown_command_is_exit_code_2(capsys):
     with pytest.raises(SystemExit) as exit_:
         main(["fly"])

@@ -26,6 +26,18 @@ __all__ = ["find_script", "main", "make_parser", "run_script"]
 _REPOSITORY = "https://github.com/huggingface/pytorch-image-models"
 
 
+#: At the top of timm's repository.
+_SCRIPTS = (
+    "train.py",
+    "validate.py",
+    "inference.py",
+    "benchmark.py",
+    "bulk_runner.py",
+    "onnx_export.py",
+    "onnx_validate.py",
+)
+
+
 def find_script(script: str, folder: Path | None = None) -> Path:
     """The file of that path, or of that name ("train.py" or "train") in the folder.
 
@@ -36,7 +48,7 @@ def find_script(script: str, folder: Path | None = None) -> Path:
     for file in (place, place.with_name(f"{place.name}.py")):
         if file.is_file():
             return file
-    others = [file.name for file in place.parent.glob("*.py")]
+    others = [*_SCRIPTS, *(file.name for file in place.parent.glob("*.py"))]
     raise ValueError(
         f"there is no script {str(place)!r}{near_names(place.name, others)}; timm's are in its repository alone: "
         f"git clone --depth 1 --branch v{version('timm')} {_REPOSITORY}, then give the path of one, or its name and "

@@ -358,6 +358,20 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, **kwargs)
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Its own unknown flags are told by the parser that the command has, which knows the nearest ones."""
+        given, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self._of_command(given).error(f"unrecognized arguments: {' '.join(unknown)}")
+        return given
+
+    def _of_command(self, given: argparse.Namespace) -> argparse.ArgumentParser:
+        groups = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        chosen = [
+            group.choices[name] for group in groups if (name := getattr(given, group.dest, None)) in group.choices
+        ]
+        return chosen[0] if chosen else self
+
     def error(self, message: str) -> NoReturn:
         """Ends the program with status 2 and one line; the usage, which may fill a screen, is told by --help."""
         told = re.sub(r"^argument (\S+): must ", r"\1 must ", _with_nearest_flags(self, message))
@@ -365,7 +379,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _with_nearest_flags(parser: argparse.ArgumentParser, message: str) -> str:
-    if choice := re.search(r"^argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)$", message):
+    if choice := re.search(r"^argument (\S+): invalid choice: '?(.*?)'? \(choose from (.*)\)$", message):
         flag, given, known = choice.groups()
         said = near_names(given, re.findall(r"[^\s',]+", known)) or f"; it must be one of {known.replace(chr(39), '')}"
         return f"there is no {flag.removeprefix('--')} {given!r}{said}"

@@ -150,7 +150,8 @@ def test_the_program_writes_a_table_and_a_csv(
     assert main(words) == 0
     printed = capsys.readouterr()
     assert "median_ms" in printed.out
-    assert "cell_net_cifar: onnx tiny.onnx, batch 2" in printed.err
+    assert "1 of 4, ? left: cell_net_cifar: eager, batch 1" in printed.err
+    assert re.search(r"^4 of 4, 00:0\d left: cell_net_cifar: onnx tiny.onnx, batch 2$", printed.err, re.MULTILINE)
     with open(target, newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS

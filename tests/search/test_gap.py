@@ -53,7 +53,7 @@ def test_save_keeps_the_figures_for_the_report(finished, capsys):
     [
         (["RUN", "--edges", "20/14"], "edges must be one of 8/14"),
         (["RUN", "--data", "no/such/folder"], "no/such/folder"),
-        (["nowhere"], "nowhere: holds no checkpoint.pt"),
+        (["nowhere"], "nowhere: there is no such folder"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(argv, message, finished, capsys):
