@@ -51,12 +51,12 @@ METHOD_COLORS = {
     "gdas": ("#8c564b", "#c9a197"),
     "drnas": ("#5a7d1b", "#b5d66a"),
     "fairdarts": ("#b3123f", "#ff7d9c"),
-    "edas_settled": ("#1f3f8f", "#8fa8ff"),
+    "edas_settled": ("#7b1fa2", "#e38bff"),
     "random": ("#444a52", "#c3cad2"),
 }
 #: Of methods from outside, by their names.
 _OTHER_METHODS = (
-    ("#9b1fe8", "#cf9bff"), ("#3f9b0b", "#8be05a"), ("#ff1f8f", "#ff5fae"), ("#006064", "#8fe3e8"),
+    ("#1f3f8f", "#8fa8ff"), ("#3f9b0b", "#8be05a"), ("#ff1f8f", "#ff5fae"), ("#006064", "#8fe3e8"),
     ("#7a2e00", "#ffc9a3"),
 )  # fmt: skip
 
