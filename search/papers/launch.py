@@ -4,10 +4,13 @@ What runs them side by side is submitit (the extra "cluster"): its local executo
 its share of the runs; or Slurm, a job a run. A job that Slurm stops is queued again and goes on where its run was.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from nas_zoo.runs.stop import Reason
 from nas_zoo.search.papers.runs import Job
@@ -24,12 +27,17 @@ class Share:
     jobs: tuple[Job, ...]
 
     def __call__(self) -> Reason | None:
+        begin, done = time.monotonic(), 0
         for number, job in enumerate(self.jobs, 1):
             if job.finished:
                 continue
-            print(f"\nrun {number} of {len(self.jobs)}: {job.told}", flush=True)
+            todo = sum(not other.finished for other in self.jobs)
+            spent = (time.monotonic() - begin) / done if done else 0.0  # a run, those of this call
+            left = f", about {tqdm.format_interval(spent * todo)} left" * bool(done)
+            print(f"\nrun {number} of {len(self.jobs)}{left}: {job.told}", flush=True)
             if (reason := job()) is not None:
                 return reason
+            done += 1
         return None
 
     def checkpoint(self) -> Any:

@@ -9,6 +9,7 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -367,3 +368,21 @@ def test_depth_and_marks():
     assert depth(load_genotype("darts_v2").normal) == 2
     assert marks(SCALES["paper"]) == [1, 21, 41, 61, 81, 100]
     assert marks(SCALES["tiny"]) == [1, 2, 3, 4, 5, 6]
+
+
+class Quick:
+    """Something to be done, as a share of runs sees a job."""
+
+    told = "a quick one"
+    finished = False
+
+    def __call__(self) -> None:
+        self.finished = True
+
+
+def test_each_run_after_the_first_is_told_with_the_time_that_is_left(capsys):
+    jobs: Any = (Quick(), Quick(), Quick())
+    jobs[1].finished = True
+    assert Share(jobs)() is None
+    told = capsys.readouterr().out.split()
+    assert " ".join(told) == "run 1 of 3: a quick one run 3 of 3, about 00:00 left: a quick one"
