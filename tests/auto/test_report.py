@@ -210,3 +210,42 @@ def test_a_folder_without_the_files_of_a_run_is_refused(tmp_path):
     (tmp_path / "look.json").write_text("{")
     with pytest.raises(ValueError, match=r"look\.json"):
         page(tmp_path)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_shows_it_without_horizontal_scrolling(width, scheme, browser, tmp_path):
+    rivals = [row("random", 0.94, 0.16), row("catalogue", 0.96, 0.25), row("timm", 0.7, 0.31)]
+    names = (*(f"a class with a long name {i}" for i in range(9)), "averyveryverylongclassname" * 3)
+    report = write_report(made(tmp_path, rivals, classes=names))
+    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme, offline=True)
+    tab, said, asked = context.new_page(), list[str](), list[str]()
+    tab.on("console", lambda message: said.append(message.text))
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(report.as_uri())
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    tab.get_by_text("Pictures of each class").click()
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert said == []
+    assert [url for url in asked if not url.startswith("data:")] == [report.as_uri()]
+    # the matrix is wider than a phone: it scrolls by itself, and by keyboard
+    matrix = tab.locator("#confusion .wrap")
+    matrix.focus()
+    assert matrix.evaluate("element => element === document.activeElement")
+    for image in tab.locator("#wrong img").all():
+        assert image.get_attribute("alt")
+        assert image.evaluate("element => element.naturalWidth") == 8
+    # letters of the notices stand out enough, in both schemes: WCAG's ratio of 4.5
+    ratio = tab.evaluate(_CONTRAST, "ul.told li")
+    assert ratio >= 4.5
+    context.close()
+
+
+_CONTRAST = """(selector) => {
+  const style = getComputedStyle(document.querySelector(selector));
+  const light = (color) => color.match(/[\\d.]+/g).slice(0, 3).map(Number).map((v) => v / 255)
+    .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const [a, b] = [light(style.color), light(style.backgroundColor)].sort((x, y) => y - x);
+  return (a + 0.05) / (b + 0.05);
+}"""
