@@ -17,7 +17,7 @@ from nas_zoo.models.count import count
 COMMANDS = [
     "list", "info", "search", "gap", "genotype", "report", "train", "adopt", "evaluate", "export", "check", "card",
     "publish", "page", "space", "bench", "predict", "draw", "demo", "doctor", "convert", "export-model",
-    "paper", "latency", "timm", "completion",
+    "paper", "latency", "auto", "timm", "completion",
 ]  # fmt: skip
 
 
