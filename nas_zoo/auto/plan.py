@@ -169,7 +169,7 @@ def divide_time(
         images: To train on; images_per_second: that are trained with.
     """
     table = pieces * piece_s + networks * network_s
-    finish = 7 * network_s + 10
+    finish = 4 * network_s + 10
     both = left - table - finish
     least_train = LEAST_EPOCHS * images / images_per_second
     least = table + finish + max(20.0, least_train / (1 - SEARCH_SHARE))

@@ -470,7 +470,12 @@ class Auto:
                 epoch_s, val_s = training_epoch_s(settings_with(**rate, out=Path(aside), epochs=50))
             # the pictures are opened again, and a tenth is for what a clock cannot foresee
             left = 0.9 * (self.clock.left - made.seconds.finish - (time.monotonic() - begun))
-            return rate | schedule(epochs_in(left, epoch_s + 0.5 * val_s, self.settings.max_epochs), val_s / epoch_s)
+            return rate | schedule(fitting(left, epoch_s + 0.5 * val_s), val_s / epoch_s)
+
+        def fitting(seconds: float, epoch_s: float) -> int:
+            """Epochs, and not so few that the time spent before them is lost."""
+            most = self.settings.max_epochs
+            return max(min(LEAST_EPOCHS, most), epochs_in(seconds, epoch_s, most))
 
         def schedule(epochs: int, val_part: float = 0.1) -> dict[str, Any]:
             return {
@@ -486,7 +491,7 @@ class Auto:
             left = self.clock.left - made.seconds.finish
             self.clock.expected = rest + made.seconds.finish
             # another program has taken the processor, or leaves it: while little is lost it begins again
-            fits = max(LEAST_EPOCHS, epochs_in(0.9 * left, each, self.settings.max_epochs))
+            fits = fitting(0.9 * left, each)
             slow = rest > 1.15 * max(left, LEAST_EPOCHS * each) and line["epoch"] <= max(1, epochs // 8)
             idle = fits > 1.7 * epochs and line["epoch"] == 1 and epochs <= self.settings.max_epochs // 2
             if (slow and fits < epochs) or idle:

@@ -79,12 +79,12 @@ def test_the_time_is_divided_and_the_least_is_known():
         1000, pieces=100, piece_s=1, network_s=8, networks=5, images=1000, images_per_second=500
     )
     assert seconds.table == 140
-    assert seconds.finish == 66
-    assert seconds.search + seconds.train == pytest.approx(1000 - 206)
-    assert seconds.search == pytest.approx(0.3 * 794)
-    assert least == 206 + 20  # training for 10 seconds is not what limits it
+    assert seconds.finish == 42
+    assert seconds.search + seconds.train == pytest.approx(1000 - 182)
+    assert seconds.search == pytest.approx(0.3 * 818)
+    assert least == 182 + 20  # training for 10 seconds is not what limits it
     _, least = divide_time(1000, pieces=0, piece_s=1, network_s=8, networks=0, images=1000, images_per_second=5)
-    assert least == pytest.approx(66 + LEAST_EPOCHS * 1000 / 5 / 0.7)
+    assert least == pytest.approx(42 + LEAST_EPOCHS * 1000 / 5 / 0.7)
 
 
 def test_a_plan_is_read_again():
