@@ -144,8 +144,8 @@ def _made(auto: Auto, rival: Rival, clock: Clock, left: int, val: ImageSource) -
                 )
             ratio = theirs / mine
         epoch_s, seconds = ratio * own["seconds"] / own["epochs"], 0.9 * clock.left / left
-        wanted = min(auto.settings.max_epochs, max(1, round(own["epochs"] / ratio)))
-        epochs = min(wanted, int(seconds / epoch_s))
+        wanted = max(1, round(own["epochs"] / ratio))
+        epochs = min(wanted, auto.settings.max_epochs, int(seconds / epoch_s))
         if epochs < 1:
             return {"epochs": 0, "epoch_s": epoch_s, "seconds": max(0.0, seconds)}
         return like | {"epochs": epochs, "wanted": wanted, "warmup_epochs": min(epochs - 1, max(1, epochs // 5))}

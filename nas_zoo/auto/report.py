@@ -112,8 +112,8 @@ def _trained_less(rival: Row) -> str:
     if rival["epochs"] >= 0.9 * rival["epochs_wanted"]:
         return ""
     return (
-        f"But of the {counted(rival['epochs_wanted'], 'epoch')} that would be as long a training there was time for "
-        f"{rival['epochs']}, so this decides nothing: give --compare-budget more."
+        f"But it had {rival['epochs']} of the {counted(rival['epochs_wanted'], 'epoch')} that would be as long a "
+        "training, so this decides nothing: give --compare-budget more, and --max-epochs."
     )
 
 
