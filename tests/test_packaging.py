@@ -182,10 +182,6 @@ def test_every_picture_has_words_for_who_does_not_see_it():
         assert "<title>" in picture.read_text(encoding="utf-8"), picture.name
 
 
-def test_the_readme_opens_with_the_two_commands():
-    assert commands_of(README)[:2] == ["make demo", "make test"]
-
-
 @pytest.mark.parametrize("command", [c for c in commands_of(README, *DOCS) if re.search(r"nas-zoo|\.py|-m nas_zoo", c)])
 def test_the_commands_of_the_pages_are_understood_as_written(command, tmp_path, monkeypatch):
     """Parsed by the program that would run them; what they would compute is tested elsewhere."""
@@ -206,11 +202,3 @@ def test_the_commands_of_the_pages_are_understood_as_written(command, tmp_path, 
         cli.make_parser().parse_args(words[1:])
     else:
         assert (ROOT / next(word for word in words if word.endswith(".py"))).is_file()
-
-
-@pytest.mark.slow
-def test_the_readmes_python_runs():
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert blocks
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", "\n".join(blocks)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
