@@ -1,4 +1,4 @@
-"""The README's commands and Python, run in its order in one folder, as somebody does who reads it from top to bottom."""
+"""The README's commands and Python, run in its order in one folder, as by somebody who reads it from top to bottom."""
 
 import os
 import re
