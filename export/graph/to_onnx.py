@@ -33,7 +33,7 @@ from nas_zoo.export.graph.real_images import real_images
 from nas_zoo.export.runtime.triton import check_compiled, check_free, write_repository
 from nas_zoo.models.load import name_of_run
 from nas_zoo.runs.ending import program
-from nas_zoo.runs.files import read_bytes
+from nas_zoo.runs.files import read_bytes, staged
 from nas_zoo.runs.settings import Parser, add_flags, given_flags, require, require_least, setting, settings_from
 
 __all__ = ["ExportSettings", "main", "make_parser"]
@@ -123,10 +123,14 @@ def _write_one(name: str, settings: ExportSettings) -> None:
     if asked := [f"--{key.replace('_', '-')}" for key, value in given.items() if value]:
         raise ValueError(f"{', '.join(asked)} can be given with --to FOLDER or --to-triton REPOSITORY only")
     model = named_model(name, settings, random_weights=settings.random_weights)
-    path = export_onnx(model, settings.output or Path("model.onnx"), **_how(settings))
+    path = settings.output or Path("model.onnx")
+    if path.is_dir():
+        raise ValueError(f"output {str(path)!r} is a folder; --to FOLDER writes into one")
+    with staged(path.parent) as aside:  # so that a file which is not its model never stands there
+        export_onnx(model, aside / path.name, **_how(settings))
+        if settings.check:
+            print(summary(check_onnx(aside / path.name, model)))
     print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
-    if settings.check:
-        print(summary(check_onnx(path, model)))
 
 
 def _write_folder(name: str, settings: ExportSettings) -> None:

@@ -105,7 +105,8 @@ class Look:
         if self.contradictions:
             told.append(
                 f"{counted(len(self.contradictions), 'picture')} in more than one class, which no network can "
-                f"learn; one of the labels is wrong: {_some(' = '.join(names) for names in self.contradictions)}."
+                f"learn; one of the labels is wrong: {_some(' = '.join(names) for names in self.contradictions)}. They "
+                "stay in: take the wrong copies out and begin anew; look.json names all."
             )
         if few := [word for word, number in train.items() if number < FEW_IN_CLASS]:
             names = ", ".join(f"{plain(word)!r} ({train[word]})" for word in few[:SHOWN])

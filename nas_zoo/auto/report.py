@@ -46,8 +46,12 @@ Row = dict[str, Any]
 
 
 def standard_error(top1: float, n: int) -> float:
-    """Of an accuracy in [0, 1] on n pictures: the binomial's."""
-    return math.sqrt(top1 * (1 - top1) / n)
+    """Of an accuracy in [0, 1] on n pictures, by Agresti and Coull: two right and two wrong ones more.
+
+    So that 24 of 24 do not look certain, as they would with the binomial's own 0; for many pictures it is that.
+    """
+    share = (top1 * n + 2) / (n + 4)
+    return math.sqrt(share * (1 - share) / (n + 4))
 
 
 def verdict(found: Mapping[str, Any], rival: Mapping[str, Any]) -> str:
@@ -144,6 +148,8 @@ def _told(summary: Row, rows: Sequence[Row], left_out: Sequence[str], confusion:
     if measured > limit:
         over = f"{100 * (measured / limit - 1):.0f} % more"
         say(f"The limit is missed: {_ms(measured)} measured, {_ms(limit)} allowed, {over}.", bad=True)
+    elif measured < 0.6 * limit:
+        say("It is far below the limit: the time budget, not the limit, has bound its size. More time may give more.")
     if summary["train_epochs"] < LEAST_EPOCHS:
         trained = counted(summary["train_epochs"], "epoch")
         say(
@@ -155,8 +161,8 @@ def _told(summary: Row, rows: Sequence[Row], left_out: Sequence[str], confusion:
     if found is None:
         say(
             "This network was compared with nothing, so that it is not known whether the search has paid off. "
-            "nas-zoo auto --resume --compare --out FOLDER trains random cells, cells of the catalogue and a network of "
-            "timm in the same time and adds them here."
+            "With --resume --compare it trains random cells, cells of the catalogue and a network of timm, "
+            "each in the same time again, and adds them here."
         )
     for row in rows:
         if found is None or row["kind"] in ("found", "found_int8"):

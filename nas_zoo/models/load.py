@@ -168,8 +168,9 @@ def read_state_dict(path: Path) -> StateDict:
             f"{named}: not readable as tensors and plain values{held}; a pickle that carries code is refused"
         ) from error
     except Exception as error:  # either library raises many kinds for a damaged file
-        words = _first_line(str(error).splitlines()) or type(error).__name__
-        raise ValueError(f"{named}: not readable: {words}") from error
+        words = _first_line(str(error).splitlines())
+        said = f": {words}" if " " in words else f" as weights ({type(error).__name__})"  # "101" tells nobody anything
+        raise ValueError(f"{named}: not readable{said}") from error
     return state_dict_of(value, named)
 
 

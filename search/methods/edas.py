@@ -192,6 +192,6 @@ class Edas(nn.Module):
         return loss
 
     def genotype(self, rule: str | None = None) -> Genotype:
-        """Section 4.2: the strongest operation of every edge by default, or another rule (see ``search.discretize``)."""
+        """Section 4.2: every edge's strongest operation by default, or another rule (see ``search.discretize``)."""
         scores = {kind: torch.stack([alpha_O.detach() for alpha_O in self._logits(kind)]) for kind in KINDS}
         return derive(self.settings.derive if rule is None else rule, scores, self.space)

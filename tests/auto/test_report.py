@@ -75,9 +75,10 @@ def test_random_cells_are_called_as_good_exactly_within_two_standard_errors(tmp_
     assert ("The search has not paid off" in text) is bool(not within and top1 > 0.95)
 
 
-def test_the_standard_error_is_the_binomials():
-    assert standard_error(0.5, 100) == pytest.approx(0.05)
-    assert standard_error(0.9, 1000) == pytest.approx(0.009487, abs=1e-6)
+def test_the_standard_error_is_the_binomials_for_many_pictures_and_never_nothing():
+    assert standard_error(0.5, 100) == pytest.approx(0.5 / 104**0.5)
+    assert standard_error(0.9, 100_000) == pytest.approx((0.9 * 0.1 / 100_000) ** 0.5, rel=1e-3)
+    assert standard_error(1.0, 24) == pytest.approx(0.0487, abs=1e-4)  # 26 of 28
     assert verdict({"top1": 0.9, "n": 1000}, {"top1": 0.88, "n": 1000}) == "as good"
     assert verdict({"top1": 0.9, "n": 10000}, {"top1": 0.88, "n": 10000}) == "worse"
     assert verdict({"top1": 0.5, "n": 10000}, {"top1": 0.52, "n": 10000}) == "better"
