@@ -133,7 +133,12 @@ STOPPED = """
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_leaves_nothing_half_written_and_is_128_and_its_number(tmp_path, number):
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(STOPPED)], cwd=tmp_path, stdout=subprocess.PIPE, start_new_session=True
+        [sys.executable, "-c", textwrap.dedent(STOPPED)],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        # nohup, under which the tests may run, leaves SIGHUP ignored in all that it starts
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     with process:
         assert process.stdout is not None
