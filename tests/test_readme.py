@@ -30,6 +30,14 @@ def blocks() -> list[tuple[str, str]]:
     return re.findall(r"```(sh|python)\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
 
 
+def test_its_python_runs(tmp_path: Path) -> None:
+    """By itself, as `make test-wheel` runs it on the installed wheel."""
+    words = [sys.executable, "-W", "ignore", "-c", "\n".join(text for language, text in blocks() if language == "python")]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "n03028079\n"
+
+
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What each command of the README printed, to the end of its blocks; the first that fails ends the walk."""

@@ -24,7 +24,7 @@ TESTS = [
     "tests/test_completion.py",
     "tests/test_demo.py",
     "tests/test_packaging.py::test_the_commands_of_the_pages_are_understood_as_written",
-    "tests/test_packaging.py::test_the_readmes_python_runs",
+    "tests/test_readme.py::test_its_python_runs",
 ]
 
 
