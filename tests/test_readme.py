@@ -32,7 +32,8 @@ def blocks() -> list[tuple[str, str]]:
 
 def test_its_python_runs(tmp_path: Path) -> None:
     """By itself, as `make test-wheel` runs it on the installed wheel."""
-    words = [sys.executable, "-W", "ignore", "-c", "\n".join(text for language, text in blocks() if language == "python")]
+    text = "\n".join(text for language, text in blocks() if language == "python")
+    words = [sys.executable, "-W", "ignore", "-c", text]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "n03028079\n"
