@@ -14,7 +14,6 @@ benchmarks/latency_term.csv is what it wrote.
 
 import argparse
 import csv
-import math
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from nas_zoo.genotype import Genotype
 from nas_zoo.models.latency import Conditions, LatencyTable, Shape
 from nas_zoo.models.load import load_model
 from nas_zoo.models.network import CellNet
+from nas_zoo.models.results import standard_error
 from nas_zoo.runs.files import write_text
 from nas_zoo.search import SearchSettings, search
 from nas_zoo.search.method import find_method
@@ -120,7 +120,7 @@ def main() -> None:
                     "seed": seed, "cells": name, "init_channels": width, "limit_ms": limit,
                     "predicted_ms": round(table.estimate(cells, shape).ms, 4) if width == 32 else "",
                     "measured_ms": round(ms, 4), "top1": top1, "n": n,
-                    "standard_error": round(math.sqrt(top1 * (1 - top1) / n), 5),
+                    "standard_error": round(standard_error(top1, n), 5),
                     "parameters": result.figures["parameters"], "cells_hash": cells.digest,
                 }
             )  # fmt: skip

@@ -124,8 +124,8 @@ def _write_one(name: str, settings: ExportSettings) -> None:
         raise ValueError(f"{', '.join(asked)} can be given with --to FOLDER or --to-triton REPOSITORY only")
     model = named_model(name, settings, random_weights=settings.random_weights)
     path = settings.output or Path("model.onnx")
-    if path.is_dir():
-        raise ValueError(f"output {str(path)!r} is a folder; --to FOLDER writes into one")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"output {str(path)!r} must be the name of a file in an existing folder; --to makes folders")
     with staged(path.parent) as aside:  # so that a file which is not its model never stands there
         export_onnx(model, aside / path.name, **_how(settings))
         if settings.check:

@@ -11,7 +11,6 @@ stands in a section of its own that says so.
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import sys
 from collections.abc import Mapping
@@ -109,9 +108,9 @@ def card_text(checkpoint: Checkpoint, *, repo: str | None = None, onnx: bool = F
 
 def _training(row: Result) -> dict[str, Any]:
     """What the card says of our own training beside the row."""
-    share, changed = row.top1 / 100, row.changed_settings
+    changed = row.changed_settings
     return {
-        "standard_error": 100 * math.sqrt(share * (1 - share) / row.test_images),
+        "standard_error": 100 * results.standard_error(row.top1 / 100, row.test_images),
         "changed": changed,
         "averaged": bool(changed.get("ema_decay", RECIPES.get(row.recipe, {}).get("ema_decay", 0.0))),
     }

@@ -22,6 +22,7 @@ from PIL import Image
 from nas_zoo.auto.plan import LEAST_EPOCHS
 from nas_zoo.data.sources import ImageSource
 from nas_zoo.genotype import KINDS, load_genotype
+from nas_zoo.models.results import standard_error
 from nas_zoo.runs.files import write_json, write_text
 from nas_zoo.runs.log import RunLog
 from nas_zoo.search.report import figures
@@ -29,7 +30,7 @@ from nas_zoo.search.report.figures import Dot
 from nas_zoo.search.report.page import style_sheet
 from nas_zoo.text import counted, fill
 
-__all__ = ["page", "standard_error", "verdict", "write_report", "write_wrong"]
+__all__ = ["page", "verdict", "write_report", "write_wrong"]
 
 MOST_WRONG = 24  # pictures that are shown
 _SIDE = 112  # of a thumbnail, in pixels
@@ -43,15 +44,6 @@ Row = dict[str, Any]
 
 
 # What is said ---------------------------------------------------------------------------------------------------------
-
-
-def standard_error(top1: float, n: int) -> float:
-    """Of an accuracy in [0, 1] on n pictures, by Agresti and Coull: two right and two wrong ones more.
-
-    So that 24 of 24 do not look certain, as they would with the binomial's own 0; for many pictures it is that.
-    """
-    share = (top1 * n + 2) / (n + 4)
-    return math.sqrt(share * (1 - share) / (n + 4))
 
 
 def verdict(found: Mapping[str, Any], rival: Mapping[str, Any]) -> str:

@@ -38,6 +38,7 @@ __all__ = [
     "read_reference",
     "read_results",
     "reference_path",
+    "standard_error",
     "weights_path",
     "words_of_classes",
     "write_results",
@@ -370,3 +371,12 @@ def fetch_weights(row: Result, *, local_only: bool = False, cache_dir: Path | st
             f"{again}"
         )
     return path
+
+
+def standard_error(top1: float, n: int) -> float:
+    """Of an accuracy in [0, 1] on n pictures, by Agresti and Coull: two right and two wrong ones more.
+
+    So that 24 of 24 do not look certain, as they would with the binomial's own 0; for many pictures it is that.
+    """
+    share = (top1 * n + 2) / (n + 4)
+    return math.sqrt(share * (1 - share) / (n + 4))

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas_zoo.auto.report import MOST_WRONG, page, standard_error, verdict, write_report, write_wrong
+from nas_zoo.auto.report import MOST_WRONG, page, verdict, write_report, write_wrong
 from nas_zoo.data.sources import ImageSource
 from nas_zoo.genotype import load_genotype
+from nas_zoo.models.results import standard_error
 
 EVIL = '<img src=x onerror="alert(1)">'
 RANDOM_AS_GOOD = "Random cells are as good at the same width and depth"

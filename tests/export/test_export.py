@@ -374,6 +374,25 @@ def test_every_check_error_is_a_value_error() -> None:
     assert all(issubclass(kind, CheckError) and issubclass(kind, ValueError) for kind in kinds)
 
 
+@pytest.mark.slow
+def test_an_export_that_fails_its_check_or_has_no_place_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Path, model: Any) -> None:
+        assert path.is_file()  # it is looked at
+        raise ValuesDiffer("another network")
+
+    monkeypatch.setattr("nas_zoo.export.graph.to_onnx.check_onnx", refuse)
+    monkeypatch.chdir(tmp_path)
+    Path("net.onnx").write_text("an older one")
+    assert export_main(["darts_v2_c10_s", "--output", "net.onnx"]) == 1
+    assert "another network" in capsys.readouterr().err
+    for place in (".", "none/net.onnx"):
+        assert export_main(["darts_v2_c10_s", "--output", place]) == 2
+        assert "in an existing folder" in capsys.readouterr().err
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"net.onnx": "an older one"}
+
+
 # Programs ------------------------------------------------------------------------------------------------------------
 
 
