@@ -264,7 +264,7 @@ def predict(options: argparse.Namespace) -> int:
         **gpu_options(options),
     )  # fmt: skip
     if options.provider == "auto":
-        print(f"nas-zoo predict: {classifier.path.name} runs on {classifier.provider}", file=sys.stderr)
+        print(plain(f"nas-zoo predict: {classifier.path.name} runs on {classifier.provider}"), file=sys.stderr)
     failed = 0
     for are_folders, group in itertools.groupby(map(Path, options.images), Path.is_dir):
         paths = list(group)
