@@ -70,7 +70,8 @@ def test_predict_prints_labels_and_file_names_as_text(tmp_path, capsys):
     (folder / "\x1b[31mbroken.png").write_bytes(b"no image")
     assert main(["predict", str(path), str(folder), "--top-k", "3"]) == 2
     printed, told = (text.splitlines() for text in capsys.readouterr())
-    assert len(printed) == 1 and len(told) == 2  # the picture; where the model runs, what cannot be read
+    assert len(printed) == 1  # the picture
+    assert len(told) == 2  # where the model runs, and what cannot be read
     assert all(line.isprintable() and r"\x1b" in line for line in printed + told)
 
 
