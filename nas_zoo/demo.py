@@ -120,7 +120,7 @@ def run_demo(out: Path, seed: int = 0, overwrite: bool = False) -> dict[str, Any
     alpha_lr = _alpha_lr(epochs)
     print(
         f"\nA demo setting: alpha's learning rate is {alpha_lr:g}, so that in {_iterations(epochs)} iterations "
-        "alpha can come about as far as with the paper's 0.025 in 9,775.",
+        "alpha can come about as far as with the paper's 0.025 in 9,750.",
         flush=True,
     )
     setting = [*_flags(SEARCH | {"alpha_lr": f"{alpha_lr:g}"}), "--seed", str(seed)]
