@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["counted", "fill", "markdown", "near_names", "plain", "show", "table", "terminal_width", "wrapped"]
+__all__ = ["counted", "fill", "listed", "markdown", "near_names", "plain", "show", "table", "terminal_width", "wrapped"]
 
 #: Control characters, the ends of lines and paragraphs, what turns the direction of writing, halves of characters.
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -46,6 +46,13 @@ def show(value: Any) -> str:
 def counted(number: int, one: str = "", many: str | None = None) -> str:
     """ "1 epoch", "6,000 epochs"; the number alone without a word."""
     return f"{number:,} {one if number == 1 else many or f'{one}s'}" if one else f"{number:,}"
+
+
+def listed(names: Iterable[object], most: int = 3, between: str = "; ") -> str:
+    """The first `most` of the names, each on one line, and how many more there are: "a; b; c; and 27 more"."""
+    known = [plain(name) for name in names]
+    more = [f"and {len(known) - most:,} more"] if len(known) > most else []
+    return between.join([*known[:most], *more])
 
 
 def near_names(name: str, known: Iterable[str]) -> str:

@@ -22,7 +22,7 @@ from nas_zoo.data.augment import epoch_order
 from nas_zoo.data.division import Division, image_names
 from nas_zoo.data.pictures import DECODE_ERRORS, decode, open_picture
 from nas_zoo.data.sources import ImageSource, UnreadableImage
-from nas_zoo.text import counted, plain
+from nas_zoo.text import counted, listed, plain
 
 __all__ = ["LEAST_IN_CLASS", "Look", "Seen", "divide", "look", "same_pictures", "see"]
 
@@ -30,7 +30,6 @@ LEAST_IN_CLASS = 10  # of all parts together: some train, some watch, some test
 FEW_IN_CLASS = 50  # below it a class is told of
 IMBALANCE = 3.0  # largest class over smallest, from which on it is told
 VAL_SHARE = 0.1  # of each class of the training part
-SHOWN = 3  # examples of a finding
 _THUMB = 16  # side of what two pictures are compared by
 _COMPARED_PIXELS = 32  # smaller pictures are the same only where all their pixels are
 _NEAR = 3.0  # mean difference of grey values, of 255, up to which two thumbnails are of one picture
@@ -90,35 +89,47 @@ class Look:
         ]
         if self.unreadable:
             told.append(
-                f"{counted(len(self.unreadable), 'picture')} cannot be read and left out: {_some(self.unreadable)}."
+                f"{counted(len(self.unreadable), 'picture')} cannot be read and left out: {listed(self.unreadable)}."
             )
-        if self.repeated:
-            told.append(
-                f"{counted(len(self.repeated), 'picture')} of a class there several times: "
-                f"{_some(' = '.join(names) for names in self.repeated)}."
-            )
-        if self.leaks:
-            told.append(
-                f"{counted(len(self.leaks), 'training picture')} also in the part that watches or tests; the training "
-                f"copies are left out ({len(self.left_out)}): {_some(' = '.join(names) for names in self.leaks)}."
-            )
+        told += self.doubles()
         if self.contradictions:
+            told[-1] += " look.json names all."
+        if blind := [repr(word) for word, number in self.counts["test"].items() if not number]:
             told.append(
-                f"{counted(len(self.contradictions), 'picture')} in more than one class, which no network can "
-                f"learn; one of the labels is wrong: {_some(' = '.join(names) for names in self.contradictions)}. They "
-                "stay in: take the wrong copies out and begin anew; look.json names all."
+                f"{counted(len(blind), 'class has', 'classes have')} no test pictures: {listed(blind, between=', ')}; "
+                "the final figure says nothing of them."
             )
-        if few := [word for word, number in train.items() if number < FEW_IN_CLASS]:
-            names = ", ".join(f"{plain(word)!r} ({train[word]})" for word in few[:SHOWN])
+        if few := [f"{word!r} ({number})" for word, number in train.items() if number < FEW_IN_CLASS]:
             told.append(
-                f"{counted(len(few), 'class has', 'classes have')} fewer than {FEW_IN_CLASS} training pictures: {names}"
-                f"{' ...' if len(few) > SHOWN else ''}; expect large errors there."
+                f"{counted(len(few), 'class has', 'classes have')} fewer than {FEW_IN_CLASS} training pictures: "
+                f"{listed(few, between=', ')}; expect large errors there."
             )
         if self.imbalance >= IMBALANCE:
             most, least = max(train, key=train.__getitem__), min(train, key=train.__getitem__)
             told.append(
                 f"The classes differ in size ({plain(most)!r} {train[most]:,}, {plain(least)!r} {train[least]:,}): "
                 "the balanced accuracy, the mean over the classes, says more than the accuracy."
+            )
+        return told
+
+    def doubles(self) -> list[str]:
+        """What there is to say of pictures that are there several times."""
+        same, told = " = ".join, list[str]()
+        if self.repeated:
+            told.append(
+                f"{counted(len(self.repeated), 'picture')} of a class there several times: "
+                f"{listed(map(same, self.repeated))}."
+            )
+        if self.leaks:
+            told.append(
+                f"{counted(len(self.leaks), 'training picture')} also in the part that watches or tests; the training "
+                f"copies are left out ({len(self.left_out)}): {listed(map(same, self.leaks))}."
+            )
+        if self.contradictions:
+            told.append(
+                f"{counted(len(self.contradictions), 'picture')} in more than one class, which no network can "
+                f"learn; one of the labels is wrong: {listed(map(same, self.contradictions))}. They stay in: take the "
+                "wrong copies out and begin anew."
             )
         return told
 
@@ -140,11 +151,6 @@ class Look:
 
 def _whose(part: str, found: Look) -> str:
     return "held out" if part in found.held_out else "the data set's own"
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = [plain(name) for name in names]
-    return "; ".join(listed[:SHOWN]) + (f"; and {len(listed) - SHOWN} more" if len(listed) > SHOWN else "")
 
 
 def see(source: ImageSource, step: Callable[[int], None] | None = None) -> tuple[list[Seen | None], np.ndarray]:
@@ -272,11 +278,27 @@ def look(
         step: Is told how many more pictures have been seen.
 
     Raises:
-        ValueError: A class has too few pictures, or more cannot be read than may be left out; it names them.
+        ValueError: A class has too few pictures, or more cannot be read than may be left out. It tells of all that is
+            wrong with the pictures, not of the first that was met.
     """
     train = parts["train"]
-    seen = {part: see(source, step)[0] for part, source in parts.items()}
-    _refuse_few(parts, seen)
+    with train.skips.together():
+        seen = {part: see(source, step)[0] for part, source in parts.items()}
+        found, division = _found(parts, seen, seed, own_test, tuple(fingerprints))
+        refused = [*filter(None, [train.skips.too_many()]), *_too_few(parts, seen, found.counts)]
+        if refused:
+            raise ValueError(" ".join([f"{plain(train.name)}: {'; '.join(refused)}.", *found.doubles()]))
+    return found, division
+
+
+def _found(
+    parts: Mapping[str, ImageSource],
+    seen: Mapping[str, Sequence[Seen | None]],
+    seed: int,
+    own_test: bool,
+    fingerprints: tuple[str, ...],
+) -> tuple[Look, Division]:
+    train = parts["train"]
     every = iter(same_pictures([one for part in parts for one in seen[part]]))
     number = {part: [next(every) for _ in seen[part]] for part in parts}
     others = {same for part in parts if part != "train" for same in number[part] if same >= 0}
@@ -294,7 +316,7 @@ def look(
             if not (part == "train" and name in out):
                 counts[mine][word] += 1
     shared = [found for found in places.values() if len(found) > 1]
-    sides = np.array([(one.width, one.height) for some in seen.values() for one in some if one is not None])
+    sides = np.array([(one.width, one.height) for some in seen.values() for one in some if one is not None] or [(0, 0)])
 
     def names_of(found: Sequence[tuple[str, str, str]]) -> tuple[str, ...]:
         return tuple(name for _, _, name in found)
@@ -310,7 +332,7 @@ def look(
         heights=spread(sides[:, 1]),
         shorter=int(np.median(sides.min(1))),
         channels=train.in_chans,
-        unreadable=tuple(sorted(train.skips.found)),
+        unreadable=tuple(sorted(train.skips.known)),
         repeated=tuple(
             names_of(found) for found in shared if max(Counter((part, word) for part, word, _ in found).values()) > 1
         ),
@@ -318,20 +340,30 @@ def look(
         leaks=tuple(names_of(found) for found in shared if len({part for part, _, _ in found}) > 1),
         left_out=division.left_out,
         held_out=tuple(part for part, own in (("val", "val" in parts), ("test", own_test)) if not own),
-        fingerprints=tuple(fingerprints),
+        fingerprints=fingerprints,
     ), division
 
 
-def _refuse_few(parts: Mapping[str, ImageSource], seen: Mapping[str, Sequence[Seen | None]]) -> None:
-    classes = parts["train"].classes
-    totals = Counter(dict.fromkeys(classes, 0))
+def _too_few(
+    parts: Mapping[str, ImageSource], seen: Mapping[str, Sequence[Seen | None]], counts: Mapping[str, Mapping[str, int]]
+) -> list[str]:
+    """What there is too little of to train, to watch and to test."""
+    totals = Counter(dict.fromkeys(parts["train"].classes, 0))
     for part, source in parts.items():
         totals.update(
             source.classes[label] for label, one in zip(source.labels, seen[part], strict=True) if one is not None
         )
-    if few := [word for word in classes if totals[word] < LEAST_IN_CLASS]:
-        names = ", ".join(f"{plain(word)!r} has {totals[word]}" for word in few[:5])
-        raise ValueError(
-            f"{plain(parts['train'].name)}: class {names}{' ...' if len(few) > 5 else ''}; each class needs at least "
-            f"{LEAST_IN_CLASS} pictures, some to train, some to watch and some to test"
+    told = []
+    if few := [f"{word!r} has {total}" for word, total in totals.items() if total < LEAST_IN_CLASS]:
+        told.append(
+            f"class {listed(few, 5, ', ')}; each class needs at least {LEAST_IN_CLASS} pictures, some to train, some "
+            "to watch and some to test: add pictures, or take the class out"
         )
+    if none := [repr(word) for word, n in counts["train"].items() if not n and totals[word] >= LEAST_IN_CLASS]:
+        told.append(
+            f"class {listed(none, 5, ', ')}: none is left to train on, since all are, or are the same pictures as, "
+            "those that watch and test"
+        )
+    told += [f"none of the pictures of the {part} part can be read" for part in ("val", "test")
+             if not any(counts[part].values()) and not few and not none]  # fmt: skip
+    return told

@@ -44,6 +44,9 @@ from nas_zoo.search import load_method
 
 __all__ = ["BudgetMissed", "auto", "main", "make_parser"]
 
+#: What a run leaves before it has looked at the pictures.
+_FIRST_FILES = (".lock", "log.jsonl", "clock.json", "console.log", "data_index.jsonl", "division.json", "look.json")
+
 
 class BudgetMissed(Finding):
     """The delivered file takes longer than was allowed; everything is written all the same."""
@@ -88,6 +91,12 @@ def parse(argv: list[str]) -> tuple[AutoSettings, bool]:
             f"out={str(out)!r} holds something already; --resume goes on with a run, another --out begins one"
         )
     settings = settings_from(AutoSettings, flags)
+    for name in ("data", "test_data"):
+        place = getattr(settings, name)
+        if place and Path(place).is_dir() and out.resolve().is_relative_to(Path(place).resolve()):
+            raise ValueError(
+                f"out={str(out)!r} lies in {name}={place!r}, where it would be taken for pictures; give another --out"
+            )
     for name, example in (("data", "photos"), ("max_latency", "--max-latency 5"), ("time_budget", "--time-budget 900")):
         if getattr(settings, name) is None:
             raise ValueError(f"{name} is needed, such as {example}")
@@ -104,7 +113,7 @@ def auto(settings: AutoSettings, resume: bool = False) -> dict[str, Any]:
     accelerator = start_accelerator()
     out = settings.out
     assert settings.time_budget is not None
-    with only_run_in(out, accelerator):
+    with _whole_or_gone(out), only_run_in(out, accelerator), contextlib.nullcontext() if resume else _cleared(out):
         log = RunLog(out)
         if not resume:
             (out / "clock.json").unlink(missing_ok=True)
@@ -142,6 +151,31 @@ def auto(settings: AutoSettings, resume: bool = False) -> dict[str, Any]:
             f"{out / found['file']} takes {ms:.3f} ms, {100 * (ms / most - 1):.0f} % more than the {most:g} ms allowed"
         )
     return found
+
+
+@contextlib.contextmanager
+def _whole_or_gone(out: Path) -> Iterator[None]:
+    """Takes away the folders that the block has made and left empty."""
+    made = [place for place in (out, *out.parents) if not place.exists()]
+    try:
+        yield
+    finally:
+        for place in made:
+            with contextlib.suppress(OSError):  # there is something in it
+                place.rmdir()
+
+
+@contextlib.contextmanager
+def _cleared(out: Path) -> Iterator[None]:
+    """Of a run that was refused before it had looked at the pictures nothing stays, so that it can be begun again."""
+    try:
+        yield
+    except Exception:
+        if not (out / "log.jsonl").is_file() or not any(line["kind"] == "stage" for line in RunLog.read(out)):
+            for name in _FIRST_FILES:
+                with contextlib.suppress(OSError):  # Windows keeps the lock's file while it is held
+                    (out / name).unlink()
+        raise
 
 
 @contextlib.contextmanager

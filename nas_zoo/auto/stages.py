@@ -74,6 +74,7 @@ from nas_zoo.runs.files import staged, write_json, write_text
 from nas_zoo.runs.log import RunLog
 from nas_zoo.search import SearchResult, find_method, search
 from nas_zoo.search.run import Search
+from nas_zoo.text import plain
 from nas_zoo.train import RECIPES, TrainResult, TrainSettings, train
 from nas_zoo.train.run import Training
 
@@ -93,6 +94,7 @@ STAGES = {
 }
 _MARGIN = 0.97  # of the latency budget, for what is measured before training: a later measurement differs a little
 _INT8_LOSS = 0.01  # of accuracy and balanced accuracy that int8 may lose on the val part
+_MOST_LISTED = 200  # pictures that cannot be read
 _TABLE = "latency.json"
 _DIVISION = "division.json"
 MODEL, INT8 = "model.onnx", "model_int8.onnx"
@@ -202,14 +204,16 @@ class Auto:
         """The delivered file."""
         return self.out / str(self.result("export")["file"])
 
-    def parts(self, *, image_size: int | None = None, stream: bool | None = None) -> dict[str, ImageSource]:
-        """The data set's own parts."""
+    def parts(
+        self, *, image_size: int | None = None, stream: bool | None = None, skips: Skips | None = None
+    ) -> dict[str, ImageSource]:
+        """The data set's own parts; one that a class has nothing in is refused by what looks at the pictures."""
         settings = self.settings
         assert settings.data is not None  # the program saw to that
         return open_parts(
             settings.data, root=settings.data_root, test_data=settings.test_data, image_size=image_size, stream=stream,
-            image_column=settings.image_column, label_column=settings.label_column,
-            skips=Skips(settings.skip_unreadable, offered=True),
+            image_column=settings.image_column, label_column=settings.label_column, few=True,
+            skips=skips or Skips(settings.skip_unreadable, offered=True),
         )  # fmt: skip
 
     def divided(self, image_size: int) -> dict[str, ImageSource]:
@@ -240,16 +244,23 @@ class Auto:
     def look(self) -> dict[str, Any]:
         """look.json and division.json."""
         settings, seen = self.settings, itertools.count(1)
-        sources = self.parts(stream=True)
-        total = sum(map(len, sources.values()))
+        skips = Skips(settings.skip_unreadable, offered=True)
 
         def step(number: int) -> None:
             self.clock.note(f"{min(total, 64 * next(seen)):,} of {total:,} pictures")
 
-        index = FileIndex(self.out / "data_index.jsonl")
-        marks = [fingerprint(source, index) for source in sources.values()]
-        own_test = settings.data in NAMES or settings.test_data is not None or bool(sources["test"].part)
-        found, division = look(sources, settings.seed, own_test=own_test, fingerprints=marks, step=step)
+        with skips.together():
+            sources = self.parts(stream=True, skips=skips)
+            total = sum(map(len, sources.values()))
+            index = FileIndex(self.out / "data_index.jsonl")
+            marks = tuple(fingerprint(source, index) for source in sources.values())
+            own_test = settings.data in NAMES or settings.test_data is not None or bool(sources["test"].part)
+            try:
+                found, division = look(sources, settings.seed, own_test=own_test, fingerprints=marks, step=step)
+            except ValueError:
+                for fault in sorted(skips.known)[:_MOST_LISTED]:  # the error has some of them
+                    self.clock.say(f"      {plain(fault)}")
+                raise
         write_json(self.out / _DIVISION, dataclasses.asdict(division))
         record = found.to_dict()
         write_json(self.out / "look.json", record)

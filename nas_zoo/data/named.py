@@ -37,7 +37,7 @@ from nas_zoo.data.sources import (
     decode_readable,
 )
 from nas_zoo.data.tables import Columns, csv_paths, is_table, open_table
-from nas_zoo.text import counted
+from nas_zoo.text import counted, listed
 
 __all__ = [
     "NAMES",
@@ -109,6 +109,7 @@ def open_parts(
     skips: Skips | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    few: bool = False,
 ) -> dict[str, ImageSource]:
     """The "train", "val" and "test" images of a data set; "val" is left out of what is returned where there is none.
 
@@ -129,6 +130,7 @@ def open_parts(
     image_size: None for the size that all images share if it is 64 pixels or less, else 224. in_chans: 3 or 1 (grey);
     None for 3 with files. stream: leave files encoded and check headers only; None for so if more than 2 GB decoded.
     Otherwise every image is decoded here, so a corrupt one is found now. skips: what to go on without, none if None.
+    few: a class with no or one image is not refused; the caller counts them.
 
     Raises ValueError for a missing path, an unknown name, an empty class, classes that differ between the parts,
     a corrupt image or archive and what else cannot be trained on, naming the value and what would do.
@@ -156,7 +158,7 @@ def open_parts(
         test_path = None if test_data is None else os.fspath(test_data)
         return _open_files(
             name, splits, test_path, image_size, in_chans or 3, crop_pct, stream, split_seed, skips or Skips(),
-            Columns(image_column, label_column),
+            Columns(image_column, label_column), few,
         )  # fmt: skip
     if test_data is not None:
         raise ValueError(f"test_data {os.fspath(test_data)!r}: {name} has a test split of its own")
@@ -189,17 +191,24 @@ def limited(source: ImageSource, count: int | None, seed: int) -> ImageSource:
     return source.subset(order[:count].sort().values.numpy())
 
 
-def hold_out(labels: np.ndarray, classes: tuple[str, ...], split: str, seed: int, name: str) -> np.ndarray:
-    """Indices, ascending, of the "train" (80 %) or "test" (20 %) part; of each class the same share, at least 1."""
+def hold_out(
+    labels: np.ndarray, classes: tuple[str, ...], split: str, seed: int, name: str, few: bool = False
+) -> np.ndarray:
+    """Indices, ascending, of the "train" (80 %) or "test" (20 %) part; of each class the same share, at least 1.
+
+    ValueError names the classes that have not two images, unless `few`.
+    """
     order = epoch_order(seed, -2, np.arange(len(labels)))
     chosen = np.zeros(len(labels), dtype=bool)
-    for label, word in enumerate(classes):
+    counts = np.bincount(labels, minlength=len(classes))
+    if not few and (counts < 2).any():
+        words = listed((f"{classes[i]!r} has {counted(int(counts[i]), 'image')}" for i in np.flatnonzero(counts < 2)),
+                       between=", ")  # fmt: skip
+        raise ValueError(
+            f"{name}: class {words}, which cannot be split into train and test; add images or name a separate test_data"
+        )
+    for label in np.flatnonzero(counts):
         members = order[labels[order] == label]
-        if len(members) < 2:
-            raise ValueError(
-                f"{name}: class {word!r} has {len(members)} image, which cannot be split into train and test; "
-                "add images or name a separate test_data"
-            )
         chosen[members[: max(1, round(HOLD_OUT * len(members)))]] = True
     return np.flatnonzero(chosen if split == "test" else ~chosen)
 
@@ -342,12 +351,13 @@ def _open_files(
     split_seed: int,
     skips: Skips,
     columns: Columns,
+    few: bool,
 ) -> dict[str, ImageSource]:
     place = Path(data).expanduser()
-    parts = _parts_of(data, "data", columns, has_test=test_data is not None and Path(test_data) != Path(data))
+    parts = _parts_of(data, "data", columns, has_test=test_data is not None and Path(test_data) != Path(data), few=few)
     size = image_size or _default_size(parts["train"].files)  # of the training files: all parts must agree on it
     if test_data is not None:
-        others = _parts_of(test_data, "test_data", columns)
+        others = _parts_of(test_data, "test_data", columns, few=few)
         parts["test"] = others.get("test", others["train"])
     if "test" in parts:
         for part in parts.values():
@@ -355,7 +365,7 @@ def _open_files(
     else:
         whole = parts["train"]
         for word in ("train", "test"):
-            parts[word] = whole.subset(hold_out(whole.labels, whole.classes, word, split_seed, repr(data)))
+            parts[word] = whole.subset(hold_out(whole.labels, whole.classes, word, split_seed, repr(data), few))
         logger.log(
             logging.WARNING if "train" in splits else logging.INFO,  # said once in a program that opens both
             "%s has no test split: %d of its %d images (%.0f %% of each class, split_seed %d) are held out for it",
@@ -381,9 +391,10 @@ def _open_files(
         return (part.subset(rows) if len(rows) < len(files) else part), images
 
     images: dict[str, np.ndarray | None] = {}
-    for split in splits:
-        if split in parts:
-            parts[split], images[split] = read(parts[split])
+    with skips.together():
+        for split in splits:
+            if split in parts:
+                parts[split], images[split] = read(parts[split])
     train = parts["train"]
     if streamed(train):
         mean, std = STATISTICS["imagenet"] if in_chans == 3 else STATISTICS["imagenet grey"]
@@ -424,10 +435,13 @@ def _existing(path: str, what: str) -> Path:
     return place
 
 
-def _parts_of(data: str, what: str, columns: Columns, has_test: bool = False) -> dict[str, LabelledFiles]:
+def _parts_of(
+    data: str, what: str, columns: Columns, *, has_test: bool = False, few: bool = False
+) -> dict[str, LabelledFiles]:
     """The images of a path or a name on the Hub: "train", and "test" and "val" if there.
 
     has_test: the test images come from elsewhere, so that a val/ is the val part, not the test for want of another.
+    few: a class folder may be empty.
     """
     if is_table(data):
         parts = open_table(data, columns)
@@ -439,7 +453,7 @@ def _parts_of(data: str, what: str, columns: Columns, has_test: bool = False) ->
     if not archives:
         tree = list_images(place)
         archives = [] if tree.files.names or not place.is_dir() else sorted(place.glob("*.tar"))
-    return _class_parts(place, list_archives(archives, place) if archives else tree, columns, has_test)
+    return _class_parts(place, list_archives(archives, place) if archives else tree, columns, has_test, few)
 
 
 def _archives(data: str) -> list[Path]:
@@ -457,7 +471,7 @@ def _archives(data: str) -> list[Path]:
     return found
 
 
-def _class_parts(place: Path, tree: FileTree, columns: Columns, has_test: bool) -> dict[str, LabelledFiles]:
+def _class_parts(place: Path, tree: FileTree, columns: Columns, has_test: bool, few: bool) -> dict[str, LabelledFiles]:
     """The images of a folder, or of one or more archives; ValueError if they are not laid out by class."""
     left_out = tree.left_out.copy()
     folders = [tuple(nfc(name).split("/")) for name in tree.folders]
@@ -490,7 +504,7 @@ def _class_parts(place: Path, tree: FileTree, columns: Columns, has_test: bool) 
         folders = [folder[1:] for folder in folders if folder[0] == lead and len(folder) > 1]
     rows_of = parts_of(paths)
     if not rows_of:
-        parts = {"train": _one_part(tree.files, paths, {folder[0] for folder in folders if len(folder) == 1})}
+        parts = {"train": _one_part(tree.files, paths, {folder[0] for folder in folders if len(folder) == 1}, few)}
     else:
         used = {paths[rows[0]][0] for rows in rows_of.values()}
         left_out.update(f"in {path[0]}/" for path in paths if len(path) > 1 and path[0] not in used)
@@ -500,7 +514,7 @@ def _class_parts(place: Path, tree: FileTree, columns: Columns, has_test: bool) 
             first = paths[rows[0]][0]
             inner = {folder[1] for folder in folders if len(folder) == 2 and folder[0] == first}
             parts[word] = replace(
-                _one_part(tree.files.subset(rows), [paths[i][1:] for i in rows], inner), folder=f"{first}/"
+                _one_part(tree.files.subset(rows), [paths[i][1:] for i in rows], inner, few), folder=f"{first}/"
             )
         if has_test and "test" in parts:
             own = parts.pop("test")
@@ -512,24 +526,33 @@ def _class_parts(place: Path, tree: FileTree, columns: Columns, has_test: bool) 
     return parts
 
 
-def _one_part(files: ImageFiles, paths: list[tuple[str, ...]], folders: set[str]) -> LabelledFiles:
-    """Files whose paths must be <class>/<image>; a class folder without images is an error, as is a single class."""
-    for i, path in enumerate(paths):
-        if len(path) != 2:
-            raise ValueError(
-                f"image {files.where(i)} must lie in a class folder: expected <class>/<image> or "
-                "train/<class>/<image> beside test/ or val/, with at most one folder around all of it"
-            )
-    classes = tuple(sorted({path[0] for path in paths}))
-    for word in sorted(folders.difference(classes)):
-        raise ValueError(
-            f"class folder {word!r} in {str(files.place)!r} has no images (endings: {' '.join(sorted(EXTENSIONS))}); "
-            "fill it, remove it, or put a dot before its name"
+def _one_part(files: ImageFiles, paths: list[tuple[str, ...]], folders: set[str], few: bool) -> LabelledFiles:
+    """Files whose paths must be <class>/<image>; an empty class folder is an error unless `few`, as is a single class.
+
+    One error tells of all that is wrong.
+    """
+    faults = []
+    if amiss := [i for i, path in enumerate(paths) if len(path) != 2]:
+        words = listed(map(files.where, amiss))
+        faults.append(
+            f"{'image' if len(amiss) == 1 else f'{len(amiss):,} images,'} {words} must lie in a class folder: expected "
+            "<class>/<image> or train/<class>/<image> beside test/ or val/, with at most one folder around all of it"
         )
-    if len(classes) < 2:
-        raise ValueError(
-            f"{str(files.place)!r} has only one class, {classes[0]!r}; expected a folder for each of several"
+    known = {path[0] for path in paths if len(path) == 2}
+    if few and known:
+        known |= folders
+    if empty := sorted(folders - known - {paths[i][0] for i in amiss}):
+        words, one = listed(map(repr, empty), between=", "), len(empty) == 1
+        faults.append(
+            f"class folder{'' if one else 's'} {words} in {str(files.place)!r} {'has' if one else 'have'} no images "
+            f"(endings: {' '.join(sorted(EXTENSIONS))}); fill {'it, remove it' if one else 'them, remove them'}, or "
+            f"put a dot before {'its name' if one else 'their names'}"
         )
+    if len(known) == 1:
+        faults.append(f"{str(files.place)!r} has only one class, {min(known)!r}; expected a folder for each of several")
+    if faults:
+        raise ValueError("; ".join(faults))
+    classes = tuple(sorted(known))
     number = {word: label for label, word in enumerate(classes)}
     return LabelledFiles(files, classes, np.array([number[path[0]] for path in paths], dtype=np.int64))
 

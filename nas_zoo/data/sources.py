@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from nas_zoo.data import index
 from nas_zoo.data.index import Facts, Names
 from nas_zoo.data.pictures import DECODE_ERRORS, Part, decode, open_picture, read_file
 from nas_zoo.runs.ending import Agreed
-from nas_zoo.text import counted
+from nas_zoo.text import counted, listed
 
 __all__ = [
     "ImageFiles",
@@ -59,10 +60,36 @@ class Skips:
         self.limit, self.offered = limit, offered
         self.found: set[str] = set()
         self.noted: set[str] = set()
+        self._held: set[str] | None = None
 
     def add(self, error: str, begun: bool = False) -> None:
         """Counts one more; UnreadableImage if there are too many now. begun: a run would have to be resumed."""
-        self._count({error} - self.found, begun, UnreadableImage, tell=True)
+        if self._held is None:
+            self._count({error} - self.found, begun, UnreadableImage, tell=True)
+        elif error not in self.found:
+            self._held.add(error)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Counts what is added in the block at its end, so that one error tells all; a block within is part of it."""
+        if self._held is not None:
+            yield
+            return
+        self._held = held = set[str]()
+        try:
+            yield
+        finally:
+            self._held = None
+        self._count(held, False, UnreadableImage, tell=True)
+
+    @property
+    def known(self) -> set[str]:
+        """All so far, those of the block too."""
+        return self.found | (self._held or set())
+
+    def too_many(self) -> str | None:
+        """What the end of the block is going to refuse."""
+        return self._refusal(self._held or set(), begun=False)
 
     def agree(self, noted: Iterable[str], tell: bool) -> None:
         """Counts what all processes have noted; each calls it at the same place, and one of them tells it."""
@@ -74,17 +101,25 @@ class Skips:
             self.found |= new  # the state that is saved now has gone on without them
 
     def _count(self, new: set[str], begun: bool, too_many: type[UnreadableImage], tell: bool) -> None:
-        many = len(self.found) + len(new)
-        if new and many > self.limit:
-            before = f" ({counted(self.limit, 'other')} skipped before)" if self.limit and len(self.found) else ""
-            flag = f"--skip-unreadable {many}"
-            cure = f"go on without it: --resume {flag}" if begun else f"replace or remove it, or leave it out: {flag}"
-            words = "; ".join(sorted(new))
-            raise too_many(f"{words}{before}; {cure if self.offered else 'replace or remove it'}")
+        if (refusal := self._refusal(new, begun)) is not None:
+            raise too_many(refusal)
         for error in sorted(new):
             self.found.add(error)
             if tell:
                 logger.warning("%s; skipped (%d of at most %d)", error, len(self.found), self.limit)
+
+    def _refusal(self, new: set[str], begun: bool) -> str | None:
+        many = len(self.found) + len(new)
+        if not new or many <= self.limit:
+            return None
+        told = sorted(new)[max(0, self.limit - len(self.found)) :]
+        it = "it" if len(told) == 1 else "them"
+        words = ("" if len(told) == 1 else f"{len(told):,} images cannot be read: ") + listed(told)
+        before = f" ({counted(many - len(told), 'other')} skipped before)" if many > len(told) else ""
+        flag, cure = f"--skip-unreadable {many}", f"replace or remove {it}"
+        if self.offered:
+            cure = f"go on without {it}: --resume {flag}" if begun else f"{cure}, or leave {it} out: {flag}"
+        return f"{words}{before}; {cure}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -372,7 +407,8 @@ def decode_readable(
             unreadable.append(i)
             return np.zeros((image_size, image_size, in_chans), np.uint8)
 
-    images = decode_all(one_or_black, count, image_size, in_chans, words)
+    with skips.together():
+        images = decode_all(one_or_black, count, image_size, in_chans, words)
     rows = np.delete(np.arange(count), unreadable)
     return (images[rows] if unreadable else images), rows
 

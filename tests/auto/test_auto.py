@@ -220,10 +220,11 @@ def test_other_settings_and_other_pictures_are_refused_when_a_run_goes_on(finish
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(words, told, tmp_path, capsys):
-    assert main([*words, "--out", str(tmp_path / "out")]) == 2
+    assert main([*words, "--out", str(tmp_path / "runs" / "out")]) == 2
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []  # nothing is left of a run that has never begun
 
 
 def test_not_a_number_is_refused_by_the_flag(tmp_path, capsys):
@@ -247,6 +248,24 @@ def test_a_folder_of_one_class_and_one_without_pictures_are_refused(tmp_path, ca
     (tmp_path / "none" / "cat").mkdir(parents=True)
     assert main([str(tmp_path / "none"), *words]) == 2  # in the same folder, in which nothing long was begun
     assert "no images in" in capsys.readouterr().err
+
+
+def test_all_pictures_that_cannot_be_read_are_told_at_once_and_nothing_stays(tmp_path, capsys):
+    place, out = write_folder(tmp_path / "photos", {"cat": 40, "dog": 5}), tmp_path / "out"
+    out.mkdir()  # it was there, and stays
+    for number in range(30):
+        (place / "cat" / f"{number:03d}.png").write_bytes(b"no picture")
+    words = ["--max-latency", "5", "--time-budget", "60", "--out", str(out)]
+    assert main([str(place), *words]) == 2
+    said = capsys.readouterr()
+    assert "30 images cannot be read" in said.err
+    assert "'dog' has 5" in said.err
+    assert said.err.count("\n") == 1
+    assert said.out.count("corrupt image") == 30
+    assert list(out.iterdir()) == []
+    assert main([str(place), *words[:-1], str(place / "out")]) == 2
+    assert f"lies in data='{place}'" in capsys.readouterr().err
+    assert sorted(path.name for path in place.iterdir()) == ["cat", "dog"]
 
 
 @pytest.mark.slow

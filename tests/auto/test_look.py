@@ -136,6 +136,32 @@ def test_unreadable_pictures_are_refused_and_with_the_flag_told(folder):
     assert sum(found.n.values()) == 129
 
 
+def test_one_error_tells_all_that_is_wrong_with_the_pictures(tmp_path):
+    place = write_folder(tmp_path / "a", {"cat": 60, "dog": 60, "yak": 3, "ant": 1})
+    (place / "bee").mkdir()
+    for number in range(10):
+        file = place / "cat" / f"{number:03d}.png"
+        file.write_bytes(file.read_bytes()[:200] if number % 2 else b"no picture")  # half of them have a whole header
+    copy(place, "cat/050.png", "dog/same.png")
+    skips = Skips(offered=True)
+    with pytest.raises(ValueError, match=f"{place}: 10 images cannot be read") as refused, skips.together():
+        look(open_parts(place, stream=True, skips=skips, few=True), 0, own_test=False)
+    said = str(refused.value)
+    assert said.count("corrupt image") == 3
+    assert "and 7 more; replace or remove them, or leave them out: --skip-unreadable 10" in said
+    assert "class 'ant' has 1, 'bee' has 0, 'yak' has 3; each class needs at least 10 pictures" in said
+    assert "1 picture in more than one class" in said
+    assert len(skips.found) == 0
+
+
+def test_a_class_whose_pictures_are_all_in_the_test_part_too_is_refused(tmp_path):
+    place = write_folder(tmp_path / "a", {"train/cat": 20, "train/dog": 12, "test/cat": 10, "test/dog": 12})
+    for number in range(12):
+        copy(place, f"test/dog/{number:03d}.png", f"train/dog/{number:03d}.png")
+    with pytest.raises(ValueError, match="class 'dog': none is left to train on"):
+        found_in(place)
+
+
 def test_too_few_pictures_of_a_class_are_refused_with_the_number_needed(tmp_path):
     place = write_folder(tmp_path / "a", {"cat": 60, "dog": LEAST_IN_CLASS - 1})
     with pytest.raises(ValueError, match=f"class 'dog' has 9; each class needs at least {LEAST_IN_CLASS} pictures"):

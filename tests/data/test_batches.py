@@ -15,7 +15,7 @@ from torchvision.transforms import RandomResizedCrop
 
 from nas_zoo.data.augment import Augment, cut_out, epoch_order, pad_crop_flip, random_draws, resized_crop_box
 from nas_zoo.data.batches import Batches
-from nas_zoo.data.named import open_source
+from nas_zoo.data.named import open_parts, open_source
 from nas_zoo.data.sources import ImageSource, Skips, UnreadableImage
 
 FULL = Augment(crop_padding=4, flip=True, cutout=8)
@@ -490,6 +490,19 @@ def test_skipped_images_leave_a_set_that_is_held(photographs):
     (photographs / "z" / "3.png").write_bytes(b"")
     with pytest.raises(UnreadableImage, match=r"'z/3.png'.*\(1 other skipped before\).*--skip-unreadable 2"):
         open_source(photographs, test_data=photographs, skips=Skips(1, offered=True))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_one_error_names_the_unreadable_images_of_all_parts(photographs, stream):
+    for number in range(4):
+        (photographs / "y" / f"{number}.png").write_bytes(b"no picture")
+    (photographs / "z" / "3.png").write_bytes(b"")
+    words = r"^5 images cannot be read: .*'y/0.png'.*'y/2.png'.*; and 2 more; .*leave them out: --skip-unreadable 5$"
+    with pytest.raises(UnreadableImage, match=words) as caught:
+        open_parts(photographs, image_size=16, stream=stream, skips=Skips(offered=True))
+    assert "3.png" not in str(caught.value)
+    parts = open_parts(photographs, image_size=16, stream=stream, skips=Skips(5))
+    assert sum(map(len, parts.values())) == 18 - 5
 
 
 def test_a_part_of_a_streamed_set_that_is_held_does_without_skipped_images(photographs):

@@ -409,6 +409,12 @@ def test_empty_class_is_named(tmp_path):
     extra = [special("set/yak", tarfile.DIRTYPE)]
     with pytest.raises(ValueError, match=r"class folder 'yak' in .* has no images"):
         open_source(write_tar(tmp_path / "a.tar.gz", tree(4, prefix="set/"), "w:gz", extra))
+    (place / "ant").mkdir()
+    (place / "cat" / "deep").mkdir()
+    for name in ("cat/deep/0.png", "loose.png"):
+        (place / name).write_bytes(encoded())
+    with pytest.raises(ValueError, match=r"2 images, 'cat/deep/0.png' in .*'loose.png'.*class folders 'ant', 'yak' in"):
+        open_source(place)  # one error for all of them
     files = tree(2, prefix="train/") | tree(2, prefix="val/") | {"val/yak/notes.txt": b""}
     with pytest.raises(ValueError, match="class folder 'yak'"):
         open_source(write_folder(tmp_path / "both", files))
@@ -434,6 +440,10 @@ def test_layouts_that_are_no_class_folders_are_errors(tmp_path):
 def test_class_with_one_image_cannot_be_held_out(tmp_path):
     place = write_folder(tmp_path / "data", tree() | {"yak/0.png": encoded()})
     with pytest.raises(ValueError, match=r"class 'yak' has 1 image, which cannot be split .* test_data"):
+        open_source(place)
+    (place / "ant").mkdir()
+    (place / "ant" / "0.png").write_bytes(encoded())
+    with pytest.raises(ValueError, match="class 'ant' has 1 image, 'yak' has 1 image, which cannot be split"):
         open_source(place)
     labels = np.repeat(np.arange(2), [2, 7])
     assert np.bincount(labels[hold_out(labels, ("a", "b"), "test", 0, "x")]).tolist() == [1, 1]
