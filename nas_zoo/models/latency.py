@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.models.layout import CellSpec, Plan, find_live, plan_network
+from nas_zoo.runs.outside import is_outside
 
 __all__ = [
     "CALL",
@@ -40,7 +41,9 @@ __all__ = [
 
 #: Costs nothing where its stride is 1.
 _FREE = "skip_connect"
-VERSION = 1
+_POOLS = ("max_pool_3x3", "avg_pool_3x3")
+#: 2: a fit's sums count equal pools of one state once. Of version 1 the times are read, not the fits.
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,10 @@ class Part(NamedTuple):
 
 
 def pieces(genotype: Genotype, shape: Shape) -> list[Part]:
-    """The pieces of a network from the image to the logits; what never reaches them is left out, as in the network."""
+    """The pieces of a network from the image to the logits, as its exported file has them.
+
+    What never reaches the logits is left out, and of equal pools of one state all but one.
+    """
     plan = _plan(shape, {kind: len(genotype.cell(kind).concat) for kind in KINDS})
     live = find_live([genotype.cell(spec.kind).inputs_read for spec in plan.cells], [shape.num_cells - 1])
     parts = _stem(plan, shape, live)
@@ -216,23 +222,45 @@ def _elementwise(operation: str, channels: int, size: Size, inputs: int = 1) -> 
     return Piece(operation, channels, channels, *size, inputs=inputs)
 
 
+def _weightless(operation: str, stride: int) -> bool:
+    return operation in _POOLS or (operation == _FREE and stride == 1)
+
+
 def _reads_relu(operation: str, stride: int) -> bool:
     """As ``operations.reads_relu``, which needs torch to be imported."""
-    return not operation.endswith("_pool_3x3") and not (operation == _FREE and stride == 1)
+    return not _weightless(operation, stride) and not is_outside(operation)
 
 
 def _cell_pieces(genotype: Genotype, placed: Placed, activated: bool) -> Iterable[Piece]:
+    """As the exported file has them: equal pools of one state, and sums of such, are run once.
+
+    They have no weights, so exporter and runtime merge them (common subexpressions).
+    """
     spec = placed.spec
     cell, c = genotype.cell(spec.kind), spec.channels
     for source in sorted(cell.inputs_read):
         yield _preprocess(source, placed)
-    read_as_relu = set()
+    state = {0: 0, 1: 1}  # of a node the first one with the same values
+    of_edges: dict[tuple[tuple[str, int], ...], int] = {}
+    read_as_relu, merged = set(), set()
     for number in sorted(cell.live_nodes):
-        edges = cell.nodes[number - 2]
-        for operation, source in edges:
-            if _reads_relu(operation, spec.stride if source < 2 else 1):
+        edges = tuple((operation, state[source]) for operation, source in cell.nodes[number - 2])
+        strides = [spec.stride if source < 2 else 1 for _, source in edges]
+        weightless = [_weightless(operation, stride) for (operation, _), stride in zip(edges, strides, strict=True)]
+        if edges[0][0] == _FREE and weightless == [True]:
+            state[number] = edges[0][1]
+            continue
+        state[number] = of_edges.setdefault(edges, number) if all(weightless) else number
+        if state[number] != number:
+            continue
+        for edge, stride, shared in zip(edges, strides, weightless, strict=True):
+            operation, source = edge
+            if _reads_relu(operation, stride):
                 read_as_relu.add(source)
-            yield from _operation_pieces(operation, source, placed)
+            if edge not in merged:
+                yield from _operation_pieces(operation, source, placed)
+            if shared:
+                merged.add(edge)
         if len(edges) > 1:
             yield _elementwise("sum", c, placed.nodes, len(edges))
     for source in sorted(read_as_relu):
@@ -368,11 +396,11 @@ class LatencyTable:
         path = Path(path)
         try:
             record = json.loads(path.read_text("utf-8"))
-            if record["version"] != VERSION:
+            if record["version"] not in (1, VERSION):
                 raise ValueError(f"version {record['version']!r} is not {VERSION}")
             conditions = Conditions(**record["conditions"])
             ms = {Piece.read(text): _time(value) for text, value in record["ms"].items()}
-            fits = {_shape(**row["shape"]): _fit(row) for row in record["fits"]}
+            fits = {_shape(**row["shape"]): _fit(row) for row in record["fits"] if record["version"] == VERSION}
         except OSError as error:
             raise ValueError(f"latency table {str(path)!r}: {error.strerror or error}") from None
         except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
@@ -409,7 +437,8 @@ class Expected:
 
     with w_eo the mixing's weight of operation o on edge e, t_o(e) the time of o at its places in all cells of that kind
     of the network that will be trained, and m_n the sum of the weights that enter node n, of which the rule keeps k_n
-    edges. At a mixing of one operation an edge this is the table's estimate of that network.
+    edges. At a mixing of one operation an edge this is the table's estimate of that network: that equal pools of one
+    state are run once is a part of ``fixed``, which may be negative by it.
     """
 
     def __init__(self, table: LatencyTable, shape: Shape, operations: Sequence[str], num_nodes: int = 4) -> None:
@@ -426,8 +455,14 @@ class Expected:
         }
 
     def fixed(self, genotype: Genotype) -> float:
-        """What a network costs beside the operations on its edges: stem, preprocessing, sums, ReLUs, classifier."""
-        on_edges = set(self.operations)
-        return self.table.total(
-            part.piece for part in pieces(genotype, self.shape) if part.piece.operation not in on_edges
-        )
+        """What a network costs beside the operations on its edges: stem, preprocessing, sums, ReLUs, classifier.
+
+        Without what operations on several edges have in common.
+        """
+        edges = [
+            self.ms[kind][number * (number - 1) // 2 - 1 + source][self.operations.index(operation)]
+            for kind in KINDS
+            for number, node in enumerate(genotype.cell(kind).nodes, 2)
+            for operation, source in node
+        ]
+        return self.table.total(part.piece for part in pieces(genotype, self.shape)) - math.fsum(edges)

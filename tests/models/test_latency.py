@@ -1,13 +1,17 @@
 """The pieces of a network against the network itself, and the arithmetic of the table; no clock."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any, cast
 
+import onnx
 import pytest
 import torch
 from torch import nn
 
+from nas_zoo.export.graph.onnx_file import export_onnx
+from nas_zoo.export.runtime.latency import random_cells
 from nas_zoo.genotype import Genotype, load_genotype
 from nas_zoo.models.latency import (
     CALL,
@@ -37,7 +41,7 @@ def known(shape, value=lambda piece: 1.0, operations=SEARCH_OPERATIONS):
 
 
 def seen(genotype, shape):
-    """(operation or layer, input channels, height, width) of all with weights or a window that the network runs."""
+    """(operation or layer, input channels, height, width) of all with weights that the network runs."""
     model = CellNet(
         genotype, shape.layout, shape.init_channels, shape.num_cells, shape.num_classes, shape.input_size[0]
     )
@@ -55,7 +59,7 @@ def seen(genotype, shape):
                     watch(layer, type(layer).__name__)
             for node in cast(Any, module.nodes):
                 for op in node.ops:
-                    if not isinstance(op, nn.Identity):
+                    if next(op.parameters(), None) is not None:
                         watch(op, "operation")
     with torch.no_grad():
         model.eval()(torch.zeros(1, *shape.input_size))
@@ -66,7 +70,7 @@ def seen(genotype, shape):
 @pytest.mark.parametrize("name", ["darts_v2", "edas_c10", "da2s_e4_c10", "nasnet_a", "amoebanet_a"])
 def test_the_pieces_are_what_the_network_runs(name, shape):
     names = {"pointwise": "PointwiseNorm", "factorized_reduce": "FactorizedReduce", "stem": "stem"}
-    left = {"relu", "sum", "concat", "classifier"}
+    left = {"relu", "sum", "concat", "classifier", "max_pool_3x3", "avg_pool_3x3"}
     genotype = load_genotype(name)
     told = [
         (names.get(part.piece.operation, "operation"), part.piece.in_channels, part.piece.height, part.piece.width)
@@ -74,6 +78,56 @@ def test_the_pieces_are_what_the_network_runs(name, shape):
         if part.piece.operation not in left
     ]
     assert sorted(told) == seen(genotype, shape)
+
+
+@pytest.mark.slow
+def test_the_pieces_are_those_of_the_exported_file(tmp_path):
+    """Equal pools of one state, and what equals them by way of an identity or of an equal sum, are run once there."""
+    normal = [
+        [("avg_pool_3x3", 0), ("skip_connect", 1)],
+        [("avg_pool_3x3", 0), ("skip_connect", 1)],  # node 2 again
+        [("skip_connect", 1)],  # input 1 again
+        [("avg_pool_3x3", 3), ("avg_pool_3x3", 2), ("max_pool_3x3", 4)],
+        [("max_pool_3x3", 1), ("sep_conv_3x3", 4), ("dil_conv_3x3", 1), ("avg_pool_3x3", 0)],
+    ]
+    reduce = [
+        [("max_pool_3x3", 0), ("max_pool_3x3", 0)],
+        [("max_pool_3x3", 0), ("avg_pool_3x3", 1)],
+        [("skip_connect", 1), ("sep_conv_3x3", 3)],
+        [("skip_connect", 1), ("skip_connect", 2)],
+        [("skip_connect", 2), ("max_pool_3x3", 2)],
+    ]
+    genotype = Genotype((normal, [2, 3, 4, 5, 6]), (reduce, [3, 4, 5, 6]))
+    shape = Shape("cifar", 4, 4, 3, (3, 16, 16))
+    path = export_onnx(
+        CellNet(genotype, "cifar", 4, 4, 3), tmp_path / "net.onnx", input_size=shape.input_size, mean=[0] * 3,
+        std=[1] * 3,
+    )  # fmt: skip
+    in_file = Counter(node.op_type for node in onnx.load(path).graph.node)
+    told = Counter[str]()
+    for _, piece in pieces(genotype, shape):
+        told += Counter(
+            {
+                "stem": {"Conv": 1, "Relu": 1},
+                "pointwise": {"Conv": 1},
+                "factorized_reduce": {"Conv": 2, "Concat": 1},
+                "skip_connect": {"Conv": 2, "Concat": 1},
+                "sep_conv_3x3": {"Conv": 4, "Relu": 1},
+                "dil_conv_3x3": {"Conv": 2},
+                "max_pool_3x3": {"MaxPool": 1},
+                "avg_pool_3x3": {"AveragePool": 1},
+                "relu": {"Relu": 1},
+                "sum": {"Add": piece.inputs - 1},
+                "concat": {"Concat": 1},
+                "classifier": {"Gemm": 1},
+            }[piece.operation]
+        )
+    assert {name: in_file[name] for name in told} == told
+
+
+def test_an_operation_from_outside_reads_the_state_itself():
+    genotype = Genotype(([[("mine.py:op", 0), ("mine.py:op", 1)]], [2]), ([[("max_pool_3x3", 0)]], [2]))
+    assert [part.piece.operation for part in pieces(genotype, SMALL)].count("relu") == 4  # behind the cells, no others
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -149,7 +203,7 @@ def changed(**changes):
         "[]",
         "{}",
         "[" * 100_000,
-        changed(version=2),
+        changed(version=3),
         changed(conditions={"device": "x"}),
         changed(conditions=None),
         changed(ms={"relu 1>1 1x1": "fast"}),
@@ -171,6 +225,13 @@ def test_what_is_no_table_is_told(tmp_path, text):
         LatencyTable.read(tmp_path / "other.json")
 
 
+def test_of_a_table_of_the_version_before_the_times_are_read_and_not_the_fits(tmp_path):
+    """Its fits were made on other sums."""
+    path = tmp_path / "table.json"
+    path.write_text(changed(version=1), "utf-8")
+    assert LatencyTable.read(path) == LatencyTable(HERE, known(SMALL).ms)
+
+
 def test_what_was_not_measured_is_named():
     table = known(SMALL)
     with pytest.raises(ValueError, match="no fit for networks of imagenet"):
@@ -183,8 +244,8 @@ def test_what_was_not_measured_is_named():
 MEASURED = Path(__file__).parents[2] / "benchmarks" / "measured" / "latency.json"
 
 
-def test_networks_held_out_of_the_fit_are_told_within_five_percent_on_average():
-    """On the timings that benchmarks/latency.py took, ten networks of each of two shapes; one is 17 % off."""
+def test_networks_held_out_of_the_fit_are_told_within_twelve_percent_and_five_on_average():
+    """On the timings that benchmarks/latency.py took, ten networks of each of two shapes."""
     table = LatencyTable.read(MEASURED.with_name("latency_table.json"))
     by_shape: dict[str, list[float]] = {}
     rows = json.loads(MEASURED.read_text("utf-8"))["networks"]
@@ -196,4 +257,13 @@ def test_networks_held_out_of_the_fit_are_told_within_five_percent_on_average():
     for errors in by_shape.values():
         assert len(errors) == 10
         assert sum(errors) / len(errors) <= 0.05
-        assert sum(error > 0.12 for error in errors) <= 1
+        assert max(errors) <= 0.12
+
+
+def test_the_committed_fits_are_those_of_the_committed_times():
+    table = LatencyTable.read(MEASURED.with_name("latency_table.json"))
+    for shape, fit in table.fits.items():
+        sums = [table.total(part.piece for part in pieces(random_cells(seed), shape)) for seed in range(12)]
+        again = Fit.of([(total, ms) for total, (_, ms) in zip(sums, fit.networks, strict=True)])
+        assert (fit.scale, fit.offset) == pytest.approx((again.scale, again.offset))
+        assert [total for total, _ in fit.networks] == pytest.approx(sums)

@@ -50,9 +50,7 @@ METHODS = ("edas", "alpha_max", "da2s", "da2s_released", "darts", "pc_darts", "r
 STEP = Step(1, 7, 5, "alpha")
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_at_one_operation_an_edge_the_expected_latency_is_the_estimate(name, table):
-    method, limit = limited(name, table)
+def one_operation_an_edge(method):
     found = method.genotype()
     space = method.space
     mixing = {}
@@ -63,6 +61,26 @@ def test_at_one_operation_an_edge_the_expected_latency_is_the_estimate(name, tab
             for edge in edges
         }
         mixing[kind] = tuple(EdgeMixing((operation[edge],) if edge in operation else ()) for edge in space.edges)
+    return found, mixing
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_at_one_operation_an_edge_the_expected_latency_is_the_estimate(name, table):
+    method, limit = limited(name, table)
+    found, mixing = one_operation_an_edge(method)
+    assert float(limit.expected(mixing)) == pytest.approx(limit.estimate(found))
+
+
+def test_equal_pools_of_one_state_are_expected_once(table):
+    method, limit = limited("darts", table)
+    pool = method.space.operations.index("max_pool_3x3")
+    with torch.no_grad():
+        for alpha in method.parameters():
+            alpha.zero_()[:, pool] = 5.0
+    found, mixing = one_operation_an_edge(method)
+    assert found.normal.nodes[2] == (("max_pool_3x3", 0), ("max_pool_3x3", 1)) == found.normal.nodes[3]
+    by_name = limit._expected.table.estimate(found, SHAPE).by(1)
+    assert by_name["max_pool_3x3"] == pytest.approx(0.8 * 0.09 * 2 * 5)  # two a cell, not eight
     assert float(limit.expected(mixing)) == pytest.approx(limit.estimate(found))
 
 
