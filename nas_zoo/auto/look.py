@@ -22,6 +22,7 @@ from nas_zoo.data.augment import epoch_order
 from nas_zoo.data.division import Division, image_names
 from nas_zoo.data.pictures import DECODE_ERRORS, decode, open_picture
 from nas_zoo.data.sources import ImageSource, UnreadableImage
+from nas_zoo.models.results import titles_of_classes
 from nas_zoo.text import counted, listed, plain
 
 __all__ = ["LEAST_IN_CLASS", "Look", "Seen", "divide", "look", "same_pictures", "see"]
@@ -77,7 +78,10 @@ class Look:
 
     def sentences(self) -> list[str]:
         """What there is to say, most important last."""
-        n, train = self.n, self.counts["train"]
+        n, title = self.n, titles_of_classes(self.classes)
+        train, test = (
+            {title[word]: number for word, number in self.counts[part].items()} for part in ("train", "test")
+        )
         wide, high = self.widths, self.heights
         size = f"{wide[1]} x {high[1]} pixels" if wide[0] == wide[2] and high[0] == high[2] else (
             f"{wide[0]} to {wide[2]} pixels wide (median {wide[1]}) and {high[0]} to {high[2]} high (median {high[1]})"
@@ -94,7 +98,7 @@ class Look:
         told += self.doubles()
         if self.contradictions:
             told[-1] += " look.json names all."
-        if blind := [repr(word) for word, number in self.counts["test"].items() if not number]:
+        if blind := [repr(word) for word, number in test.items() if not number]:
             told.append(
                 f"{counted(len(blind), 'class has', 'classes have')} no test pictures: {listed(blind, between=', ')}; "
                 "the final figure says nothing of them."

@@ -22,7 +22,7 @@ from PIL import Image
 from nas_zoo.auto.plan import LEAST_EPOCHS
 from nas_zoo.data.sources import ImageSource
 from nas_zoo.genotype import KINDS, load_genotype
-from nas_zoo.models.results import standard_error
+from nas_zoo.models.results import standard_error, titles_of_classes
 from nas_zoo.runs.files import write_json, write_text
 from nas_zoo.runs.log import RunLog
 from nas_zoo.search.report import figures
@@ -215,9 +215,9 @@ def _dots(summary: Row, rows: Sequence[Row]) -> Markup:
     return Markup(figures.dots(title, points, x_name="measured latency, ms", limit=(f"limit {limit:g} ms", limit)))
 
 
-def _confusion(predictions: Mapping[str, Any]) -> Row:
+def _confusion(predictions: Mapping[str, Any], titles: Mapping[str, str]) -> Row:
     """The matrix or, of many classes, the most frequent confusions; and the class that is known worst."""
-    classes = predictions["classes"]
+    classes = [titles[name] for name in predictions["classes"]]
     counts = np.zeros((len(classes), len(classes)), int)
     for _, label, given, _ in predictions["test"]:
         counts[label, given] += 1
@@ -284,7 +284,8 @@ def page(folder: Path) -> str:
     compared = _read(folder / "compare.json") if (folder / "compare.json").exists() else {}
     lines = RunLog.read(folder)
     stages = {line["name"]: line for line in lines if line["kind"] == "stage"}
-    rows, confusion = compared.get("rows", []), _confusion(predictions)
+    titles = titles_of_classes(predictions["classes"])
+    rows, confusion = compared.get("rows", []), _confusion(predictions, titles)
     own = {"kind": "found", "name": "found", "what": summary["file"], **{key: summary[key] for key in (
         "top1", "balanced_accuracy", "n", "measured_latency_ms", "predicted_latency_ms", "parameters")}}  # fmt: skip
     genotype = load_genotype(folder / "genotype.json")
@@ -294,7 +295,7 @@ def page(folder: Path) -> str:
     return fill(
         "nas_zoo.auto", "report.html.j2",
         style=Markup(style_sheet(operations, [summary["method"]])), version=nas_zoo.__version__,
-        summary=summary, data=look["data"], classes=predictions["classes"],
+        summary=summary, data=look["data"], titles=titles,
         accuracy=_percent(summary["top1"]), balanced=_percent(summary["balanced_accuracy"]),
         error=f"{100 * standard_error(summary['top1'], summary['n']):.1f}",
         latency=_ms(summary["measured_latency_ms"]), limit=_ms(limit),
@@ -306,9 +307,10 @@ def page(folder: Path) -> str:
         rows=[_shown_row(row, summary["method"]) for row in rows or [own]],
         compared=compared, compare_budget=_duration(compared["budget"]) if compared else "",
         compare_seconds=_duration(compared["seconds"]) if compared else "",
-        confusion=confusion, wrong=wrong["pictures"], own=_style("found", summary["method"]), mistake=_MISTAKE,
+        confusion=confusion, own=_style("found", summary["method"]), mistake=_MISTAKE,
         estimate=_estimate(rows or [own], stages.get("table", {}).get("result", {}), summary["method"]),
         time=_time(lines, compared), look=look,
+        wrong=[one | {key: titles.get(one[key], one[key]) for key in ("true", "given")} for one in wrong["pictures"]],
         cells=[{"title": names[kind], "svg": Markup(figures.cell_rails(names[kind], genotype.cell(kind)))}
                for kind in KINDS],
         links=[(path, words) for path, words in (

@@ -39,6 +39,7 @@ __all__ = [
     "read_results",
     "reference_path",
     "standard_error",
+    "titles_of_classes",
     "weights_path",
     "words_of_classes",
     "write_results",
@@ -184,6 +185,12 @@ def words_of_classes(names: Sequence[str]) -> dict[str, str]:
     """What WordNet ids among the names of classes mean."""
     ids = tuple(name for name in names if _WORDNET_ID.fullmatch(name))
     return _wordnet_words(ids) if ids else {}
+
+
+def titles_of_classes(names: Sequence[str]) -> dict[str, str]:
+    """What a reader is shown for each name: "tench (n01440764)" where it is a WordNet id, else the name itself."""
+    meant = words_of_classes(names)
+    return {name: f"{meant[name].split(',')[0]} ({name})" if name in meant else name for name in names}
 
 
 @functools.cache

@@ -177,6 +177,11 @@ def test_classes_of_unequal_size_are_told(tmp_path):
     assert "'dog'" in told(found)
 
 
+def test_a_wordnet_id_is_told_in_words(tmp_path):
+    found, _ = found_in(write_folder(tmp_path / "a", {"n01440764": 20, "n02102040": 20}))
+    assert "'tench (n01440764)' (14), 'English springer (n02102040)' (14)" in told(found)
+
+
 def test_what_was_found_is_read_again_from_its_json(folder):
     import json
 

@@ -172,6 +172,18 @@ def test_the_confusion_matrix_counts_every_test_picture(tmp_path):
     assert sorted(counts) == [10, 10, 190, 190]
 
 
+def test_a_class_that_is_named_by_a_wordnet_id_is_shown_in_words(tmp_path):
+    ids = ("n01440764", "n02102040", "other")
+    text = words(made(tmp_path, classes=ids))
+    shown = "tench (n01440764)"
+    assert text.count(shown) >= 3  # the matrix, the pictures that it gets wrong, the pictures of each class
+    assert text.count("n01440764") == text.count(shown)
+    assert "other" in text
+    report = page(tmp_path)
+    assert f'aria-label="taken for {shown}"' in report
+    assert "English springer (n02102040)" in report
+
+
 def test_of_many_classes_the_confusions_are_listed(tmp_path):
     text = page(made(tmp_path, classes=tuple(f"class {i}" for i in range(30))))
     assert '<table class="confusion">' not in text
@@ -241,6 +253,21 @@ def test_a_browser_shows_it_without_horizontal_scrolling(width, scheme, browser,
     ratio = tab.evaluate(_CONTRAST, "ul.told li")
     assert ratio >= 4.5
     context.close()
+
+
+@pytest.mark.parametrize("classes", [10, 20])
+def test_a_phone_shows_the_whole_matrix_or_says_that_there_is_more_of_it(classes, browser, tmp_path):
+    report = write_report(made(tmp_path, classes=tuple(f"a class with a long name {i}" for i in range(classes))))
+    for width in (390, 1280):
+        tab = browser.new_page(viewport={"width": width, "height": 844})
+        tab.goto(report.as_uri())
+        matrix, note = tab.locator("#confusion .wrap"), tab.get_by_text("move it sideways")
+        hidden = matrix.evaluate("element => element.scrollWidth - element.clientWidth")
+        assert (hidden > 0) is (note.count() == 1 and note.is_visible()) is (classes == 20 and width == 390)
+        if hidden:
+            matrix.evaluate("element => { element.scrollLeft = 1000 }")
+            assert tab.locator("#confusion tbody th").first.bounding_box()["x"] >= 0  # the names stay in sight
+        tab.close()
 
 
 _CONTRAST = """(selector) => {
