@@ -310,6 +310,8 @@ def test_a_number_that_cannot_be_is_one_sentence_in_every_command(argv, told, ca
             "there is no such folder, but 'darts_v2' is the name of cells; `nas-zoo info darts_v2`",
         ),
         (["genotype", "runs/no"], "runs/no: there is no such folder; the folder of a search is needed"),
+        (["info", "."], "unknown model '.': a name is meant, and this is a path; cells in it are given as"),
+        (["timm", "train.py"], "there is no script 'train.py'; timm's are in its repository alone"),
     ],
 )
 def test_what_is_mistyped_or_another_kind_of_name_is_told_with_what_is_meant(argv, told, capsys, tmp_path, monkeypatch):

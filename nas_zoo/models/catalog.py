@@ -131,4 +131,6 @@ def hint_for_model(name: str, known: Iterable[str] = MODELS) -> str:
     """What an error goes on with after the name of a model that there is not: what is near, or what it is instead."""
     if _is_of_cells(name):
         return f": {words_for_cells(name)}"
+    if os.path.exists(name):
+        return f": a name is meant, and this is a path; cells in it are given as cell_net_cifar --genotype {name}"
     return near_names(name, known) or "; `nas-zoo list` shows ours"

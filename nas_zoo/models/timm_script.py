@@ -49,8 +49,9 @@ def find_script(script: str, folder: Path | None = None) -> Path:
         if file.is_file():
             return file
     others = [*_SCRIPTS, *(file.name for file in place.parent.glob("*.py"))]
+    near = "" if place.name in others else near_names(place.name, others)
     raise ValueError(
-        f"there is no script {str(place)!r}{near_names(place.name, others)}; timm's are in its repository alone: "
+        f"there is no script {str(place)!r}{near}; timm's are in its repository alone: "
         f"git clone --depth 1 --branch v{version('timm')} {_REPOSITORY}, then give the path of one, or its name and "
         "--scripts FOLDER"
     )
