@@ -57,6 +57,7 @@ def write_page(
     examples: Sequence[Path | str] = (),
     runtime: Path | str | None = None,
     file: Path | None = None,
+    words: str | None = None,
     more: Callable[[Path], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> list[Path]:
@@ -68,6 +69,7 @@ def write_page(
         examples: Image files to offer, at most eight; they are copied as they are.
         runtime: Folder with the files of ONNX Runtime for browsers, to be copied; None: the page fetches them.
         file: The ONNX file with its preprocessing inside, where it is made and checked already; None: made here.
+        words: What it says of the network; None: ``page_words``.
         more: Writes what else belongs into the folder.
         say: Is told what is done.
 
@@ -104,7 +106,7 @@ def write_page(
             (made / RUNTIME).mkdir()
             for name, data in copied.items():
                 write_bytes(made / RUNTIME / name, data)
-        write_text(made / "index.html", _html(checkpoint, model, shown, copied))
+        write_text(made / "index.html", _html(checkpoint, model, shown, copied, words))
         for name in ("page.js", "page.css"):
             shutil.copyfile(_HERE / name, made / name)
         if more is not None:
@@ -128,7 +130,9 @@ def page_words(checkpoint: Checkpoint) -> str:
     )
 
 
-def _html(checkpoint: Checkpoint, model: Any, examples: list[str], copied: dict[str, bytes] | None) -> str:
+def _html(
+    checkpoint: Checkpoint, model: Any, examples: list[str], copied: dict[str, bytes] | None, words: str | None = None
+) -> str:
     cfg = model.pretrained_cfg
     meant = cfg.get("label_descriptions") or {}
     labels = list(cfg.get("label_names") or map(str, range(model.num_classes)))
@@ -151,7 +155,7 @@ def _html(checkpoint: Checkpoint, model: Any, examples: list[str], copied: dict[
         __package__,
         "page.html.j2",
         title=plain(checkpoint.title),
-        words=page_words(checkpoint),
+        words=words or page_words(checkpoint),
         origin=_ORIGIN if copied is None else "",
         examples=examples,
         cells=f"The normal cell, {edges['normal']} edges, and the reduction cell, {edges['reduce']} edges, as graphs",

@@ -7,7 +7,7 @@
 It looks at the pictures, chooses a size, searches for cells under the latency, trains, exports, checks and measures.
 Killed at any moment it goes on with --resume. The result is OUT/model.onnx, or OUT/model_int8.onnx where that is faster
 here and as good (summary.json and the last line name the delivered file), of each a NAME_images.onnx, which takes
-pictures of any size, OUT/page, which runs the float32 network in a browser, and OUT/report.html, which says how good it
+pictures of any size, OUT/page, which runs the delivered file in a browser, and OUT/report.html, which says how good it
 is and, with --compare, beside what; the log has a line a stage. Exit codes: 0 when the measured latency keeps the
 limit, 1 when it does not, 2 for a mistake.
 """

@@ -52,7 +52,7 @@ from nas_zoo.export.graph.check import CheckError
 from nas_zoo.export.graph.deliver import Forms, deliver
 from nas_zoo.export.graph.real_images import source_images
 from nas_zoo.export.publish.card import write_card
-from nas_zoo.export.publish.page import write_page
+from nas_zoo.export.publish.page import page_words, write_page
 from nas_zoo.export.publish.published import open_checkpoint
 from nas_zoo.export.runtime.classifier import OnnxClassifier
 from nas_zoo.export.runtime.latency import (
@@ -69,6 +69,7 @@ from nas_zoo.models.count import count
 from nas_zoo.models.latency import LatencyTable, Shape, all_pieces
 from nas_zoo.models.load import load_model, name_of_run
 from nas_zoo.models.network import CellNet
+from nas_zoo.models.results import Result
 from nas_zoo.runs.distributed import start_accelerator
 from nas_zoo.runs.files import staged, write_json, write_text
 from nas_zoo.runs.log import RunLog
@@ -602,9 +603,14 @@ class Auto:
         """README.md with cells.png, and page/."""
         checkpoint = open_checkpoint(str(self.out / "train"), called=name_of_run(self.out))
         write_card(checkpoint, self.out)
-        page = self.out / "page"
+        page, row = self.out / "page", checkpoint.row
         if not (page / "index.html").exists():
-            write_page(checkpoint, page, file=self.out / "model_images.onnx")
+            assert isinstance(row, Result)  # of a run of one's own
+            delivered = dataclasses.replace(row, top1=round(100 * self.result("test")["top1"], 2))
+            words = page_words(dataclasses.replace(checkpoint, row=delivered))
+            if self.file.name == INT8:
+                words += " It runs with eight-bit numbers, as it is delivered."
+            write_page(checkpoint, page, file=self.out / self.result("export")["images_file"], words=words)
         return {"card": "README.md", "page": "page"}
 
     # ------------------------------------------------------------------------------------------------------- summary

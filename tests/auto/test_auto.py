@@ -184,6 +184,32 @@ def test_a_finished_run_says_its_result_again_and_a_missed_budget_ends_with_1(fi
 
 
 @pytest.mark.slow
+def test_the_page_runs_the_file_that_is_delivered_and_tells_its_figure(finished, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    shutil.rmtree(copy / "page")
+    for file in copy.glob("model*.onnx"):  # as where eight bits are faster
+        int8 = file.with_name(file.name.replace("model", "model_int8"))
+        int8.write_bytes(file.read_bytes())
+        if file.name == "model_images.onnx":
+            file.write_bytes(b"not this one")
+    lines = RunLog.read(copy)[:-1]  # without that of the page
+    for line in lines:
+        if line.get("name") == "export":
+            line["result"] |= {"file": "model_int8.onnx", "images_file": "model_int8_images.onnx"}
+            line["result"]["measured_ms"]["model_int8.onnx"] = 1.0
+        if line.get("name") == "test":
+            line["result"]["top1"] = 0.1234
+    (copy / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["--resume", "--out", str(copy)]) == 0
+    delivered, shown = (copy / "model_int8_images.onnx").read_bytes(), copy / "page" / "model_images.onnx"
+    assert shown.read_bytes() == delivered
+    text = (copy / "page" / "index.html").read_text()
+    assert "12.34 % top-1" in text
+    assert "eight-bit numbers" in text
+
+
+@pytest.mark.slow
 def test_other_settings_and_other_pictures_are_refused_when_a_run_goes_on(finished, tmp_path, capsys):
     assert main(["--resume", "--out", str(finished), "--max-latency", "1"]) == 2
     assert "max_latency must stay 50" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """The page that runs a network in the browser: its folder, and the page itself in a real one against `predict`."""
 
+import contextlib
 import functools
 import http.server
 import json
@@ -7,6 +8,7 @@ import os
 import re
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,15 +125,28 @@ def test_mistakes_are_told_in_a_line_and_leave_nothing(run, tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def carried(run, tmp_path_factory):
-    """The address of a page that carries its runtime, from npm (`make test-interop` fetches it), and its folder."""
+def runtime():
+    """The files of ONNX Runtime for browsers, from npm (`make test-interop` fetches them)."""
     given = os.environ.get("NAS_ZOO_ORT_WEB")
     if given is None and not os.environ.get("NAS_ZOO_INTEROP"):
         pytest.skip("NAS_ZOO_ORT_WEB names no folder with onnxruntime-web's files")
     assert given is not None
+    return given
+
+
+@pytest.fixture(scope="module")
+def carried(run, runtime, tmp_path_factory):
+    """The address of a page that carries its runtime, and its folder."""
     folder = tmp_path_factory.mktemp("carried") / "page"
     example = str(run[0] / "test" / "cat" / "00.png")
-    assert page.main([str(run[1]), "--to", str(folder), "--runtime", given, "--examples", example]) == 0
+    assert page.main([str(run[1]), "--to", str(folder), "--runtime", runtime, "--examples", example]) == 0
+    with served(folder) as address:
+        yield address, folder
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of its files."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: Any) -> None:
@@ -139,9 +154,11 @@ def carried(run, tmp_path_factory):
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/", folder
-    server.shutdown()
-    server.server_close()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -212,6 +229,30 @@ def test_the_browser_says_what_predict_says(carried, browser, tmp_path):
     assert said == []
     assert all(url.startswith((address, "blob:", "data:")) for url in asked)  # nothing goes anywhere else
     tab.close()
+
+
+def test_the_browser_runs_a_file_of_eight_bits_as_onnx_runtime_does(run, runtime, browser, tmp_path):
+    from nas_zoo.export.graph.deliver import Forms, deliver
+    from nas_zoo.export.graph.real_images import RealImages
+    from nas_zoo.export.publish.published import open_checkpoint
+
+    checkpoint = open_checkpoint(str(run[1]))
+    real = RealImages("test pictures", sorted((run[0] / "test").rglob("*.png"))[:8], None)
+    deliver(checkpoint.model(), tmp_path, Forms(int8=True, layout="NHWC"), images=real, calibration=real)
+    file, folder = tmp_path / "model_int8_images.onnx", tmp_path / "page"
+    page.write_page(checkpoint, folder, runtime=runtime, file=file, words="As it is delivered.")
+    (tmp_path / "pictures").mkdir()
+    classifier = OnnxClassifier(file)
+    with served(folder) as address:
+        tab, said, _ = opened(browser, address)
+        assert tab.get_by_text("As it is delivered.").count() == 1
+        for path in pictures_in(tmp_path / "pictures"):
+            found = answer(tab, lambda path=path: tab.set_input_files("#file", str(path)))
+            expected = classifier.predict([path], top_k=10)[0]
+            off = np.abs(np.array(found["probabilities"])[expected.indices] - expected.probabilities).max()
+            assert off < 1e-3, path.name
+        assert said == []
+        tab.close()
 
 
 def test_transparent_and_wide_gamut_pictures_are_told_apart(carried, browser, tmp_path):
