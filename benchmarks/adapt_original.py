@@ -13,8 +13,8 @@ rows, which is what the script is for, and take none as an accuracy on unseen im
 """
 
 import argparse
+import contextlib
 import json
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 from nas_zoo.runs.facts import run_facts
+from nas_zoo.train import EvaluateSettings, TrainSettings, evaluate, train
 
 HELD_OUT = 5  # one of so many images of a class
 FORMS = ("original", "jpeg")
@@ -57,16 +58,6 @@ def write_images(original: Path, jpeg: Path, folder: Path) -> Counter[str]:
     return count
 
 
-def run(*words: str) -> str:
-    print("$", *words, file=sys.stderr, flush=True)
-    return subprocess.run([sys.executable, "-m", *words], check=True, stdout=subprocess.PIPE, text=True).stdout
-
-
-def top1(model: Path, data: Path, test: Path) -> float:
-    words = ("nas_zoo.train.evaluation", str(model), "--data", str(data), "--test-data", str(test))
-    return float(json.loads(run(*words).splitlines()[-1])["top1"])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of the trained model")
@@ -79,39 +70,39 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder for the adapted models; none: they are not kept")
     options = parser.parse_args()
-    config = json.loads((options.run / "config.json").read_text())
-    with tempfile.TemporaryDirectory() as name:
+    architecture = json.loads((options.run / "config.json").read_text())["architecture"]
+    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(sys.stderr):
         folder = Path(name)
         count = write_images(options.original, options.jpeg, folder)
         models = {"as it was": options.run}
         for form in FORMS:
-            out = models[f"trained on {form}"] = (options.keep or folder) / f"adapted_{form}"
-            print(run(
-                "nas_zoo.train", "--recipe", "quick", "--model", config["architecture"],
-                "--init-weights", str(options.run / "model.safetensors"),
-                "--data", str(folder / form / "train"), "--test-data", str(folder / form / "test"),
-                "--epochs", str(options.epochs), "--warmup-epochs", "0", "--lr", str(options.lr), "--ema-decay", "0",
-                "--batch-size", str(options.batch_size), "--seed", str(options.seed), "--eval-every", "0",
-                "--out", str(out),
-            ), file=sys.stderr)  # fmt: skip
+            settings = TrainSettings.from_recipe(
+                "quick", model=architecture, init_weights=options.run / "model.safetensors",
+                data=str(folder / form / "train"), test_data=str(folder / form / "test"), epochs=options.epochs,
+                warmup_epochs=0, lr=options.lr, ema_decay=0.0, batch_size=options.batch_size, seed=options.seed,
+                eval_every=0, out=(options.keep or folder) / f"adapted_{form}",
+            )  # fmt: skip
+            models[f"trained on {form}"] = train(settings).path
         tests = {
             "held out, original pixels": (folder / "original" / "train", folder / "original" / "test"),
             "held out, JPEG": (folder / "jpeg" / "train", folder / "jpeg" / "test"),
             "test, JPEG": (options.jpeg, options.test),
         }
-        rows = {of: {test: top1(model, *paths) for test, paths in tests.items()} for of, model in models.items()}
-    facts = run_facts()
-    print(
-        json.dumps(
-            {
-                "model": config["architecture"],
-                "top1": rows,
-                "n": {"train": count["train"], "held out": count["test"]},
-                **{key: getattr(options, key) for key in ("epochs", "lr", "batch_size", "seed")},
-                **{key: facts[key] for key in ("device_name", "threads", "versions", "commit")},
+        rows = {
+            of: {
+                test: evaluate(model, EvaluateSettings(data=str(data), test_data=str(held_out)))["top1"]
+                for test, (data, held_out) in tests.items()
             }
-        )
-    )
+            for of, model in models.items()
+        }
+    facts = run_facts()
+    print(json.dumps({
+        "model": architecture,
+        "top1": rows,
+        "n": {"train": count["train"], "held out": count["test"]},
+        **{key: getattr(options, key) for key in ("epochs", "lr", "batch_size", "seed")},
+        **{key: facts[key] for key in ("device_name", "threads", "versions", "commit")},
+    }))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -17,66 +17,62 @@ which gives each the way that its authors gave it. All share one optimizer of th
 
 import argparse
 import csv
-import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from nas_zoo.genotype import as_genotype
 from nas_zoo.runs.facts import published, published_log
+from nas_zoo.runs.files import write_json, write_text
 from nas_zoo.runs.log import RunLog
-from nas_zoo.search.papers.scales import case_of
+from nas_zoo.search.papers.scales import SCALES as PAPERS
+from nas_zoo.search.papers.scales import Scale, searching
 
 ROOT = Path(__file__).resolve().parents[1]
 
-
-@dataclasses.dataclass(frozen=True)
-class Scale:
-    """Size of the comparison; image sizes in pixels."""
-
-    image_size: int
-    num_cells: int
-    init_channels: int
-    batch_size: int
-    train_limit: int  # images of the search, half of them for the weights
-    epochs: int
-    train_channels: int  # of the retrained networks, num_cells as in the search
-    train_epochs: int
-    train_images: int
-
-
+SMALL = PAPERS["small"]
 SCALES = {
-    "cpu": Scale(16, 5, 8, 32, 4000, 6, 16, 1, 25000),
-    "cpu32": Scale(32, 5, 8, 64, 10000, 8, 16, 3, 50000),
-    "gpu": Scale(32, 8, 16, 64, 50000, 50, 36, 100, 50000),
-}
+    "cpu": Scale("cpu", SMALL.search, {**SMALL.train, "train_limit": 25000}),
+    "cpu32": Scale(
+        "cpu32",
+        {**SMALL.search, "image_size": 32, "batch_size": 64, "train_limit": 10000, "epochs": 8},
+        {**SMALL.train, "image_size": 32, "train_limit": 50000, "epochs": 3},
+    ),
+    "gpu": Scale(
+        "gpu",
+        {**SMALL.search, "image_size": 32, "num_cells": 8, "init_channels": 16, "batch_size": 64, "train_limit": 50000,
+         "epochs": 50},
+        {**SMALL.train, "image_size": 32, "num_cells": 8, "init_channels": 36, "train_limit": 50000, "epochs": 100},
+    ),
+}  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A method with its settings; how far alpha goes is what ``nas-zoo paper`` has for it."""
+class Case(NamedTuple):
+    """A search of ``nas-zoo paper``, which knows how far its alpha goes, with settings of its own."""
 
-    method: str
-    flags: tuple[str, ...] = ()
+    paper: str
+    own: Mapping[str, Any] = MappingProxyType({})
     seed: int = 0
     alpha_way: float | None = None  # another than that: the paper's learning rate of alpha times its steps
 
 
 DA2S_WAY_256 = 3e-4 * 50 * 97  # PC-DARTS' batch
 # What is retrained has 8 of 14 edges in every row that is not named for another number.
-TWO_EDGES = ("--derive", "darts")
+TWO_EDGES = {"derive": "darts"}
 CASES = {
     "darts": Case("darts"),
     "edas": Case("edas", TWO_EDGES),
-    "da2s_e4": Case("da2s", ("--edges", "4/14", "--partial-channels", "1")),
-    "da2s_e4_256": Case("da2s", ("--edges", "4/14", "--partial-channels", "1"), alpha_way=DA2S_WAY_256),
+    "da2s_e4": Case("da2s", {"edges": "4/14"}),
+    "da2s_e4_256": Case("da2s", {"edges": "4/14"}, alpha_way=DA2S_WAY_256),
     "random": Case("random"),
-    "da2s": Case("da2s", ("--edges", "8/14", "--partial-channels", "1")),
-    "pc_darts": Case("pc_darts", ("--partial-channels", "4")),
+    "da2s": Case("da2s", {"edges": "8/14"}),
+    "pc_darts": Case("pc_darts"),
     "alpha_max": Case("alpha_max", TWO_EDGES),
-    "edas_warmup": Case("edas", (*TWO_EDGES, "--warmup-epochs", "{warmup}")),
+    "edas_warmup": Case("edas_warmup", TWO_EDGES),
     "gdas": Case("gdas"),
     "drnas": Case("drnas"),
     "fairdarts": Case("fairdarts"),
@@ -90,63 +86,50 @@ CASES = {
 }
 
 
-def run(command: list[str]) -> None:
+def run(module: str, settings: Mapping[str, Any], *words: str) -> None:
+    """A program in a process of its own, since its peak memory is told; it goes on with what was stopped."""
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    command = [module, *flags, *words, "--resume", "auto"]
     print("$", *command, flush=True)
     subprocess.run([sys.executable, "-m", *command], check=True)
 
 
-def resumed(folder: Path) -> list[str]:
-    return ["--resume"] if (folder / "log.jsonl").exists() else []
+def settings_of(case: Case, scale: Scale) -> dict[str, Any]:
+    """Of the case's search."""
+    wanted = searching(case.paper, scale, case.seed, **case.own)
+    settings = {"method": wanted.method, **wanted.settings}
+    if case.alpha_way:
+        steps = settings["epochs"] * (settings["train_limit"] // 2 // settings["batch_size"])
+        settings["alpha_lr"] = float(f"{case.alpha_way / steps:.4g}")
+    return settings
 
 
-def search(name: str, case: Case, scale: Scale, out: Path, data: list[str]) -> Path:
-    folder = out / "search" / name
-    last = last_epoch(folder)
-    if last is None or last["epoch"] < scale.epochs:
-        steps = scale.epochs * (scale.train_limit // 2 // scale.batch_size)
-        flags = [flag.format(warmup=round(scale.epochs * 10 / 25)) for flag in case.flags]
-        paper = case_of(case.method)
-        if way := case.alpha_way or paper.alpha_way:
-            flags += ["--alpha-lr", f"{way / (steps * paper.active):.4g}"]
-        run(["nas_zoo.search.run", "--method", case.method, *data, *resumed(folder), "--out", str(folder),
-             "--seed", str(case.seed), "--epochs", str(scale.epochs), "--batch-size", str(scale.batch_size),
-             "--num-cells", str(scale.num_cells), "--init-channels", str(scale.init_channels),
-             "--image-size", str(scale.image_size), "--train-limit", str(scale.train_limit),
-             "--lr", "0.025", "--lr-min", "0.001", "--eval-size", "1000", *flags])  # fmt: skip
-    return folder
-
-
-def retrain(name: str, cells: Path, scale: Scale, out: Path, data: list[str]) -> Path:
-    folder = out / "train" / name
-    if not (folder / "result.json").exists():
-        run(["nas_zoo.train", "--recipe", "quick", "--model", "cell_net_cifar", "--genotype", str(cells), *data,
-             *resumed(folder), "--out", str(folder), "--init-channels", str(scale.train_channels), "--num-cells",
-             str(scale.num_cells), "--image-size", str(scale.image_size), "--train-limit", str(scale.train_images),
-             "--epochs", str(scale.train_epochs), "--warmup-epochs", "0", "--eval-every", "0"])  # fmt: skip
-    return folder
-
-
-def last_epoch(folder: Path) -> dict[str, Any] | None:
+def last_epoch(folder: Path) -> dict[str, Any]:
+    """The line of a search's last epoch so far; epoch 0 before there is one."""
     log = folder / "log.jsonl"
     epochs = [line for line in RunLog.read(log) if line["kind"] == "epoch"] if log.exists() else []
-    return epochs[-1] if epochs else None
+    return epochs[-1] if epochs else {"epoch": 0}
 
 
 def found_after(gap: dict[str, Any], cells: str, statistics: str) -> float | None:
     return next((row[statistics] for row in gap["after"] if row["cells"] == cells), None)
 
 
-def row_of(name: str, case: Case, scale_name: str, search_folder: Path, train_folder: Path) -> dict[str, Any]:
+def row_of(name: str, scale_name: str, search_folder: Path, train_folder: Path) -> dict[str, Any]:
     first = RunLog.read(search_folder / "log.jsonl")[0]
     last, result = last_epoch(search_folder), json.loads((train_folder / "result.json").read_text())
-    assert last is not None
     gap, settings = last["gap"], first["settings"]
     genotype = as_genotype(str(search_folder / "genotype.json"))
+    accuracies = {
+        f"{what}{end}": gap["before"][statistics] if cells is None else found_after(gap, cells, statistics)
+        for statistics, end in (("running", ""), ("reestimated", "_reestimated"))
+        for what, cells in (("supernet", None), ("derived", "found"), ("derived_argmax", "argmax"))
+    }
     return {
         "case": name,
-        "method": case.method,
+        "method": settings["method"],
         "edges": settings.get("edges") or settings.get("derive", "8/14"),
-        "seed": case.seed,
+        "seed": settings["seed"],
         "scale": scale_name,
         "data": Path(first["data"]["name"]).name,
         "search_images": first["data"]["images"],
@@ -155,12 +138,7 @@ def row_of(name: str, case: Case, scale_name: str, search_folder: Path, train_fo
         "search_s": last["seconds"],
         "search_gb": last["peak_memory_gb"],
         "held_out_n": last["held_out"]["n"],
-        "supernet": gap["before"]["running"],
-        "derived": found_after(gap, "found", "running"),
-        "derived_argmax": found_after(gap, "argmax", "running"),
-        "supernet_reestimated": gap["before"]["reestimated"],
-        "derived_reestimated": found_after(gap, "found", "reestimated"),
-        "derived_argmax_reestimated": found_after(gap, "argmax", "reestimated"),
+        **accuracies,
         "entropy_normal": last["entropy"]["normal"],
         "entropy_reduce": last["entropy"]["reduce"],
         "genotype": genotype.digest,
@@ -221,22 +199,22 @@ def main() -> None:
     out = options.out or Path("runs") / f"comparison_{options.scale}"
     data = ["--data", options.data, *(["--test-data", options.test_data] if options.test_data else [])]
     for name in options.only:
-        case = CASES[name]
-        if options.part != "retrain":
-            search(name, case, scale, out, data)
-        last = last_epoch(out / "search" / name)
-        if options.part == "search" or last is None or last["epoch"] < scale.epochs:
+        searched, trained = out / "search" / name, out / "train" / name
+        if options.part != "retrain" and last_epoch(searched)["epoch"] < scale.search["epochs"]:
+            run("nas_zoo.search.run", settings_of(CASES[name], scale), *data, "--out", str(searched))
+        if options.part == "search" or last_epoch(searched)["epoch"] < scale.search["epochs"]:
             continue
-        trained = retrain(name, out / "search" / name / "genotype.json", scale, out, data)
-        figures = row_of(name, case, options.scale, out / "search" / name, trained)
+        if not (trained / "result.json").exists():
+            cells = {"genotype": searched / "genotype.json"}
+            run("nas_zoo.train", {**scale.train, **cells}, *data, "--out", str(trained))
+        figures = row_of(name, options.scale, searched, trained)
         row = {key: "" if value is None else str(value) for key, value in figures.items()}
         rows = [other for other in rows if other["case"] != name] + [row]
         rows.sort(key=lambda row: list(CASES).index(row["case"]))
         kept = results / name
         kept.mkdir(parents=True, exist_ok=True)
-        (kept / "log.jsonl").write_text(published_log(RunLog.read(out / "search" / name)))
-        cells = json.loads((out / "search" / name / "genotype.json").read_text())
-        (kept / "genotype.json").write_text(json.dumps(published(cells), indent=1) + "\n")
+        write_text(kept / "log.jsonl", published_log(RunLog.read(searched)))
+        write_json(kept / "genotype.json", published(json.loads((searched / "genotype.json").read_text())))
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(row), lineterminator="\n")
             writer.writeheader()

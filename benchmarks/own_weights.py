@@ -10,25 +10,17 @@ which short runs leave unsettled). EDAS, section 6: "capable of training meaning
 
 import argparse
 import contextlib
-import io
 import json
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from nas_zoo.runs.facts import run_facts
-from nas_zoo.runs.log import RunLog
-from nas_zoo.search import run
-from nas_zoo.train import run as train
-
-
-def call(main, words: list[str]) -> None:
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        code = main(words)
-    if code:
-        raise SystemExit(printed.getvalue())
+from nas_zoo.search import EdasSettings, search
+from nas_zoo.train import TrainSettings, train
 
 
 def main() -> None:
@@ -43,47 +35,35 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    size = ["--num-cells", str(options.num_cells), "--init-channels", str(options.init_channels)]
-    common = ["--data", options.data, "--seed", str(options.seed)]
-    test = ["--test-data", options.test_data] if options.test_data else []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        searched = [*common, *size, "--epochs", str(options.search_epochs), "--out", str(folder / "search")]
-        call(run.main, searched)
-        last = RunLog.read(folder / "search")[-1]
-        rows = []
-        for rule, stem in (("darts", "derived"), ("argmax", "derived_argmax")):
-            weights = folder / "search" / f"{stem}.safetensors"
-            genotype = folder / f"{rule}.json"
-            genotype.write_text(json.dumps(last["genotype"][rule]))
-            for epochs in options.epochs:
-                row: dict[str, object] = {"rule": rule, "epochs": epochs, "before": last["held_out"]["derived"][rule]}
-                for start, flags in (
-                    ("scratch", ["--model", "cell_net_cifar", "--genotype", str(genotype), *size]),
-                    ("own_weights", ["--model", "cell_net_cifar", "--init-weights", str(weights)]),
-                ):
-                    out = folder / f"{rule}-{epochs}-{start}"
-                    recipe = ["--recipe", "quick", "--epochs", str(epochs), "--warmup-epochs", "0", "--ema-decay", "0"]
-                    call(train.main, [*common, *test, *flags, *recipe, "--out", str(out)])
-                    row[start] = json.loads((out / "result.json").read_text())["top1"]
-                rows.append(row)
-        n = json.loads((out / "result.json").read_text())["n"]
-    facts = run_facts()
-    print(
-        json.dumps(
-            {
-                "data": options.data,
-                "search_epochs": options.search_epochs,
-                "supernet": last["held_out"]["supernet"],
-                "rows": rows,
-                "test_n": n,
-                "seeds": 1,
-                "device": facts["device_name"],
-                "threads": options.threads,
-                "versions": {k: v for k, v in facts["versions"].items() if k in ("python", "torch", "nas-zoo")},
+    size = {"num_cells": options.num_cells, "init_channels": options.init_channels}
+    common = {"data": options.data, "seed": options.seed}
+    rows = []
+    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stdout(sys.stderr):
+        folder = Path(name) / "search"
+        last = search(EdasSettings(epochs=options.search_epochs, out=folder, **common, **size)).history[-1]
+        for rule in ("darts", "argmax"):
+            files = [folder / f"{name}.safetensors" for name in (f"derived_{rule}", "derived")]
+            starts: dict[str, dict[str, Any]] = {
+                "scratch": {"genotype": str(folder / f"genotype_{rule}.json"), **size},
+                "own_weights": {"init_weights": next(file for file in files if file.exists())},
             }
-        )
-    )
+            for epochs in options.epochs:
+                row: dict[str, object] = {"rule": rule, "epochs": epochs, "before": last[rule]}
+                for start, begins in starts.items():
+                    settings = TrainSettings.from_recipe(
+                        "quick", model="cell_net_cifar", epochs=epochs, warmup_epochs=0, ema_decay=0.0,
+                        test_data=options.test_data, out=Path(name) / f"{rule}-{epochs}-{start}", **common, **begins,
+                    )  # fmt: skip
+                    result = train(settings)
+                    row[start] = result.top1
+                rows.append(row)
+    assert result.figures is not None
+    facts = run_facts()
+    print(json.dumps({
+        "data": options.data, "search_epochs": options.search_epochs, "supernet": last["supernet"], "rows": rows,
+        "test_n": result.figures["n"], "seeds": 1, "device": facts["device_name"], "threads": options.threads,
+        "versions": {k: v for k, v in facts["versions"].items() if k in ("python", "torch", "nas-zoo")},
+    }))  # fmt: skip
 
 
 if __name__ == "__main__":

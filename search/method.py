@@ -22,7 +22,16 @@ from nas_zoo.genotype import KINDS, OPERATIONS, Genotype
 from nas_zoo.models.operations import SEARCH_OPERATIONS
 from nas_zoo.runs import outside
 from nas_zoo.runs.outside import is_outside
-from nas_zoo.runs.settings import MOST_WORKERS, check_settings, require, require_most, setting, settle_types
+from nas_zoo.runs.settings import (
+    MOST_WORKERS,
+    check_settings,
+    require,
+    require_finite,
+    require_least,
+    require_most,
+    setting,
+    settle_types,
+)
 from nas_zoo.runs.trackers import Tracker
 from nas_zoo.search.supernet import Mixing, SearchSpace
 from nas_zoo.text import near_names
@@ -178,10 +187,9 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         settle_types(self)
-        for name, least in (("epochs", 1), ("accumulation", 1), ("num_cells", 1), ("init_channels", 2),
-                            ("batch_size", 2), ("crop_padding", 0), ("cutout", 0), ("eval_size", 0), ("gap_batches", 0),
-                            ("skip_unreadable", 0), ("partial_channels", 1)):  # fmt: skip
-            require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
+        require_least(self, epochs=1, accumulation=1, num_cells=1, init_channels=2, batch_size=2, crop_padding=0,
+                      cutout=0, eval_size=0, gap_batches=0, skip_unreadable=0, partial_channels=1, workers=0,
+                      target_channels=2, target_cells=1, target_size=8)  # fmt: skip
         require(1 <= self.nodes <= 6, "nodes", self.nodes, "from 1 to 6")
         for operation in self.operations:
             known = ("none", *OPERATIONS)
@@ -191,27 +199,20 @@ class SearchSettings:
         different = len(set(self.operations)) == len(self.operations) and bool(set(self.operations) - {"none"})
         what = "different ones, and another than 'none' among them"
         require(different, "operations", ", ".join(self.operations), what)
-        for name in ("lr", "alpha_lr"):
-            require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "a finite number greater than 0")
-        for name in ("lr_min", "momentum", "weight_decay", "grad_clip"):
-            require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "a finite number of at least 0")
+        require_finite(self, "lr", "alpha_lr", above=True)
+        require_finite(self, "lr_min", "momentum", "weight_decay", "grad_clip", "latency_weight")
         divides = self.init_channels % self.partial_channels == 0
         what = f"a divisor of init_channels ({self.init_channels})"
         require(divides, "partial_channels", self.partial_channels, what)
         require(self.lr_min <= self.lr, "lr_min", self.lr_min, f"at most lr ({self.lr})")
         both = all(0 <= beta < 1 for beta in self.alpha_betas)
         require(both, "alpha_betas", self.alpha_betas, "two numbers from 0 to below 1")
-        for name, least, unit in (("image_size", 8, " pixels"), ("train_limit", 4, " images"), ("workers", 0, "")):
+        for name, least, unit in (("image_size", 8, " pixels"), ("train_limit", 4, " images")):
             value = getattr(self, name)
             require(value is None or value >= least, name, value, f"at least {least}{unit}")
         require_most(self, workers=MOST_WORKERS)
-        for name, least in (("target_channels", 2), ("target_cells", 1), ("target_size", 8)):
-            value = getattr(self, name)
-            require(value is None or value >= least, name, value, f"at least {least}")
         limit = self.max_latency
         require(limit is None or 0 < limit < math.inf, "max_latency", limit, "more than 0 ms and finite")
-        weight = self.latency_weight
-        require(0 <= weight < math.inf, "latency_weight", weight, "a finite number of at least 0")
         if limit is not None and self.latency_table is None:
             raise ValueError("max_latency needs latency_table, the file that `nas-zoo latency --to FILE` writes")
         budget = self.time_budget

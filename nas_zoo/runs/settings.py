@@ -46,6 +46,7 @@ __all__ = [
     "given_flags",
     "read_config",
     "require",
+    "require_finite",
     "require_least",
     "require_most",
     "resumed_settings",
@@ -87,6 +88,14 @@ def require(condition: bool, name: str, value: Any, what: str) -> None:
     """Nothing, or ValueError "NAME must be WHAT, got VALUE" where the condition does not hold."""
     if not condition:
         raise ValueError(f"{name} must be {what}, got {_got(value)}")
+
+
+def require_finite(settings: Any, *names: str, above: bool = False) -> None:
+    """``require`` for numbers by name: finite, and at least 0 or, where it is `above`, greater than 0."""
+    what = f"a finite number {'greater than' if above else 'of at least'} 0"
+    for name in names:
+        value = getattr(settings, name)
+        require(0 <= value < math.inf and (value > 0 or not above), name, value, what)
 
 
 def require_least(settings: Any, **least: int) -> None:

@@ -6,7 +6,6 @@ A recipe stands over the settings' own defaults, a YAML file over the recipe, a 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -18,109 +17,67 @@ from nas_zoo.data.own import LabelledImages
 from nas_zoo.data.sources import ImageSource
 from nas_zoo.runs.launch import asked_settings
 from nas_zoo.runs.schedule import learning_rate
-from nas_zoo.runs.settings import MOST_WORKERS, read_config, require, require_most, setting, settings_from, settle_types
+from nas_zoo.runs.settings import (
+    MOST_WORKERS,
+    read_config,
+    require,
+    require_finite,
+    require_least,
+    require_most,
+    setting,
+    settings_from,
+    settle_types,
+)
 from nas_zoo.runs.trackers import Tracker
 
 __all__ = ["RECIPES", "TrainSettings", "settings_of"]
 
+# DARTS for CIFAR (paper, section 3.2 and appendix A.1; cnn/train.py): C = 36 and 20 cells are the models' own
+# defaults. The text of DA2S has cutout and nothing else. The rate changes from epoch to epoch; weight decay is on all
+# parameters, those of BatchNorm too.
+_DARTS: dict[str, Any] = {
+    "epochs": 600,
+    "batch_size": 96,
+    "optimizer": "momentum",
+    "lr": 0.025,
+    "min_lr": 0.0,
+    "schedule": "cosine",
+    "schedule_per": "epoch",
+    "warmup_epochs": 0,
+    "momentum": 0.9,
+    "weight_decay": 3e-4,
+    "decay_all": True,
+    "grad_clip": 5.0,
+    "label_smoothing": 0.0,
+    "drop_path": 0.2,
+    "aux_weight": 0.4,
+    "cutout": 16,
+    "crop_area_min": 0.08,
+    "ema_decay": 0.0,
+}
 RECIPES: dict[str, dict[str, Any]] = {
-    # DARTS for CIFAR (paper, section 3.2 and appendix A.1; cnn/train.py): C = 36 and 20 cells are the models' own
-    # defaults. The text of DA2S has cutout and nothing else. The rate changes from epoch to epoch; weight decay is on
-    # all parameters, those of BatchNorm too.
-    "cifar": {
-        "epochs": 600,
-        "batch_size": 96,
-        "optimizer": "momentum",
-        "lr": 0.025,
-        "min_lr": 0.0,
-        "schedule": "cosine",
-        "schedule_per": "epoch",
-        "warmup_epochs": 0,
-        "momentum": 0.9,
-        "weight_decay": 3e-4,
-        "decay_all": True,
-        "grad_clip": 5.0,
-        "label_smoothing": 0.0,
-        "drop_path": 0.2,
-        "aux_weight": 0.4,
-        "cutout": 16,
-        "crop_area_min": 0.08,
-        "ema_decay": 0.0,
-    },
+    "cifar": _DARTS,
     # EDAS for CIFAR (section 4.2): 600 epochs, "other settings" as in its search (section 4.1), so batch 64 and a rate
     # that ends at 0.001. It speaks of neither auxiliary head nor drop path: they are DARTS', from whose pipeline its
     # evaluation is adopted (section 4); cutout stands in Table 2.
-    "edas": {
-        "epochs": 600,
-        "batch_size": 64,
-        "optimizer": "momentum",
-        "lr": 0.025,
-        "min_lr": 0.001,
-        "schedule": "cosine",
-        "schedule_per": "epoch",
-        "warmup_epochs": 0,
-        "momentum": 0.9,
-        "weight_decay": 3e-4,
-        "decay_all": True,
-        "grad_clip": 5.0,
-        "label_smoothing": 0.0,
-        "drop_path": 0.2,
-        "aux_weight": 0.4,
-        "cutout": 16,
-        "crop_area_min": 0.08,
-        "ema_decay": 0.0,
-    },
+    "edas": _DARTS | {"batch_size": 64, "min_lr": 0.001},
     # ImageNet as EDAS and DA2S train (from P-DARTS and PC-DARTS): C = 48 and 14 cells are the models' own defaults.
     # Random resized crops, mirroring and colour jitter as there (P-DARTS, PC-DARTS: train_imagenet.py).
-    "imagenet": {
-        "epochs": 250,
-        "batch_size": 1024,
-        "optimizer": "momentum",
-        "lr": 0.5,
-        "min_lr": 0.0,
-        "schedule": "linear",
-        "schedule_per": "epoch",
-        "warmup_epochs": 5,
-        "momentum": 0.9,
-        "weight_decay": 3e-5,
-        "decay_all": True,
-        "grad_clip": 5.0,
-        "label_smoothing": 0.1,
-        "drop_path": 0.0,
-        "aux_weight": 0.4,
-        "cutout": 0,
-        "crop_area_min": 0.08,
-        "color_jitter": 0.4,
-        "hue_jitter": 0.2,
-        "ema_decay": 0.0,
-        "image_size": 224,
-        "crop_pct": 0.875,
+    "imagenet": _DARTS | {
+        "epochs": 250, "batch_size": 1024, "lr": 0.5, "schedule": "linear", "warmup_epochs": 5, "weight_decay": 3e-5,
+        "label_smoothing": 0.1, "drop_path": 0.0, "cutout": 0, "color_jitter": 0.4, "hue_jitter": 0.2,
+        "image_size": 224, "crop_pct": 0.875,
     },
     # Ours, for minutes instead of days: a high rate that falls to 0 within the budget (Smith and Topin, 2017), which
     # regularises by itself, so neither drop path, cutout nor auxiliary head; Nesterov and 5e-4 as is usual for short
     # runs on CIFAR; the moving average settles what the high rate leaves noisy. Of photographs at least a third is
     # shown, as in short runs on Imagenette (fastai's); crops of a twelfth want hundreds of epochs.
-    "quick": {
-        "epochs": 30,
-        "batch_size": 64,
-        "optimizer": "sgd",
-        "lr": 0.1,
-        "min_lr": 0.0,
-        "schedule": "cosine",
-        "schedule_per": "iteration",
-        "warmup_epochs": 2,
-        "momentum": 0.9,
-        "weight_decay": 5e-4,
-        "decay_all": False,
-        "grad_clip": 5.0,
-        "label_smoothing": 0.1,
-        "drop_path": 0.0,
-        "aux_weight": 0.0,
-        "cutout": 0,
-        "crop_area_min": 0.35,
-        "ema_decay": 0.999,
+    "quick": _DARTS | {
+        "epochs": 30, "batch_size": 64, "optimizer": "sgd", "lr": 0.1, "schedule_per": "iteration", "warmup_epochs": 2,
+        "weight_decay": 5e-4, "decay_all": False, "label_smoothing": 0.1, "drop_path": 0.0, "aux_weight": 0.0,
+        "cutout": 0, "crop_area_min": 0.35, "ema_decay": 0.999,
     },
-}
+}  # fmt: skip
 # Ours, for a network of C = 16 and 8 cells on some 40 epochs of CIFAR-10, hours of one CPU core: one cycle to a higher
 # rate, which the larger batch bears. Growing images and cutout were tried in short pilots and brought nothing
 # (benchmarks/README.md has their figures).
@@ -217,20 +174,16 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         settle_types(self)
-        for name, least in (("epochs", 1), ("accumulation", 1), ("batch_size", 2),
-                            ("warmup_epochs", 0), ("crop_padding", 0), ("cutout", 0),
-                            ("eval_every", 0), ("seed", 0), ("skip_unreadable", 0)):  # fmt: skip
-            require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
-        for name in ("min_lr", "momentum", "weight_decay", "grad_clip", "aux_weight"):
-            require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "a finite number of at least 0")
+        require_least(self, epochs=1, accumulation=1, batch_size=2, warmup_epochs=0, crop_padding=0, cutout=0,
+                      eval_every=0, seed=0, skip_unreadable=0, workers=0, init_channels=2, num_cells=1)  # fmt: skip
+        require_finite(self, "min_lr", "momentum", "weight_decay", "grad_clip", "aux_weight")
         for name in ("label_smoothing", "drop_path", "ema_decay", "val_fraction"):
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "from 0 to below 1")
-        require(0 < self.lr < math.inf, "lr", self.lr, "a finite number greater than 0")
+        require_finite(self, "lr", above=True)
         require(self.min_lr <= self.lr, "min_lr", self.min_lr, f"at most lr ({self.lr})")
         for name in ("crop_pct", "crop_area_min", "layer_decay"):
             require(0 < getattr(self, name) <= 1, name, getattr(self, name), "greater than 0 and at most 1")
-        for name, least, unit in (("image_size", 8, " pixels"), ("train_limit", 2, " images"), ("workers", 0, ""),
-                                  ("init_channels", 2, ""), ("num_cells", 1, "")):  # fmt: skip
+        for name, least, unit in (("image_size", 8, " pixels"), ("train_limit", 2, " images")):
             value = getattr(self, name)
             require(value is None or value >= least, name, value, f"at least {least}{unit}")
         require_most(self, workers=MOST_WORKERS)

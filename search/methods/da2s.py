@@ -70,7 +70,7 @@ import torch
 from torch import nn
 
 from nas_zoo.genotype import KINDS, Genotype
-from nas_zoo.runs.settings import require, setting
+from nas_zoo.runs.settings import require, require_finite, setting
 from nas_zoo.search.discretize import EdgeGroup, candidates, derive, read_configuration
 from nas_zoo.search.host import constant
 from nas_zoo.search.method import Problem, SearchSettings, Step
@@ -173,8 +173,7 @@ class Da2sSettings(SearchSettings):
             value = getattr(self, name)
             require(value in get_args(Control), name, value, f"one of {', '.join(get_args(Control))}")
         super().__post_init__()
-        for name in ("alpha_decay", "penalty_weight", "count_weight", "start_noise"):
-            require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "a finite number of at least 0")
+        require_finite(self, "alpha_decay", "penalty_weight", "count_weight", "start_noise")
         for name, epochs in (("delay_epochs", self.delay), ("freeze_epochs", self.frozen)):
             what = f"from 0 to below epochs ({self.epochs})"
             require(0 <= epochs < self.epochs, name, getattr(self, name), what)

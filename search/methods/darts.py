@@ -22,7 +22,6 @@ under w', w+ and w- (only evaluations use them).
 Not said in the paper, chosen here: alpha's decay stands in the loss (the gradient is that of Adam's L2).
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -32,7 +31,7 @@ from torch import nn
 
 from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.models.operations import SEARCH_OPERATIONS
-from nas_zoo.runs.settings import require, setting
+from nas_zoo.runs.settings import require_finite, setting
 from nas_zoo.search.discretize import derive, read_configuration
 from nas_zoo.search.method import Problem, SearchSettings, Step
 from nas_zoo.search.supernet import EdgeMixing, Mixing
@@ -64,8 +63,8 @@ class DartsSettings(SearchSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.alpha_decay < math.inf, "alpha_decay", self.alpha_decay, "a finite number of at least 0")
-        require(0 < self.radius < math.inf, "radius", self.radius, "a finite number greater than 0")
+        require_finite(self, "alpha_decay")
+        require_finite(self, "radius", above=True)
         read_configuration(self.edges, self.space)
 
 

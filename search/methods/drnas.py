@@ -21,7 +21,6 @@ is 1, which is the decay that the authors' code gives Adam; an evaluation takes 
 ranked by the mean of their best operation but 'none'; batch 64 is the authors' code's.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +30,7 @@ from torch import nn
 
 from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.models.operations import SEARCH_OPERATIONS
-from nas_zoo.runs.settings import require, setting
+from nas_zoo.runs.settings import require, require_finite, setting
 from nas_zoo.search.discretize import derive, read_configuration
 from nas_zoo.search.host import Reading
 from nas_zoo.search.method import Problem, SearchSettings, Step, seed_of
@@ -96,8 +95,7 @@ class DrNasSettings(SearchSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        weight = self.anchor_weight
-        require(0 <= weight < math.inf, "anchor_weight", weight, "a finite number of at least 0")
+        require_finite(self, "anchor_weight")
         what = f"from 0 to below epochs ({self.epochs})"
         require(0 <= self.frozen < self.epochs, "freeze_epochs", self.freeze_epochs, what)
         read_configuration(self.edges, self.space)

@@ -36,7 +36,6 @@ claim that nothing is lost in pruning holds for it alone (docs/results.md). ``de
 edges a node, for cells like everybody's: section 4.2 also says that the derivation is adopted from DARTS.
 """
 
-import math
 import random
 from dataclasses import dataclass
 from itertools import islice
@@ -47,7 +46,7 @@ from torch import nn
 
 from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.models.operations import SEARCH_OPERATIONS
-from nas_zoo.runs.settings import require, setting
+from nas_zoo.runs.settings import require, require_finite, setting
 from nas_zoo.search.discretize import derive
 from nas_zoo.search.host import Reading
 from nas_zoo.search.method import Problem, SearchSettings, Step
@@ -122,8 +121,7 @@ class EdasSettings(SearchSettings):
         super().__post_init__()
         what = f"from 0 to epochs ({self.epochs})"
         require(0 <= self.warmup_epochs <= self.epochs, "warmup_epochs", self.warmup_epochs, what)
-        decay = self.warmup_alpha_decay
-        require(0 <= decay < math.inf, "warmup_alpha_decay", decay, "a finite number of at least 0")
+        require_finite(self, "warmup_alpha_decay")
 
 
 @dataclass(frozen=True)

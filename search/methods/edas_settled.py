@@ -12,12 +12,11 @@ is left. The other edges have no gradient, as EDAS wants it, and their entropy n
 delayed by 8 of 50 epochs. Symbols as in the two modules.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
 
-from nas_zoo.runs.settings import require, setting
+from nas_zoo.runs.settings import require, require_finite, setting
 from nas_zoo.search.method import Problem, Step
 from nas_zoo.search.methods.da2s import Control, control, entropy
 from nas_zoo.search.methods.edas import Edas, EdasSettings
@@ -38,8 +37,7 @@ class EdasSettledSettings(EdasSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        weight = self.penalty_weight
-        require(0 <= weight < math.inf, "penalty_weight", weight, "a finite number of at least 0")
+        require_finite(self, "penalty_weight")
         what = f"from 0 to below epochs ({self.epochs})"
         require(0 <= self.delay < self.epochs, "delay_epochs", self.delay_epochs, what)
 

@@ -22,14 +22,13 @@ Not said in the paper, chosen here as in the authors' code: alpha starts at 1e-3
 SGD from 0.005 to 0.001, Adam with 3e-3 and betas 0.9 and 0.999; gradients of the weights are clipped at 5.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from nas_zoo.genotype import KINDS, Edge, Genotype
-from nas_zoo.runs.settings import require, setting
+from nas_zoo.runs.settings import require, require_finite, setting
 from nas_zoo.search.discretize import cell_of, derive, read_configuration
 from nas_zoo.search.method import Problem, SearchSettings, Step
 from nas_zoo.search.supernet import EdgeMixing, Mixing
@@ -67,8 +66,7 @@ class FairDartsSettings(SearchSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("alpha_decay", "zero_one_weight"):
-            require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "a finite number of at least 0")
+        require_finite(self, "alpha_decay", "zero_one_weight")
         require(0 <= self.threshold < 1, "threshold", self.threshold, "from 0 to below 1")
         if self.derive not in ("threshold", "darts", "argmax"):
             read_configuration(self.derive, self.space)

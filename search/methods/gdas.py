@@ -20,7 +20,6 @@ and each batch of an evaluation draw anew; the decay of A is in the loss (the gr
 of the weights are clipped at 5 as in DARTS.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +27,7 @@ from torch import nn
 
 from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.models.operations import SEARCH_OPERATIONS
-from nas_zoo.runs.settings import require, setting
+from nas_zoo.runs.settings import require_finite, setting
 from nas_zoo.search.discretize import derive, read_configuration
 from nas_zoo.search.host import Reading
 from nas_zoo.search.method import Problem, SearchSettings, Step, generator_of
@@ -82,9 +81,8 @@ class GdasSettings(SearchSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.alpha_decay < math.inf, "alpha_decay", self.alpha_decay, "a finite number of at least 0")
-        for name in ("tau", "tau_last"):
-            require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "a finite number greater than 0")
+        require_finite(self, "alpha_decay")
+        require_finite(self, "tau", "tau_last", above=True)
         read_configuration(self.edges, self.space)
 
 

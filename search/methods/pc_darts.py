@@ -23,7 +23,6 @@ edge has stride 2; alpha and beta decay by 1e-3; gradients of the weights are cl
 architecture steps (section 4.2) are 15 of 50: with fewer or more epochs they are as large a part, unless set.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +30,7 @@ from torch import nn
 
 from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.models.operations import SEARCH_OPERATIONS
-from nas_zoo.runs.settings import require, setting
+from nas_zoo.runs.settings import require, require_finite, setting
 from nas_zoo.search.discretize import best_operations, derive, read_configuration
 from nas_zoo.search.method import Problem, SearchSettings, Step
 from nas_zoo.search.supernet import EdgeMixing, Mixing, SearchSpace
@@ -79,7 +78,7 @@ class PcDartsSettings(SearchSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.alpha_decay < math.inf, "alpha_decay", self.alpha_decay, "a finite number of at least 0")
+        require_finite(self, "alpha_decay")
         what = f"from 0 to below epochs ({self.epochs})"
         require(0 <= self.frozen < self.epochs, "freeze_epochs", self.freeze_epochs, what)
         read_configuration(self.edges, self.space)
