@@ -26,6 +26,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from nas_zoo.genotype import as_genotype
+from nas_zoo.models.table import in_csv
 from nas_zoo.runs.facts import published, published_log
 from nas_zoo.runs.files import write_json, write_text
 from nas_zoo.runs.log import RunLog
@@ -215,10 +216,7 @@ def main() -> None:
         kept.mkdir(parents=True, exist_ok=True)
         write_text(kept / "log.jsonl", published_log(RunLog.read(searched)))
         write_json(kept / "genotype.json", published(json.loads((searched / "genotype.json").read_text())))
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(row), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_text(path, in_csv(rows))
     print(table(rows))
 
 

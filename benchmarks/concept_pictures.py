@@ -11,12 +11,11 @@ import math
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from nas_zoo.export.cells.draw import draw_genotype
 from nas_zoo.models.palette import color_of
 from nas_zoo.runs.files import write_text
-from nas_zoo.runs.log import RunLog
+from nas_zoo.search.report.history import Run, read_run
 
 RESULTS = Path(__file__).parents[1] / "search" / "results"
 INK, FAINT, NONE = "#222222", "#c9c9c9", "#9a9a9a"
@@ -134,25 +133,20 @@ def gap(rows: list[tuple[str, float, float]]) -> str:
     return svg(580, 14 + 92 * len(rows), "The gap: accuracy of a supernet before and after it is cut down", body)
 
 
-def softmax(row: list[float]) -> list[float]:
-    powers = [math.exp(value - max(row)) for value in row]
-    return [power / sum(powers) for power in powers]
-
-
 def pictures() -> dict[str, str]:
-    last = RunLog.read(RESULTS / "edas_c8_c10")[-1]
-    other = RunLog.read(RESULTS / "da2s_c16_c10")[-1]
-    operations: list[str] = last["operations"]
-    weights = [softmax(row) for row in last["alpha"]["normal"][: len(EDGES)]]
+    edas, da2s = (read_run(RESULTS / name) for name in ("edas_c8_c10", "da2s_c16_c10"))
+    weights = edas.alpha["normal"][-1, : len(EDGES)].tolist()
+    operations = edas.operations
 
-    def before_and_after(name: str, line: dict[str, Any], cells: str) -> tuple[str, float, float]:
-        after = next(row for row in line["gap"]["after"] if row["cells"] == cells)
-        return name, line["gap"]["before"]["running"], after["running"]
+    def before_and_after(name: str, run: Run, cells: str) -> tuple[str, float, float]:
+        gap = run.last["gap"]
+        after = next(row for row in gap["after"] if row["cells"] == cells)
+        return name, gap["before"]["running"], after["running"]
 
     rows = [
-        before_and_after("EDAS, cut down by argmax (11 edges a cell)", last, "argmax"),
-        before_and_after("EDAS, cut down by darts (8 edges a cell)", last, "darts"),
-        before_and_after("DA2S, for 8 edges a cell", other, "found"),
+        before_and_after("EDAS, cut down by argmax (11 edges a cell)", edas, "argmax"),
+        before_and_after("EDAS, cut down by darts (8 edges a cell)", edas, "darts"),
+        before_and_after("DA2S, for 8 edges a cell", da2s, "found"),
     ]
     return {
         "supernet": supernet(operations),

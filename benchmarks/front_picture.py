@@ -21,7 +21,7 @@ from nas_zoo import load_genotype
 from nas_zoo.genotype import KINDS, Cell
 from nas_zoo.models.latency import LatencyTable, Shape
 from nas_zoo.models.palette import color_of
-from nas_zoo.models.results import package_results
+from nas_zoo.models.results import package_results, standard_error
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import write_text
 
@@ -47,7 +47,7 @@ class Point(NamedTuple):
     @property
     def error(self) -> float:
         """Standard error of top1, in points."""
-        return math.sqrt(self.top1 * (100 - self.top1) / self.images)
+        return 100 * standard_error(self.top1 / 100, self.images)
 
 
 def small_networks(table: Path) -> tuple[list[Point], str]:

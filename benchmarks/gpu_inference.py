@@ -47,6 +47,7 @@ from nas_zoo.models.load import load_model
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.facts import run_facts
 from nas_zoo.runs.files import write_json
+from nas_zoo.text import table
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 #: Largest accepted difference of a logit from float32 on the CPU, times the largest logit where that is above 1.
@@ -171,13 +172,9 @@ def measure_all(options: argparse.Namespace) -> dict[str, Any]:
     return {"facts": run_facts(device), "settings": settings, "images": images, "parity": rows, "timings": timings}
 
 
-def table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
-    def shown(value: Any) -> str:
-        return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-    cells = [columns, *(tuple(shown(row[column]) for column in columns) for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    return "\n".join("  ".join(text.rjust(w) for text, w in zip(line, widths, strict=True)) for line in cells)
+def shown(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> str:
+    """Those columns for people, numbers with four digits."""
+    return table([{c: f"{row[c]:.4g}" if isinstance(row[c], float) else row[c] for c in columns} for row in rows])
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -210,8 +207,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.csv is not None:
         write_csv(options.csv, found["timings"])
     print(json.dumps(found["facts"]))
-    print(table(found["parity"], ("runtime", "dtype", "tf32", "largest_difference", "accepted", "top1_agreement", "n")))
-    print(table(found["timings"], ("runtime", "dtype", "batch", "median_ms", "p10_ms", "p90_ms", "images_per_s",
+    print(shown(found["parity"], ("runtime", "dtype", "tf32", "largest_difference", "accepted", "top1_agreement", "n")))
+    print(shown(found["timings"], ("runtime", "dtype", "batch", "median_ms", "p10_ms", "p90_ms", "images_per_s",
                                    "peak_memory_gb")))  # fmt: skip
     wrong = [row for row in found["parity"] if not row["ok"]]
     for row in wrong:

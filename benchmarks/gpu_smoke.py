@@ -399,14 +399,16 @@ def outcomes(names: list[str], options: argparse.Namespace) -> Iterator[dict[str
                 begun, limit = time.monotonic(), options.piece_seconds
 
 
-def table(lines: Iterable[dict[str, Any]]) -> str:
+def shown(lines: Iterable[dict[str, Any]]) -> str:
     """For people: piece, how it ended, seconds, figures or reason."""
-    rows = [("piece", "ended", "s", "figures")]
+    from nas_zoo.text import table
+
+    rows = []
     for line in lines:
         figures = ", ".join(f"{name} {value}" for name, value in line.get("figures", {}).items())
-        rows.append((line["piece"], line["state"], str(line.get("seconds", "")), figures or line.get("reason", "")))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return "\n".join("  ".join((*(row[i].ljust(widths[i]) for i in range(3)), row[3])) for row in rows)
+        rows.append({"piece": line["piece"], "ended": line["state"], "s": line.get("seconds"),
+                     "figures": figures or line.get("reason")})  # fmt: skip
+    return table(rows)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -455,7 +457,7 @@ def main(argv: list[str] | None = None) -> int:
     if facts is not None:
         versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
         print(f"\n{facts['device_name']}, driver {facts['driver']}, {versions}, commit {facts['commit']}")
-    print(table(lines))
+    print(shown(lines))
     counts = {state: sum(line["state"] == state for line in lines) for state in ("ok", "failed", "left out")}
     print(f"{counts['ok']} ok, {counts['failed']} failed, {counts['left out']} left out; {record}")
     if late := [name for name in names if name not in ended]:

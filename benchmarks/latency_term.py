@@ -13,7 +13,6 @@ benchmarks/latency_term.csv is what it wrote.
 """
 
 import argparse
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from nas_zoo.models.latency import Conditions, LatencyTable, Shape
 from nas_zoo.models.load import load_model
 from nas_zoo.models.network import CellNet
 from nas_zoo.models.results import standard_error
+from nas_zoo.models.table import in_csv
 from nas_zoo.runs.files import write_text
 from nas_zoo.search import SearchSettings, search
 from nas_zoo.search.method import find_method
@@ -125,10 +125,7 @@ def main() -> None:
                 }
             )  # fmt: skip
             print(rows[-1], flush=True)
-    with options.csv.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_text(options.csv, in_csv(rows))
     print(conditions, timer.word() or "", sep="; ")
 
 

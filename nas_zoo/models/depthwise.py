@@ -152,19 +152,9 @@ class DepthwiseConv(nn.Conv2d):
     (N, C, H, W) -> (N, C, ceil(H / stride), ceil(W / stride)). Same state-dict keys and forward pass as nn.Conv2d.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        kernel: int,
-        stride: int = 1,
-        dilation: int = 1,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, channels: int, kernel: int, stride: int = 1, dilation: int = 1, **dd: Any) -> None:
         padding = dilation * (kernel - 1) // 2
-        super().__init__(
-            channels, channels, kernel, stride, padding, dilation, channels, bias=False, device=device, dtype=dtype
-        )
+        super().__init__(channels, channels, kernel, stride, padding, dilation, channels, bias=False, **dd)
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.jit.is_scripting():

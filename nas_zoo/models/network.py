@@ -31,16 +31,8 @@ __all__ = ["CellNet", "SkippedCell", "StemBlock", "build"]
 class StemBlock(nn.Module):
     """3x3 convolution, BatchNorm, ReLU."""
 
-    def __init__(
-        self,
-        in_chs: int,
-        out_chs: int,
-        stride: int,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, in_chs: int, out_chs: int, stride: int, **dd: Any) -> None:
         super().__init__()
-        dd: dict = {"device": device, "dtype": dtype}
         self.conv = nn.Conv2d(in_chs, out_chs, 3, stride, 1, bias=False, **dd)
         self.bn = nn.BatchNorm2d(out_chs, **dd)
 
@@ -52,17 +44,9 @@ class Node(nn.Module):
     """Sum of the operations on the edges that enter a node."""
 
     def __init__(
-        self,
-        edges: list[tuple[str, int]],
-        input_stride: int,
-        channels: int,
-        drop_path: float,
-        pool_bn: bool,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        self, edges: list[tuple[str, int]], input_stride: int, channels: int, drop_path: float, pool_bn: bool, **dd: Any
     ) -> None:
         super().__init__()
-        dd: dict = {"device": device, "dtype": dtype}
         self.sources = [source for _, source in edges]
         self.wants_relu: list[bool] = []
         self.ops = nn.ModuleList()
@@ -90,17 +74,9 @@ class Cell(nn.Module):
     """One cell; both inputs arrive activated. Nodes that do not reach the output are not built."""
 
     def __init__(
-        self,
-        cell: Edges,
-        spec: CellSpec,
-        activate: bool,
-        drop_path: float = 0.0,
-        pool_bn: bool = False,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        self, cell: Edges, spec: CellSpec, activate: bool, drop_path: float = 0.0, pool_bn: bool = False, **dd: Any
     ) -> None:
         super().__init__()
-        dd: dict = {"device": device, "dtype": dtype}
         self.activate = activate
         reads = cell.inputs_read
         self.preprocess0: nn.Module = nn.Identity()

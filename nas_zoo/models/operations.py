@@ -13,10 +13,12 @@ arithmetic is the same (tests compare with the layer-by-layer form).
 An operation from outside the package (``nas_zoo.runs.outside``) is a function or class that is called with channels,
 stride and affine and gives a module of the shapes below; it reads the state itself, so a ReLU in front is its own.
 
-Shapes: every operation maps (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride)), for odd sizes too.
+Shapes: every operation maps (N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride)), for odd sizes too. ``dd`` is
+device and dtype of the parameters, as torch's own layers take them.
 """
 
 import contextlib
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -99,16 +101,8 @@ def _in_a_line(error: Exception) -> str:
 class PointwiseNorm(nn.Module):
     """1x1 convolution and BatchNorm of an activated input: (N, C_in, H, W) -> (N, C_out, H, W)."""
 
-    def __init__(
-        self,
-        in_chs: int,
-        out_chs: int,
-        affine: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, in_chs: int, out_chs: int, affine: bool = True, **dd: Any) -> None:
         super().__init__()
-        dd: dict = {"device": device, "dtype": dtype}
         self.conv = nn.Conv2d(in_chs, out_chs, 1, bias=False, **dd)
         self.bn = nn.BatchNorm2d(out_chs, affine=affine, **dd)
 
@@ -127,16 +121,8 @@ class FactorizedReduce(nn.Module):
     convolution in channels_last with few input channels (uxlfoundation/oneDNN issue 6035).
     """
 
-    def __init__(
-        self,
-        in_chs: int,
-        out_chs: int,
-        affine: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, in_chs: int, out_chs: int, affine: bool = True, **dd: Any) -> None:
         super().__init__()
-        dd: dict = {"device": device, "dtype": dtype}
         self.conv1 = nn.Conv2d(in_chs, out_chs // 2, 1, bias=False, **dd)
         self.conv2 = nn.Conv2d(in_chs, out_chs - out_chs // 2, 1, bias=False, **dd)
         self.bn = nn.BatchNorm2d(out_chs, affine=affine, **dd)
@@ -149,17 +135,8 @@ class FactorizedReduce(nn.Module):
 class SeparableConv(nn.Module):
     """Depthwise and pointwise convolution, BatchNorm, twice; the stride is in the first depthwise convolution."""
 
-    def __init__(
-        self,
-        channels: int,
-        kernel: int,
-        stride: int,
-        affine: bool,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, channels: int, kernel: int, stride: int, affine: bool, **dd: Any) -> None:
         super().__init__()
-        dd: dict = {"device": device, "dtype": dtype}
         self.dw1 = DepthwiseConv(channels, kernel, stride, **dd)
         self.pw1 = nn.Conv2d(channels, channels, 1, bias=False, **dd)
         self.bn1 = nn.BatchNorm2d(channels, affine=affine, **dd)
@@ -176,17 +153,8 @@ class SeparableConv(nn.Module):
 class DilatedConv(nn.Module):
     """Depthwise convolution of dilation 2, pointwise convolution, BatchNorm."""
 
-    def __init__(
-        self,
-        channels: int,
-        kernel: int,
-        stride: int,
-        affine: bool,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, channels: int, kernel: int, stride: int, affine: bool, **dd: Any) -> None:
         super().__init__()
-        dd: dict = {"device": device, "dtype": dtype}
         self.dw = DepthwiseConv(channels, kernel, stride, dilation=2, **dd)
         self.pw = nn.Conv2d(channels, channels, 1, bias=False, **dd)
         self.bn = nn.BatchNorm2d(channels, affine=affine, **dd)
@@ -198,16 +166,8 @@ class DilatedConv(nn.Module):
 class StackedConv(nn.Module):
     """1x7 then 7x1 convolution over all channels, BatchNorm (conv_7x1_1x7 of NASNet, as DARTS renders it)."""
 
-    def __init__(
-        self,
-        channels: int,
-        stride: int,
-        affine: bool,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, channels: int, stride: int, affine: bool, **dd: Any) -> None:
         super().__init__()
-        dd: dict = {"device": device, "dtype": dtype}
         self.conv1 = nn.Conv2d(channels, channels, (1, 7), (1, stride), (0, 3), bias=False, **dd)
         self.conv2 = nn.Conv2d(channels, channels, (7, 1), (stride, 1), (3, 0), bias=False, **dd)
         self.bn = nn.BatchNorm2d(channels, affine=affine, **dd)
@@ -219,31 +179,17 @@ class StackedConv(nn.Module):
 class NormalizedPool(nn.Module):
     """Pooling followed by a BatchNorm: the search form, where all candidates shall have the same scale."""
 
-    def __init__(
-        self,
-        pool: nn.Module,
-        channels: int,
-        affine: bool,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, pool: nn.Module, channels: int, affine: bool, **dd: Any) -> None:
         super().__init__()
         self.pool = pool
-        self.bn = nn.BatchNorm2d(channels, affine=affine, device=device, dtype=dtype)
+        self.bn = nn.BatchNorm2d(channels, affine=affine, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.bn(self.pool(x))
 
 
 def build_op(
-    name: str,
-    channels: int,
-    stride: int,
-    *,
-    affine: bool = True,
-    pool_bn: bool = False,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
+    name: str, channels: int, stride: int, *, affine: bool = True, pool_bn: bool = False, **dd: Any
 ) -> nn.Module:
     """The module of an operation, without the ReLU in front (see ``reads_relu``).
 
@@ -257,10 +203,10 @@ def build_op(
     Raises:
         ValueError: For a name that is no operation; for one from outside it says which file or package brings it.
     """
-    dd: dict = {"device": device, "dtype": dtype}
     if outside.is_outside(name):
+        device = dd.get("device")
         with contextlib.nullcontext() if device is None else torch.device(device):
-            return _outside_op(name, channels, stride, affine).to(dtype=dtype)
+            return _outside_op(name, channels, stride, affine).to(dtype=dd.get("dtype"))
     if name in _SEPARABLE:
         return SeparableConv(channels, _SEPARABLE[name], stride, affine, **dd)
     if name in _DILATED:
@@ -268,11 +214,8 @@ def build_op(
     if name == "skip_connect":
         return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine, **dd)
     if name in ("max_pool_3x3", "avg_pool_3x3"):
-        pool: nn.Module
-        if name == "max_pool_3x3":
-            pool = nn.MaxPool2d(3, stride, 1)
-        else:
-            pool = nn.AvgPool2d(3, stride, 1, count_include_pad=False)
+        average = nn.AvgPool2d(3, stride, 1, count_include_pad=False)
+        pool = average if name == "avg_pool_3x3" else nn.MaxPool2d(3, stride, 1)
         return NormalizedPool(pool, channels, affine, **dd) if pool_bn else pool
     if name == "conv_7x1_1x7":
         return StackedConv(channels, stride, affine, **dd)

@@ -9,17 +9,19 @@ import numpy as np
 from nas_zoo.genotype import KINDS, Cell, Edge
 from nas_zoo.search.papers.experiment import (
     ERROR,
+    RETRAINED,
     Experiment,
     Results,
     Wanted,
     accuracy_lines,
     edge_set,
+    error_picture,
     in_percent,
     label,
-    params_m,
     percent,
-    spread_picture,
+    retrained,
     style,
+    told_errors,
     transfer,
 )  # fmt: skip
 from nas_zoo.search.papers.findings import (
@@ -46,26 +48,17 @@ def da2s_table_1(results: Results) -> Findings:
         "da2s": ("2.51 ± 0.09 (best 2.42)", "3.4", "0.3 GPU-days"),
         "darts": ("3.00 ± 0.14", "3.3", "0.4 GPU-days"),
     }
-    rows = []
-    for name in ("da2s", "darts", *results.further):
-        cells = [g for run in results.runs(name) if (g := run.genotype("found")) is not None]
-        values = {
-            "test error, retrained": results.errors(name),
-            "parameters": [params_m(g) for g in cells],
-            "search": results.figures(name, lambda run: run.last.get("seconds")),
-        }
-        rows.append(Row(label(name), style(name), values, dict(zip(values, paper.get(name, ()), strict=False))))
+    rows = [retrained(results, name, paper.get(name, ())) for name in ("da2s", "darts", *results.further)]
     error = {name: results.errors(name) for name in ("da2s", "darts")}
     return Findings(
         f"test error of the retrained networks: DA2S {percent(error['da2s'])}, DARTS {percent(error['darts'])}",
-        [ERROR, Column("parameters", "M", 2), Column("search", "s", 0)],
+        RETRAINED,
         rows,
         [
             better("DA2S' error is below DARTS'", error["darts"], error["da2s"], results.tested() or 1),
             agrees("DA2S' error: 2.51", [100 * v for v in error["da2s"]], 2.51, 0.09, results.scale.own),
         ],
-        [spread_picture(rows, "test error, retrained", "Test error of the retrained networks, %", 100,
-                        {"DA2S": 2.51, "DARTS": 3.00} if results.scale.own else {})],
+        [error_picture(rows, {"DA2S": 2.51, "DARTS": 3.00} if results.scale.own else {})],
         ["DARTS of the first order; the paper's baseline of 2.76 is the second."],
     )  # fmt: skip
 
@@ -105,15 +98,12 @@ def _errors_table(
         agrees(f"error of {name}: {value:.2f}", [100 * v for v in results.errors(search)], value, deviation, own)
         for name, (search, _, (value, deviation)) in rows.items()
     ]
-    known = [row for row in table if row.values["test error, retrained"]]
     return Findings(
-        "test error of the retrained networks: "
-        + (", ".join(f"{row.name} {percent(row.values['test error, retrained'])}" for row in known) or "nothing yet"),
+        told_errors(table),
         [ERROR, in_percent("supernet"), in_percent("found")],
         table,
         [*checks, *figures_hold],
-        [spread_picture(known, "test error, retrained", "Test error of the retrained networks, %", 100,
-                        {name: value for name, (_, _, (value, _)) in rows.items()} if own else {})],
+        [error_picture(table, {name: value for name, (_, _, (value, _)) in rows.items()} if own else {})],
         notes,
     )  # fmt: skip
 

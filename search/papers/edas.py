@@ -4,19 +4,22 @@ import numpy as np
 
 from nas_zoo.genotype import KINDS, Cell, Genotype
 from nas_zoo.search.papers.experiment import (
-    ERROR,
+    RETRAINED,
     Experiment,
     Results,
     Wanted,
     accuracy_lines,
     edge_set,
+    error_picture,
     in_percent,
     label,
     marks,
     params_m,
     percent,
+    retrained,
     spread_picture,
     style,
+    told_errors,
     transfer,
 )  # fmt: skip
 from nas_zoo.search.papers.findings import (
@@ -234,19 +237,11 @@ def edas_table_2(results: Results) -> Findings:
     rows = []
     for name in (*of_paper, *results.further):
         rule = "found" if name == "darts" or name in results.further else "argmax"
-        cells = [g for run in results.runs(name) if (g := run.genotype(rule)) is not None]
-        values = {
-            "test error, retrained": results.errors(name),
-            "parameters": [params_m(g, 100 if name.startswith("c100") else 10) for g in cells],
-            "search": results.figures(name, lambda run: run.last.get("seconds")),
-        }
-        paper = {}
-        if name in papers:
-            error, size = papers[name]
-            cost = "1.5 GPU-days" if name == "darts" else "0.125 GPU-days"
-            paper = {"test error, retrained": f"{error:.2f}", "parameters": f"{size:.2f}", "search": cost}
+        cost = "1.5 GPU-days" if name == "darts" else "0.125 GPU-days"
+        paper = (*(f"{figure:.2f}" for figure in papers[name]), cost) if name in papers else ()
         kind = name.replace("c100_warmup", "edas_warmup").replace("c100", "edas")
-        rows.append(Row(names.get(name) or label(name), style(kind), values, paper))
+        classes = 100 if name.startswith("c100") else 10
+        rows.append(retrained(results, name, paper, rule=rule, classes=classes, title=names.get(name), kind=kind))
     found = {row.name: row for row in rows}
     error_of = {name: results.errors(name) for name in papers}
     n = results.tested() or 1
@@ -261,27 +256,13 @@ def edas_table_2(results: Results) -> Findings:
                  [100 * v for v in row.values["test error, retrained"]], papers[name][0], 0.1, results.scale.own)
           for name, row in zip(of_paper, rows[: len(of_paper)], strict=True)),
     ]  # fmt: skip
-    shown = [row for row in rows if row.values["test error, retrained"]]
-    marks_of = {row.name: float(row.paper["test error, retrained"]) for row in shown if row.paper}
+    paper_errors = {row.name: float(row.paper["test error, retrained"]) for row in rows if row.paper}
     return Findings(
-        "test error of the retrained networks: "
-        + (
-            ", ".join(f"{row.name} {percent(row.values['test error, retrained'])}" for row in shown if row.paper)
-            or "nothing yet"
-        )
-        + f"; DARTS' search takes {ratio} times EDAS'",
-        [ERROR, Column("parameters", "M", 2), Column("search", "s", 0)],
+        f"{told_errors(row for row in rows if row.paper)}; DARTS' search takes {ratio} times EDAS'",
+        RETRAINED,
         rows,
         checks,
-        [
-            spread_picture(
-                shown,
-                "test error, retrained",
-                "Test error of the retrained networks, %",
-                100,
-                marks_of if results.scale.own else {},
-            )
-        ],
+        [error_picture(rows, paper_errors if results.scale.own else {})],
         ["Parameters are counted at C = 36 and 20 cells. CIFAR-100 is searched at scale paper only."],
     )
 

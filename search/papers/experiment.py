@@ -15,18 +15,22 @@ from nas_zoo.search.report.history import Run
 
 __all__ = [
     "ERROR",
+    "RETRAINED",
     "Experiment",
     "Results",
     "Wanted",
     "accuracy_lines",
     "edge_set",
+    "error_picture",
     "in_percent",
     "label",
     "marks",
     "params_m",
     "percent",
+    "retrained",
     "spread_picture",
     "style",
+    "told_errors",
     "transfer",
 ]  # fmt: skip
 
@@ -149,13 +153,39 @@ def marks(scale: Scale) -> list[int]:
 
 
 def accuracy_lines(title: str, curves: Sequence[Line]) -> str:
-    top = next(
-        (t for t in (0.2, 0.4, 0.6, 0.8, 1.0) if t >= max((v or 0 for c in curves for v in c.values), default=1)), 1
-    )
-    return figures.lines(
-        title, [c for c in curves if any(v is not None for v in c.values)], y_range=(0, top),
-        y_ticks=[top * k / 4 for k in range(5)], scale=100,
-    )  # fmt: skip
+    y_range, ticks = figures.accuracy_axis(c.values for c in curves)
+    shown = [c for c in curves if any(v is not None for v in c.values)]
+    return figures.lines(title, shown, y_range=y_range, y_ticks=ticks, scale=100)
+
+
+_SIZES = ("test error, retrained", "parameters", "search")
+#: Of a table of ``retrained``.
+RETRAINED = (ERROR, Column("parameters", "M", 2), Column("search", "s", 0))
+
+
+def retrained(
+    results: Results, name: str, paper: Sequence[str] = (), *, rule: str = "found", classes: int = 10,
+    title: str | None = None, kind: str | None = None,
+) -> Row:  # fmt: skip
+    """A search's row of ``RETRAINED``: error of its networks, parameters of its cells by a rule, seconds of it.
+
+    `paper`: its figures in that order; `kind`: the method whose colour the row has, if not `name`.
+    """
+    cells = [g for run in results.runs(name) if (g := run.genotype(rule)) is not None]
+    seconds = results.figures(name, lambda run: run.last.get("seconds"))
+    values = zip(_SIZES, (results.errors(name), [params_m(g, classes) for g in cells], seconds), strict=True)
+    return Row(title or label(name), style(kind or name), dict(values), dict(zip(_SIZES, paper, strict=False)))
+
+
+def told_errors(rows: Iterable[Row]) -> str:
+    """What the retrained networks of these rows have wrong, in half a sentence."""
+    known = [f"{row.name} {percent(values)}" for row in rows if (values := row.values[ERROR.name])]
+    return f"test error of the retrained networks: {', '.join(known) or 'nothing yet'}"
+
+
+def error_picture(rows: Iterable[Row], paper: Mapping[str, float]) -> Picture:
+    """The same as a figure, beside the paper's."""
+    return spread_picture(rows, ERROR.name, "Test error of the retrained networks, %", 100, paper)
 
 
 def spread_picture(

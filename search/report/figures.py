@@ -8,7 +8,7 @@ phone. Every figure has a role, a title and a description in words.
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ __all__ = [
     "Line",
     "Pair",
     "Spread",
+    "accuracy_axis",
     "cell_rails",
     "columns",
     "dots",
@@ -132,6 +133,13 @@ def nice_range(low: float, high: float) -> tuple[float, float]:
     step = 10 ** math.floor(math.log10(span))
     step *= next(factor for factor in (0.2, 0.5, 1, 2) if span / (step * factor) <= 5 or factor == 2)
     return math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+
+
+def accuracy_axis(series: Iterable[Values]) -> tuple[tuple[float, float], list[float]]:
+    """Range and ticks of an axis of accuracies from 0 on that holds them all."""
+    highest = max((v for values in series for v in values if v is not None), default=1.0)
+    top = next(t for t in (0.2, 0.4, 0.6, 0.8, 1.0) if highest <= t or t == 1.0)
+    return (0.0, top), [top * k / 4 for k in range(5)]
 
 
 def epoch_ticks(last: int, most: int = 6) -> list[int]:

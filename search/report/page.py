@@ -123,12 +123,6 @@ def _figure(caption: str, svg: str, note: str = "") -> Row:
 # Accuracy and gap -----------------------------------------------------------------------------------------------------
 
 
-def _accuracy_axis(values: Iterable[Sequence[float | None]]) -> tuple[tuple[float, float], list[float]]:
-    highest = max((v for series in values for v in series if v is not None), default=1.0)
-    top = next(t for t in (0.2, 0.4, 0.6, 0.8, 1.0) if highest <= t or t == 1.0)
-    return (0.0, top), [top * k / 4 for k in range(5)]
-
-
 def _chance(runs: Sequence[Run]) -> dict[str, float]:
     classes = {run.classes for run in runs}
     return {"chance": 1 / classes.pop()} if len(classes) == 1 and 0 not in classes else {}
@@ -155,7 +149,7 @@ def _accuracy(run: Run) -> Row:
         Line("supernet", "ink bold", run.over_epochs("gap", "before", "reestimated")),
         Line("found", f"{run.color} bold", [_reestimated(line) for line in run.epochs]),
     ]
-    y_range, ticks = _accuracy_axis(s.values for s in [*series, *again])
+    y_range, ticks = figures.accuracy_axis(s.values for s in [*series, *again])
     common: dict[str, Any] = {"y_range": y_range, "y_ticks": ticks, "scale": 100, "epochs": run.planned}
     common["references"] = _chance([run])
     sizes = [line["held_out"].get("n") for line in run.epochs]
@@ -570,7 +564,7 @@ def _overlays(shown: Sequence[Run]) -> list[Row]:
     chance = next(iter(_chance(shown).values()), None)
     svg = figures.pairs("Held-out accuracy before and after discretization, each run", pairs, chance)
     overlays = [_figure("The gap: supernet (ring) → found (disc), %", svg)]
-    y_range, ticks = _accuracy_axis(v for series in accuracy.values() for v in series)
+    y_range, ticks = figures.accuracy_axis(v for series in accuracy.values() for v in series)
     longest = max(run.planned for run in shown)
     for title, values in accuracy.items():
         series = [Line(_clip(r.label), f"{r.style} bold", v) for r, v in zip(shown, values, strict=True)]
