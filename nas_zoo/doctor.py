@@ -33,6 +33,8 @@ def _version(text: str) -> tuple[int, ...]:
 
 def _packages() -> list[Finding]:
     """Installed versions against the lower bounds of our own metadata."""
+    from packaging.requirements import Requirement
+
     findings = []
     try:
         requires = importlib.metadata.requires("nas-zoo") or []
@@ -42,7 +44,8 @@ def _packages() -> list[Finding]:
     good: list[str] = []
     for line in requires:
         match = re.match(r"([A-Za-z0-9_.-]+)\s*>=\s*([0-9.]+)", line)
-        if "extra ==" in line or match is None or (";" in line and not _applies(line)):
+        marker = Requirement(line).marker
+        if "extra ==" in line or match is None or not (marker is None or marker.evaluate()):
             continue
         name, least = match.groups()
         try:
@@ -57,13 +60,6 @@ def _packages() -> list[Finding]:
         findings.append(Finding("packages", "wrong", "; ".join(bad)))
     findings.append(Finding("packages", "ok", ", ".join(good)))
     return findings
-
-
-def _applies(requirement: str) -> bool:
-    from packaging.requirements import Requirement
-
-    marker = Requirement(requirement).marker
-    return marker is None or marker.evaluate()
 
 
 def _torch() -> list[Finding]:

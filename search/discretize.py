@@ -197,9 +197,8 @@ def derive_darts(
     scores: Mapping[Kind, torch.Tensor],
     space: SearchSpace,
     strength: Mapping[Kind, torch.Tensor] | None = None,
-    edges_per_node: int = 2,
 ) -> Genotype:
-    """DARTS, section 2.4: each node keeps its strongest edges, each with its best operation but 'none'.
+    """DARTS, section 2.4: each node keeps its two strongest edges, each with its best operation but 'none'.
 
     The strength of an edge is softmax(alpha) of that operation, or what ``strength`` says.
     """
@@ -210,7 +209,7 @@ def derive_darts(
         nodes = []
         for node in range(2, space.num_nodes + 2):
             entering = [e for e, (target, _) in enumerate(space.edges) if target == node]
-            kept = sorted(sorted(entering, key=lambda e: -float(order_E[e]))[:edges_per_node])
+            kept = sorted(sorted(entering, key=lambda e: -float(order_E[e]))[:2])
             nodes.append([Edge(space.operations[choice_E[e]], space.edges[e][1]) for e in kept])
         cells[kind] = cell_of(nodes)
     return Genotype(**cells)

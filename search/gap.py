@@ -11,10 +11,8 @@ Configurations: 8/14 to 3/14, groups of nodes with the number of edges they keep
 the method's own. The held-out images are those of the search, so with none of these flags "found" repeats the log.
 """
 
-import argparse
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +82,7 @@ def measure(
 
 
 def make_parser() -> Parser:
-    parser = Parser(prog="nas-zoo gap", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="nas-zoo gap", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="folder of a search")
     parser.add_argument("--edges", nargs="+", metavar="EDGES", help="configurations (default: found and 8/14 to 3/14)")
     parser.add_argument("--data", help="where the run's data set lies now (default: where it was)")
@@ -104,7 +102,7 @@ def make_parser() -> Parser:
 @program("nas-zoo gap")
 def main(argv: list[str] | None = None) -> int:
     """The program: 0, or 2 for a mistake of the user's."""
-    options = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
+    options = make_parser().parse_args(argv)
     load_code(options)
     gap = measure(options.run, options.edges, options.data, options.data_root, options.images, options.batches,
                   options.test_data)  # fmt: skip
@@ -112,7 +110,3 @@ def main(argv: list[str] | None = None) -> int:
         write_json(options.run / GAP_FILE, gap)
     print(json.dumps(gap) if options.json else gap_table(gap, gap["n"]))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

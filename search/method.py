@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import nn
 
-from nas_zoo.data.own import LabelledImages
+from nas_zoo.data.own import DATA, LabelledImages
 from nas_zoo.genotype import KINDS, OPERATIONS, Genotype
 from nas_zoo.models.operations import SEARCH_OPERATIONS
 from nas_zoo.runs import outside
@@ -126,11 +126,7 @@ class SearchSettings:
     """Settings of the loop; a method's own settings class adds to them and changes the defaults to its paper's."""
 
     method: str = setting("", "search method")
-    data: str | LabelledImages = setting(
-        "digits",
-        "digits, cifar10, cifar100; folder, tars or zip of class folders; a folder with metadata.csv or labels.csv; "
-        "hf:owner/name, a saved data set, Parquet",
-    )
+    data: str | LabelledImages = setting("digits", DATA)
     test_data: str | LabelledImages | None = setting(
         None,
         "folder, tar or zip of its test images; all of data is then searched on; none: a fifth of a set without test "
@@ -224,6 +220,8 @@ class SearchSettings:
         return SearchSpace(self.operations, self.nodes)
 
 
+#: Of the setting of methods that keep two edges a node unless they are told.
+EDGES = "edges of the cells: 8/14, 4/14 ... or groups, 2+3:1,4:1,5:1; default: two a node"
 CONFIGS = Path(__file__).parent / "configs"
 
 #: Name of each method -> (module, class of the settings, class of the method). Imported when it is chosen.

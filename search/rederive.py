@@ -10,9 +10,7 @@ strongest operation, 'none' drops the edge), darts (two edges a node), or the me
 groups of nodes with the number of edges that they keep, such as 2+3:1,4:1,5:1.
 """
 
-import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +86,7 @@ def _take_up(parameters: Any, logged: dict[str, Any], where: str) -> None:
 
 
 def make_parser() -> Parser:
-    parser = Parser(prog="nas-zoo genotype", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="nas-zoo genotype", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="folder of a search")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--rule", choices=tuple(DERIVATIONS), help="rule of derivation (default: the method's own)")
@@ -102,7 +100,7 @@ def make_parser() -> Parser:
 @program("nas-zoo genotype")
 def main(argv: list[str] | None = None) -> int:
     """The program: 0, or 2 for a mistake of the user's."""
-    options = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
+    options = make_parser().parse_args(argv)
     load_code(options)
     genotype, come_from = cells_of_run(
         options.run, options.edges if options.rule is None else options.rule, options.epoch
@@ -113,7 +111,3 @@ def main(argv: list[str] | None = None) -> int:
         write_json(options.to, json.loads(genotype.to_json()) | {"provenance": come_from})
         print(options.to)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -20,7 +20,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from nas_zoo.export.cells.draw import draw_genotype
-from nas_zoo.export.publish.published import Checkpoint, Described, add_choices, open_checkpoint
+from nas_zoo.export.publish.published import Checkpoint, Described, add_choices, open_chosen
 from nas_zoo.genotype import Genotype, genotype_record
 from nas_zoo.models import results
 from nas_zoo.models.catalog import MODELS
@@ -177,17 +177,13 @@ def make_parser() -> argparse.ArgumentParser:
 @program("nas-zoo card")
 def main(argv: list[str] | None = None) -> int:
     """The program: 0 when the cards are written, 2 for a mistake of the user's."""
-    given = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
+    given = make_parser().parse_args(argv)
     if given.all == (given.model is not None) or (given.all and (given.to or given.repo or given.name)):
         raise ValueError("give one MODEL, or --all without --to, --repo and --name")
     names = [row.name for row in results.package_results()] if given.all else [given.model]
     for name in names:
-        checkpoint = open_checkpoint(name, license=given.license, called=given.name, figures=not given.without_figures)
+        checkpoint = open_chosen(given, name)
         print(write_card(checkpoint, given.to or Path("hub_cards") / checkpoint.title, repo=given.repo))
     if not names:
         print("nas-zoo card: no model comes with weights yet", file=sys.stderr)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

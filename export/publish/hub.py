@@ -37,7 +37,7 @@ from nas_zoo.export.graph.deliver import Forms, deliver
 from nas_zoo.export.graph.onnx_file import images_of
 from nas_zoo.export.graph.real_images import real_images
 from nas_zoo.export.publish.card import write_card
-from nas_zoo.export.publish.published import Checkpoint, add_choices, open_checkpoint
+from nas_zoo.export.publish.published import Checkpoint, add_choices, open_chosen
 from nas_zoo.models.config import write_config
 from nas_zoo.models.results import HUB_FILE, file_sha256, network_errors
 from nas_zoo.runs.ending import program
@@ -94,7 +94,9 @@ def stage(
     model = checkpoint.model()
     with staged(place) as aside:
         checkpoint.write_weights(aside / HUB_FILE)
-        _write_config(checkpoint, model, aside / "config.json")
+        if checkpoint.folder is not None:  # a run of before has the tag of weights that it is not
+            model.pretrained_cfg.pop("tag", None)
+        write_config(model, aside / "config.json", model.pretrained_cfg.get("label_names"))
         write_json(aside / "genotype.json", {"name": row.cell or None, **json.loads(model.genotype.to_json())})
         write_weights(aside / "reference.safetensors", checkpoint.reference(), {"model": checkpoint.name})
         if checkpoint.measured:
@@ -115,12 +117,6 @@ def stage(
         listed = {path.name: {"sha256": file_sha256(path), "size": path.stat().st_size} for path in files}
         write_json(aside / MANIFEST, {"nas_zoo": nas_zoo.__version__, "model": checkpoint.name, "files": listed})
     return [place / name for name in (*listed, MANIFEST)]
-
-
-def _write_config(checkpoint: Checkpoint, model: Any, path: Path) -> None:
-    if checkpoint.folder is not None:  # a run of before has the tag of weights that it is not
-        model.pretrained_cfg.pop("tag", None)
-    write_config(model, path, model.pretrained_cfg.get("label_names"))
 
 
 def _license_text() -> str:
@@ -403,7 +399,9 @@ def _told(repo: str, state: str | Callable[[], str]) -> Iterator[None]:
         yield
     except failed as error:
         # An upload's error is wrapped in one that says which file it was.
-        chain = list(_causes(error))
+        chain = [error]
+        while (cause := chain[-1].__cause__) is not None:
+            chain.append(cause)
         words = next(filter(None, (_in_words(each, repo) for each in chain)), None)
         if words is None and isinstance(error, RuntimeError):
             words = f"{type(chain[-1]).__name__}: {(str(chain[-1]).splitlines() or [''])[0]}"
@@ -412,14 +410,6 @@ def _told(repo: str, state: str | Callable[[], str]) -> Iterator[None]:
         file = re.search(r"Error while uploading '(.+?)'", str(error))
         after = state if isinstance(state, str) else state()
         raise ValueError(_without_token(f"repo={repo!r}: {f'{file[1]}: ' if file else ''}{words}; {after}")) from None
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it was raised from."""
-    each: BaseException | None = error
-    while each is not None:
-        yield each
-        each = each.__cause__
 
 
 def _in_words(error: BaseException, repo: str) -> str | None:
@@ -511,7 +501,7 @@ def make_parser() -> argparse.ArgumentParser:
 @program("nas-zoo publish")
 def main(argv: list[str] | None = None) -> int:
     """The program: 0 when it is published (or was already), 2 where not, said in one line."""
-    given = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
+    given = make_parser().parse_args(argv)
     from huggingface_hub.utils import disable_progress_bars
     from huggingface_hub.utils import logging as hub_logging
 
@@ -522,9 +512,7 @@ def main(argv: list[str] | None = None) -> int:
         disable_progress_bars()
     try:
         _check_names(given.repo, given.revision)
-        checkpoint = open_checkpoint(
-            given.model, license=given.license, called=given.name, figures=not given.without_figures
-        )
+        checkpoint = open_chosen(given)
         for flag in ("float16", "with_preprocessing", "calibration", "images"):
             if given.no_onnx and getattr(given, flag):
                 raise ValueError(f"--{flag.replace('_', '-')} makes no sense with --no-onnx")
@@ -568,7 +556,3 @@ def main(argv: list[str] | None = None) -> int:
     print(f"  timm.create_model('hf-hub:{given.repo}{'' if given.revision == 'main' else '@' + given.revision}', "
           "pretrained=True)  # after import nas_zoo")  # fmt: skip
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -17,7 +17,6 @@ import hashlib
 import json
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from nas_zoo.data import pictures
 from nas_zoo.export.cells.draw import draw_genotype
 from nas_zoo.export.graph.deliver import Forms, deliver
 from nas_zoo.export.graph.real_images import RealImages
-from nas_zoo.export.publish.published import Checkpoint, add_choices, open_checkpoint
+from nas_zoo.export.publish.published import Checkpoint, add_choices, open_chosen
 from nas_zoo.models.results import Result
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import read_bytes, staged, write_bytes, write_text
@@ -136,7 +135,13 @@ def _html(
     cfg = model.pretrained_cfg
     meant = cfg.get("label_descriptions") or {}
     labels = list(cfg.get("label_names") or map(str, range(model.num_classes)))
-    hashes = ORT_FILES if copied is None else {name: _integrity(data) for name, data in copied.items()}
+    hashes = (
+        ORT_FILES
+        if copied is None
+        else {
+            name: f"sha384-{base64.b64encode(hashlib.sha384(data).digest()).decode()}" for name, data in copied.items()
+        }
+    )
     script, wasm = ({"name": name, "integrity": hashes[name]} for name in ORT_FILES)
     base = f"{RUNTIME}/" if copied is not None else f"{_ORIGIN}/npm/onnxruntime-web@{ORT_VERSION}/dist/"
     facts = {
@@ -173,10 +178,6 @@ def _runtime_files(folder: Path) -> dict[str, bytes]:
         f"runtime {str(folder)!r} lacks {' or '.join(ORT_FILES)}; `npm pack onnxruntime-web@{ORT_VERSION}` and "
         "unpacking what it fetches gives a folder that has them"
     )
-
-
-def _integrity(data: bytes) -> str:
-    return "sha384-" + base64.b64encode(hashlib.sha384(data).digest()).decode("ascii")
 
 
 # ------------------------------------------------------------------------------------------------------------ program
@@ -217,15 +218,8 @@ def make_parser() -> Parser:
 @program("nas-zoo page")
 def main(argv: list[str] | None = None) -> int:
     """The program: 0 when the folder is written, 2 for a mistake of the user's."""
-    given = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
-    examples = examples_in(given.examples)
-    checkpoint = open_checkpoint(
-        given.model, license=given.license, called=given.name, figures=not given.without_figures
-    )
+    given = make_parser().parse_args(argv)
+    examples, checkpoint = examples_in(given.examples), open_chosen(given)
     write_page(checkpoint, given.to, examples=examples, runtime=given.runtime, say=print)
     print(f"see it: python -m http.server --directory {given.to}    then http://localhost:8000")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

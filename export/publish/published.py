@@ -25,7 +25,7 @@ from nas_zoo.release.adopt import Dataset, read_run, reference_tensors, result_o
 from nas_zoo.runs.facts import published_log
 from nas_zoo.runs.files import write_weights
 
-__all__ = ["Checkpoint", "Described", "add_choices", "open_checkpoint"]
+__all__ = ["Checkpoint", "Described", "add_choices", "open_checkpoint", "open_chosen"]
 
 #: What the models of other people's weights were trained on.
 _DATASETS = {
@@ -176,6 +176,12 @@ def _described(theirs: PublicWeights, license: str) -> Described:
         input_size=counts.input_size, mean=theirs.mean, std=theirs.std, params=counts.params, macs=counts.macs,
         dtype="float32", size=size, sha256=sha256, license=license,
     )  # fmt: skip
+
+
+def open_chosen(given: argparse.Namespace, model: str | None = None) -> Checkpoint:
+    """``open_checkpoint`` of `model`, if not of ``given.model``, by the flags of ``add_choices``."""
+    figures = not given.without_figures
+    return open_checkpoint(model or given.model, license=given.license, called=given.name, figures=figures)
 
 
 def add_choices(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,6 @@ It is the page of `nas-zoo page` with a README.md that says what a Space is set 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 from huggingface_hub import CardData
 
 from nas_zoo.export.publish.page import add_page_flags, examples_in, page_words, write_page
-from nas_zoo.export.publish.published import Checkpoint, open_checkpoint
+from nas_zoo.export.publish.published import Checkpoint, open_chosen
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import write_text
 from nas_zoo.runs.settings import Parser
@@ -73,15 +72,8 @@ def make_parser() -> Parser:
 @program("nas-zoo space")
 def main(argv: list[str] | None = None) -> int:
     """The program: 0 when the folder is written, 2 for a mistake of the user's."""
-    given = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
-    examples = examples_in(given.examples)
-    checkpoint = open_checkpoint(
-        given.model, license=given.license, called=given.name, figures=not given.without_figures
-    )
+    given = make_parser().parse_args(argv)
+    examples, checkpoint = examples_in(given.examples), open_chosen(given)
     write_space(checkpoint, given.to, examples=examples, runtime=given.runtime, repo=given.repo, say=print)
     print(f"see it: python -m http.server --directory {given.to}    then http://localhost:8000")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

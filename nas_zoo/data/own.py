@@ -14,7 +14,14 @@ from tqdm import tqdm
 from nas_zoo.data.pictures import decode
 from nas_zoo.data.sources import DEVICE_LIMIT_GB
 
-__all__ = ["LabelledImages", "name_of", "read_own"]
+__all__ = ["DATA", "TEST_DATA", "LabelledImages", "name_of", "read_own"]
+
+#: What the settings of programs say of their data.
+DATA = (
+    "digits, cifar10, cifar100; folder, tars or zip of class folders; a folder with metadata.csv or labels.csv; "
+    "hf:owner/name, a saved data set, Parquet"
+)
+TEST_DATA = "folder, tar or zip of the test images; none: as the data set has them"
 
 
 @runtime_checkable

@@ -215,16 +215,14 @@ def _in_text(text: str, nested: bool = False) -> list[_Found]:
             value = parse_json(text)
             if isinstance(value, dict) and "nbformat" in value:
                 return _in_text(_notebook_text(value.get("cells")), True)
-            return _in_text(value, True) or [_whole(value)] if isinstance(value, str) else _in_value(value)
+            if isinstance(value, str):
+                return _in_text(value, True) or [_Found("", (), lambda: Genotype.from_darts(value))]
+            return _in_value(value)
         except NoJson as error:
             problem = error
     if written := darts.find(text):
         return [
-            _Found(
-                listed(one.names) or f"line {one.line}",
-                (*one.names, str(one.line)),
-                _reader(one),
-            )
+            _Found(listed(one.names) or f"line {one.line}", (*one.names, str(one.line)), _reader(one))
             for one in written
         ]
     if start in ("{", "[", "(") and not nested:
@@ -262,10 +260,6 @@ def _notebook_text(cells: Any) -> str:
 
 def _enas(numbers: list[int]) -> Genotype:
     return Genotype(*enas.read(numbers))
-
-
-def _whole(text: str) -> _Found:
-    return _Found("", (), lambda: Genotype.from_darts(text))
 
 
 def _in_brackets(text: str) -> Iterator[_Found]:

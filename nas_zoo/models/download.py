@@ -267,7 +267,8 @@ def _receive(row: PublicWeights, path: Path, partial: Path, timeout: float) -> N
         with urllib.request.urlopen(request, timeout=timeout) as answer:
             if (packed := answer.headers.get("Content-Encoding", "identity").lower()) != "identity":
                 raise _Failed(f"the server sent it packed ({packed}), which was not asked for")
-            if answer.status == 206 and not _begins_at(answer, have):
+            part = answer.headers.get("Content-Range") or ""
+            if answer.status == 206 and not part.startswith(f"bytes {have}-"):
                 raise _Failed("the server sent another part of the file than was asked for")
             start = have if answer.status == 206 else 0
             write_json(_notes_path(path), {"link": row.link, "etag": answer.headers.get("ETag")})
@@ -319,10 +320,6 @@ def _tell_status(code: int) -> NoReturn:
     if 300 <= code < 400:
         raise _Failed(f"the link leads in a circle or to no web address (the server answered {code})")
     raise _Cut(f"the server answered {code}: try again later")
-
-
-def _begins_at(answer: http.client.HTTPResponse, start: int) -> bool:
-    return (answer.headers.get("Content-Range") or "").startswith(f"bytes {start}-")
 
 
 def _check_room(path: Path, start: int, total: int | None) -> None:

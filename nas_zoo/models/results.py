@@ -158,13 +158,13 @@ class Result:
         """What WordNet ids among the class names mean: {"n01440764": "tench, Tinca tinca"}; of other names nothing."""
         return words_of_classes(self.label_names)
 
-    def cfg(self, package: Path | None = None) -> dict[str, Any]:
+    def cfg(self) -> dict[str, Any]:
         """What these weights change in a timm configuration: their place, and the images that they were trained on.
 
         No figure: a configuration goes on to networks that were trained on something else.
         """
         place: dict[str, Any] = (
-            {"file": str(weights_path(self, package))}
+            {"file": str(weights_path(self))}
             if self.weights
             else {"hf_hub_id": f"{self.hub_id}@{self.hub_revision}", "hf_hub_filename": HUB_FILE}
         )

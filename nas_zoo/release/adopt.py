@@ -21,7 +21,6 @@ import fnmatch
 import json
 import math
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -556,23 +555,12 @@ def make_parser() -> argparse.ArgumentParser:
 @program("nas-zoo adopt")
 def main(argv: list[str] | None = None) -> int:
     """The program: 0 when the run is published, 2 for a mistake of the user's, after which nothing has changed."""
-    given = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
+    given = make_parser().parse_args(argv)
     if given.dataset is None and (given.dataset_note or given.dataset_id):
         raise ValueError("--dataset-note and --dataset-id can be given with --dataset only")
-    row, words = adopt(
-        given.run,
-        tag=given.tag,
-        model=given.model,
-        dtype=given.dtype,
-        also=given.also,
-        data=given.data,
-        test_data=given.test_data,
-        data_root=given.data_root,
-        dataset=Dataset(given.dataset, given.dataset_note, given.dataset_id) if given.dataset else None,
-        hub=given.hub,
-        replace=given.replace,
-        license=given.license,
-    )
+    dataset = Dataset(given.dataset, given.dataset_note, given.dataset_id) if given.dataset else None
+    same = ("tag", "model", "dtype", "also", "data", "test_data", "data_root", "hub", "replace", "license")
+    row, words = adopt(given.run, dataset=dataset, **{name: getattr(given, name) for name in same})
     print(words)
     where = f"{row.hub_id} at {row.hub_revision[:12]}" if row.hub_id else f"weights/{row.weights}"
     print(f"{row.name}: {row.top1:.2f} % top-1 of {row.test_images} images of {row.dataset}, {row.dtype}, "
@@ -582,7 +570,3 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{row.model} has {own.num_classes} classes, these weights {row.num_classes}: they are had by their tag, "
               f"timm.create_model({row.name!r}, pretrained=True)")  # fmt: skip
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

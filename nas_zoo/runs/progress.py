@@ -17,7 +17,7 @@ T = TypeVar("T")
 EVERY_S = 60.0
 
 
-def progressing(items: Iterable[T], words: str, total: int, unit: str = "batch") -> Iterator[T]:
+def progressing(items: Iterable[T], words: str, total: int) -> Iterator[T]:
     """The items, while it is told on stderr how many of them are done and how long the others will take.
 
     On a terminal that is a bar, which comes after two seconds and is gone at the end; elsewhere a line a minute. Of
@@ -26,10 +26,9 @@ def progressing(items: Iterable[T], words: str, total: int, unit: str = "batch")
     Args:
         words: What is done: "evaluating".
         total: How many items there are.
-        unit: What one is called.
     """
     told = sys.stderr.isatty()
-    with tqdm(desc=words, total=total, unit=unit, delay=2, leave=False, disable=None if is_first() else True) as bar:
+    with tqdm(desc=words, total=total, unit="batch", delay=2, leave=False, disable=None if is_first() else True) as bar:
         begin = last = time.monotonic()
         for done, item in enumerate(items):
             now = time.monotonic()

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from nas_zoo.data.batches import Batches
 from nas_zoo.data.listing import nfc
 from nas_zoo.data.named import open_source
-from nas_zoo.data.own import LabelledImages
+from nas_zoo.data.own import DATA, TEST_DATA, LabelledImages
 from nas_zoo.data.sources import ImageSource
 from nas_zoo.models.load import class_names, load_model
 from nas_zoo.runs.distributed import autocast_for, max_over_processes, start_accelerator, sum_over_processes, world_size
@@ -134,15 +134,9 @@ def evaluate_model(
 class EvaluateSettings:
     """Settings of an evaluation."""
 
-    data: str | LabelledImages = setting(
-        "digits",
-        "digits, cifar10, cifar100; folder, tars or zip of class folders; a folder with metadata.csv or labels.csv; "
-        "hf:owner/name, a saved data set, Parquet",
-    )
+    data: str | LabelledImages = setting("digits", DATA)
     split: Literal["train", "val", "test"] = setting("test", "which images of it")
-    test_data: str | LabelledImages | None = setting(
-        None, "folder, tar or zip of the test images; none: as the data set has them"
-    )
+    test_data: str | LabelledImages | None = setting(None, TEST_DATA)
     image_column: str | None = setting(None, "column of a table that has the images, or their files; none: found")
     label_column: str | None = setting(None, "column of a table that has the classes; none: found")
     data_root: Path | None = setting(None, "folder of cifar10 / cifar100; none: the user's cache, downloaded if absent")
@@ -207,7 +201,7 @@ def make_parser() -> Parser:
 @program("nas-zoo evaluate")
 def main(argv: list[str] | None = None) -> int:
     """`nas-zoo evaluate MODEL|FOLDER --data ...`: prints the figures as one JSON line; exit codes as in main."""
-    namespace = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
+    namespace = make_parser().parse_args(argv)
     settings = settings_from(EvaluateSettings, given_flags(namespace), under=asked_settings(EvaluateSettings))
     figures = evaluate_on(namespace.model, settings)
     of_test = settings.split == "test" and settings.test_data is not None
@@ -220,7 +214,3 @@ def main(argv: list[str] | None = None) -> int:
         )
     print(json.dumps({"model": namespace.model, **data, **figures}))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

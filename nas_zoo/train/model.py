@@ -60,10 +60,6 @@ def describe_mismatch(model: nn.Module, tensors: Mapping[str, Tensor]) -> str | 
     return "; ".join(told) or None
 
 
-def _has_cells(model: str, genotype: Any) -> bool:
-    return cells_named(genotype).digest == Genotype.from_json(genotype_record(MODELS[model]["cell"])).digest
-
-
 def make_model(
     settings: TrainSettings, num_classes: int, in_chans: int, model_args: Mapping[str, Any], pretrained: bool = False
 ) -> nn.Module:
@@ -72,7 +68,8 @@ def make_model(
     if settings.drop_path:
         args["drop_path_rate"] = settings.drop_path
     name = settings.model
-    if name in MODELS and "genotype" in args and not _has_cells(name, args["genotype"]):
+    cells = cells_named(args["genotype"]) if "genotype" in args else None
+    if name in MODELS and cells and cells != Genotype.from_json(genotype_record(MODELS[name]["cell"])):
         # Other cells than those that the name stands for: the same network, without the name.
         model = MODELS[name]
         data = DATA[model["data"]]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from timm.optim import list_optimizers
 
 from nas_zoo.data.augment import Augment, default_augment
-from nas_zoo.data.own import LabelledImages
+from nas_zoo.data.own import DATA, TEST_DATA, LabelledImages
 from nas_zoo.data.sources import ImageSource
 from nas_zoo.runs.launch import asked_settings
 from nas_zoo.runs.schedule import learning_rate
@@ -114,14 +114,8 @@ class TrainSettings:
     keep_classifier: bool = setting(False, "keep the classifier of first weights, though its classes may be others")
     frozen_stem: bool = setting(False, "keep the weights of the stem as they are; its statistics follow the images")
     layer_decay: float = setting(1.0, "of the learning rate, from each layer to the one before it, as in timm; 1: none")
-    data: str | LabelledImages = setting(
-        "digits",
-        "digits, cifar10, cifar100; folder, tars or zip of class folders; a folder with metadata.csv or labels.csv; "
-        "hf:owner/name, a saved data set, Parquet",
-    )
-    test_data: str | LabelledImages | None = setting(
-        None, "folder, tar or zip of the test images; none: as the data set has them"
-    )
+    data: str | LabelledImages = setting("digits", DATA)
+    test_data: str | LabelledImages | None = setting(None, TEST_DATA)
     image_column: str | None = setting(None, "column of a table that has the images, or their files; none: found")
     label_column: str | None = setting(None, "column of a table that has the classes; none: found")
     data_root: Path | None = setting(None, "folder of cifar10 / cifar100; none: the user's cache, downloaded if absent")

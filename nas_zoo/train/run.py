@@ -404,7 +404,3 @@ def main(argv: list[str] | None = None) -> int:
     settings, state = parse(sys.argv[1:] if argv is None else argv)
     reason = train(settings, state, started)
     return stopped(reason, f"nas-zoo train --resume --out {settings.out}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

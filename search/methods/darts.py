@@ -33,7 +33,7 @@ from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.models.operations import SEARCH_OPERATIONS
 from nas_zoo.runs.settings import require_finite, setting
 from nas_zoo.search.discretize import derive, read_configuration
-from nas_zoo.search.method import Problem, SearchSettings, Step
+from nas_zoo.search.method import EDGES, Problem, SearchSettings, Step
 from nas_zoo.search.supernet import EdgeMixing, Mixing
 
 __all__ = ["Darts", "DartsSettings", "relax_all"]
@@ -57,9 +57,7 @@ class DartsSettings(SearchSettings):
     alpha_decay: float = setting(1e-3, "L2 on alpha")
     radius: float = setting(0.01, "length of the weights' step in the finite difference of the second order")
     operations: tuple[str, ...] = setting(("none", *SEARCH_OPERATIONS), "candidate operations of an edge")
-    edges: str | None = setting(
-        None, "edges of the cells: 8/14, 4/14 ... or groups, 2+3:1,4:1,5:1; default: two a node"
-    )
+    edges: str | None = setting(None, EDGES)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -33,7 +33,7 @@ from nas_zoo.models.operations import SEARCH_OPERATIONS
 from nas_zoo.runs.settings import require, require_finite, setting
 from nas_zoo.search.discretize import derive, read_configuration
 from nas_zoo.search.host import Reading
-from nas_zoo.search.method import Problem, SearchSettings, Step, seed_of
+from nas_zoo.search.method import EDGES, Problem, SearchSettings, Step, seed_of
 from nas_zoo.search.methods.pc_darts import part_of_epochs
 from nas_zoo.search.supernet import EdgeMixing, Mixing
 
@@ -89,9 +89,7 @@ class DrNasSettings(SearchSettings):
     alpha_lr: float = setting(6e-4, "learning rate of Adam on eta")
     anchor_weight: float = setting(1e-3, "lambda: of the distance of beta from 1, where all mixings are equally likely")
     freeze_epochs: int | None = setting(None, "epochs at the start without architecture steps; default: 20 of 50")
-    edges: str | None = setting(
-        None, "edges of the cells: 8/14, 4/14 ... or groups, 2+3:1,4:1,5:1; default: two a node"
-    )
+    edges: str | None = setting(None, EDGES)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -30,7 +30,7 @@ from nas_zoo.models.operations import SEARCH_OPERATIONS
 from nas_zoo.runs.settings import require_finite, setting
 from nas_zoo.search.discretize import derive, read_configuration
 from nas_zoo.search.host import Reading
-from nas_zoo.search.method import Problem, SearchSettings, Step, generator_of
+from nas_zoo.search.method import EDGES, Problem, SearchSettings, Step, generator_of
 from nas_zoo.search.supernet import EdgeMixing, Mixing
 
 __all__ = ["Gdas", "GdasSettings", "draw", "temperature"]
@@ -75,9 +75,7 @@ class GdasSettings(SearchSettings):
     alpha_decay: float = setting(1e-3, "L2 on the logits")
     tau: float = setting(10.0, "temperature of the relaxation in the first epoch")
     tau_last: float = setting(0.1, "and in the last, linear between")
-    edges: str | None = setting(
-        None, "edges of the cells: 8/14, 4/14 ... or groups, 2+3:1,4:1,5:1; default: two a node"
-    )
+    edges: str | None = setting(None, EDGES)
 
     def __post_init__(self) -> None:
         super().__post_init__()

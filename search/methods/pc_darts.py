@@ -32,7 +32,7 @@ from nas_zoo.genotype import KINDS, Genotype
 from nas_zoo.models.operations import SEARCH_OPERATIONS
 from nas_zoo.runs.settings import require, require_finite, setting
 from nas_zoo.search.discretize import best_operations, derive, read_configuration
-from nas_zoo.search.method import Problem, SearchSettings, Step
+from nas_zoo.search.method import EDGES, Problem, SearchSettings, Step
 from nas_zoo.search.supernet import EdgeMixing, Mixing, SearchSpace
 
 __all__ = ["PcDarts", "PcDartsSettings", "edge_softmax", "part_of_epochs", "relax_weighted"]
@@ -72,9 +72,7 @@ class PcDartsSettings(SearchSettings):
     alpha_decay: float = setting(1e-3, "L2 on alpha and beta")
     freeze_epochs: int | None = setting(None, "epochs at the start without architecture steps; default: 15 of 50")
     operations: tuple[str, ...] = setting(("none", *SEARCH_OPERATIONS), "candidate operations of an edge")
-    edges: str | None = setting(
-        None, "edges of the cells: 8/14, 4/14 ... or groups, 2+3:1,4:1,5:1; default: two a node"
-    )
+    edges: str | None = setting(None, EDGES)
 
     def __post_init__(self) -> None:
         super().__post_init__()

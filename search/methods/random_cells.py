@@ -59,10 +59,7 @@ class RandomCells(nn.Module):
             beta[kind] = nn.Parameter(order_E, requires_grad=False)
         self.alpha, self.beta = nn.ParameterDict(alpha), nn.ParameterDict(beta)
         self._constants = list(self.parameters())
-        self._network = Reading(self._one_hot)
-
-    def _one_hot(self) -> dict[str, Mixing]:
-        return one_hot_mixing(self.genotype(), self.space)
+        self._network = Reading(lambda: one_hot_mixing(self.genotype(), self.space))
 
     def mixing(self, step: Step) -> dict[str, Mixing]:
         """The network itself, in every step."""

@@ -22,7 +22,6 @@ installed (pip install 'nas-zoo[cluster]'), each has its share of the runs (--la
 import argparse
 import importlib.util
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -229,7 +228,7 @@ def _launcher(options: argparse.Namespace) -> Launcher:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="nas-zoo paper", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="nas-zoo paper", description=__doc__)
     parser.add_argument("names", nargs="+", metavar="NAME", help="experiments, `all` of them, or `list` to see them")
     parser.add_argument("--method", nargs="+", default=[], metavar="NAME",
                         help="further methods where methods are compared: FILE.py:CLASS, or one of nas-zoo's; the "
@@ -257,7 +256,7 @@ def make_parser() -> argparse.ArgumentParser:
 @program("nas-zoo paper")
 def main(argv: list[str] | None = None) -> int:
     """The program: 0, 2 for a mistake of the user's, 128 + n for signal n."""
-    options = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
+    options = make_parser().parse_args(argv)
     if "list" in options.names:
         if options.names != ["list"]:
             raise ValueError("`list` shows the experiments and stands alone")
@@ -293,7 +292,3 @@ def main(argv: list[str] | None = None) -> int:
                 reason, f"nas-zoo paper {' '.join(names)} --scale {scale.name} --out {options.out} --resume ..."
             )
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

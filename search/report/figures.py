@@ -142,11 +142,11 @@ def accuracy_axis(series: Iterable[Values]) -> tuple[tuple[float, float], list[f
     return (0.0, top), [top * k / 4 for k in range(5)]
 
 
-def epoch_ticks(last: int, most: int = 6) -> list[int]:
-    """Epochs to write below an axis: the first, round ones, the last."""
+def epoch_ticks(last: int) -> list[int]:
+    """Epochs to write below an axis: the first, round ones, the last; about six."""
     if last <= 1:
         return [1]
-    step = next(s for k in itertools.count() for s in (10**k, 2 * 10**k, 5 * 10**k) if last / s <= most)
+    step = next(s for k in itertools.count() for s in (10**k, 2 * 10**k, 5 * 10**k) if last / s <= 6)
     inner = [t for t in range(step, last, step) if t > 1 and last - t >= 0.6 * step and t - 1 >= 0.6 * step]
     return [1, *inner, last]
 
@@ -359,7 +359,7 @@ def pairs(title: str, rows: Sequence[Pair], chance: float | None = None) -> str:
     return _svg(WIDTH, height, title, "; ".join(told), body)
 
 
-def spreads(title: str, rows: Sequence[Spread], form: str = "{:.1f}", mark: str = "paper") -> str:
+def spreads(title: str, rows: Sequence[Spread], form: str = "{:.1f}") -> str:
     """Figures of several runs, a row each: a ring a seed, a disc at their mean, a cross where the mark is."""
     row, left, right, top, bottom = 32.0, 12.0, 40.0, 4.0, 20.0
     height = top + row * len(rows) + bottom
@@ -379,7 +379,7 @@ def spreads(title: str, rows: Sequence[Spread], form: str = "{:.1f}", mark: str 
         body.append(_text(2, y - 9, name, "over"))
         if marked is not None:
             at = number(x(marked))
-            body.append(f'<path class="reference solid" d="M{at} {number(y - 6)}V{number(y + 6)}"><title>{mark} '
+            body.append(f'<path class="reference solid" d="M{at} {number(y - 6)}V{number(y + 6)}"><title>paper '
                         f"{form.format(marked)}</title></path>")  # fmt: skip
         seeds = values if len(values) > 1 else ()
         body += [f'<circle class="ring {style}" cx="{number(x(v))}" cy="{number(y)}" r="4"/>' for v in seeds]
@@ -388,7 +388,7 @@ def spreads(title: str, rows: Sequence[Spread], form: str = "{:.1f}", mark: str 
             body.append(f'<circle class="disc {style}" cx="{number(x(middle))}" cy="{number(y)}" r="4.5"/>')
             body.append(_text(WIDTH - 2, y - 9, form.format(middle), f"change over {style}", "end"))
             told.append(f"{name}: {form.format(middle)}")
-            told[-1] += "" if marked is None else f" ({mark} {form.format(marked)})"
+            told[-1] += "" if marked is None else f" (paper {form.format(marked)})"
     return _svg(WIDTH, height, title, "; ".join(told), body)
 
 
@@ -398,19 +398,14 @@ def dots(
     *,
     x_name: str,
     limit: tuple[str, float] | None = None,
-    x_format: str = "{:.2f}",
-    y_format: str = "{:.1f}",
-    height: float = 250,
 ) -> str:
     """Points over two numbers, each with its name beside it and a line as long as y may be off.
 
     Args:
         x_name: Below the axis; y's name belongs above the figure.
         limit: A dashed line from top to bottom: (words, x).
-        x_format: Of what the description tells; both axes choose their own ticks.
-        y_format: Likewise.
     """
-    left, right, top, bottom = 34.0, 14.0, 16.0, 34.0
+    height, left, right, top, bottom = 250.0, 34.0, 14.0, 16.0, 34.0
     x_low, x_high = 0.0, nice_range(0.0, max([1e-9, *(p.x for p in points), *([limit[1]] if limit else [])]))[1]
     y_low, y_high = nice_range(min(p.y - p.off for p in points), max(p.y + p.off for p in points))
     inner, tall = WIDTH - left - right, height - top - bottom
@@ -456,10 +451,7 @@ def dots(
         body.append(f'<circle class="disc {p.style}" cx="{number(x(p.x))}" cy="{number(y(p.y))}" r="5"/>')
         at = x(p.x) + (-9 if to_left else 9)
         body.append(_text(at, place + 3.8, p.name, f"end over {p.style}", "end" if to_left else ""))
-    told = "; ".join(
-        f"{p.name}: {y_format.format(p.y)}{f' ± {y_format.format(p.off)}' if p.off else ''} at {x_format.format(p.x)}"
-        for p in points
-    )
+    told = "; ".join(f"{p.name}: {p.y:.1f}{f' ± {p.off:.1f}' if p.off else ''} at {p.x:.2f}" for p in points)
     return _svg(WIDTH, height, title, told, body)
 
 

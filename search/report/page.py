@@ -12,12 +12,10 @@ numbers of edges to the table of the gap.
 Here is worked out what the page shows; what it says and how it is laid out stands in page.html.j2.
 """
 
-import argparse
 import base64
 import hashlib
 import json
 import math
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -709,7 +707,7 @@ def write_report(folders: Sequence[Path], output: Path | None = None) -> Path:
 
 
 def make_parser() -> Parser:
-    parser = Parser(prog="nas-zoo report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="nas-zoo report", description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN_DIR", help="folder of a search")
     parser.add_argument("--output", type=Path, metavar="FILE",
                         help="where to (default: report.html, in the folder of a single run)")  # fmt: skip
@@ -719,11 +717,7 @@ def make_parser() -> Parser:
 @program("nas-zoo report")
 def main(argv: list[str] | None = None) -> int:
     """The program: 0, or 2 for a mistake of the user's."""
-    options = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
+    options = make_parser().parse_args(argv)
     output = write_report(options.runs, options.output)
     print(output)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
