@@ -4,6 +4,7 @@ Thin: each command parses, calls the room that does the work, and prints.
 """
 
 import argparse
+import dataclasses
 import importlib
 import itertools
 import json
@@ -184,16 +185,7 @@ def info(options: argparse.Namespace) -> int:
         "activations": counts.activations,
         "convention": CONVENTION,
         **paper,
-        "stages": [
-            {
-                "name": stage.name,
-                "output_size": list(stage.output_size),
-                "params": stage.params,
-                "macs": stage.macs,
-                "activations": stage.activations,
-            }
-            for stage in stages
-        ],
+        "stages": [dataclasses.asdict(stage) for stage in stages],
         "features": [{"channels": level["num_chs"], "reduction": level["reduction"]} for level in model.feature_info],
         "pretrained": bool(cfg.get("hf_hub_id") or cfg.get("file") or cfg.get("url")),
         "license": cfg.get("license"),
@@ -365,6 +357,8 @@ def doctor(options: argparse.Namespace) -> int:
 
 #: Shells that shtab writes for.
 _SHELLS = ("bash", "zsh", "fish", "tcsh", "powershell")
+#: Arguments that are files, besides those whose type says so.
+_FILES = ("model", "images", "output", "checkpoint", "script", "runs", "run", "file")
 
 
 def completion(options: argparse.Namespace) -> int:
@@ -380,16 +374,7 @@ def completion(options: argparse.Namespace) -> int:
             what = action.dest.rpartition(":")[2]
             if action.choices is None and what in names and name != "predict":
                 action.choices = names[what]  # offered, not checked: this parser reads no words
-            elif action.type is Path or what in (
-                "model",
-                "images",
-                "output",
-                "checkpoint",
-                "script",
-                "runs",
-                "run",
-                "file",
-            ):
+            elif action.type is Path or what in _FILES:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
     print(shtab.complete(parser, options.shell))
     return 0
@@ -431,6 +416,11 @@ def make_parser(whole_programs: bool = False) -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
+    def sizes(sub: argparse.ArgumentParser, default: str) -> None:
+        words = f"channels of a node in the first cells (default: {default})"
+        sub.add_argument("--init-channels", type=whole(2), help=words)
+        sub.add_argument("--num-cells", type=whole(1), help=f"cells in all (default: {default})")
+
     sub = command("list", list_, "models registered with timm, their weights, or the cells", "'edas*' --pretrained")
     sub.add_argument("names", nargs="*", metavar="PATTERN", help="names to show, as 'edas*' (default: all)")
     sub.add_argument("--cells", action="store_true", help="published and found cells")
@@ -443,10 +433,7 @@ def make_parser(whole_programs: bool = False) -> argparse.ArgumentParser:
     sub = command("info", info, "a model's sizes, cells and features, and the accuracy of its weights", "da2s_in1k")
     sub.add_argument("model", help="a name of `nas-zoo list`, with or without a tag, or of cells")
     sub.add_argument("--genotype", help=f"other cells: {_CELLS}")
-    sub.add_argument(
-        "--init-channels", type=whole(2), help="channels of a node in the first cells (default: the model's)"
-    )
-    sub.add_argument("--num-cells", type=whole(1), help="cells in all (default: the model's)")
+    sizes(sub, "the model's")
     sub.add_argument("--num-classes", type=whole(1), help="classes (default: the model's)")
     sub.add_argument("--input-size", type=whole(1), help="side of the image in pixels")
     sub.add_argument("--json", action="store_true", help="as JSON")
@@ -479,12 +466,7 @@ def make_parser(whole_programs: bool = False) -> argparse.ArgumentParser:
     sub.add_argument("--genotype", help=f"its cells: {_CELLS}")
     sub.add_argument("--model", help="instead of them: whose weights it is, of `nas-zoo list --pretrained` or `list`")
     sub.add_argument("--layout", help="cifar or imagenet; this and the two below: checked if given, else read from it")
-    sub.add_argument(
-        "--init-channels",
-        type=whole(2),
-        help="channels of a node in the first cells (default: read from the checkpoint)",
-    )
-    sub.add_argument("--num-cells", type=whole(1), help="cells in all (default: read from the checkpoint)")
+    sizes(sub, "read from the checkpoint")
     sub = command(
         "export-model", export_model, "write a genotype as a timm module of one file, or as text", "edas_c10 --to darts"
     )
@@ -493,10 +475,7 @@ def make_parser(whole_programs: bool = False) -> argparse.ArgumentParser:
     sub.add_argument("--output", help="file to write (default: print)")
     sub.add_argument("--name", help="of the model (default: the genotype's or the file's)")
     sub.add_argument("--layout", help="of a timm-module: cifar (default) or imagenet; with the three below")
-    sub.add_argument(
-        "--init-channels", type=whole(2), help="channels of a node in the first cells (default: the layout's)"
-    )
-    sub.add_argument("--num-cells", type=whole(1), help="cells in all (default: the layout's)")
+    sizes(sub, "the layout's")
     sub.add_argument("--num-classes", type=whole(1), help="classes (default: the layout's)")
     words = "a script that completes commands, flags and names on pressing Tab"
     sub = command("completion", completion, words, "bash > ~/.local/share/bash-completion/completions/nas-zoo")
@@ -553,8 +532,8 @@ def _run(words: list[str]) -> int:
     if options.command is None:
         parser.print_help()
         return 2
-    code = options.run(options)
-    return code
+    result: int = options.run(options)
+    return result
 
 
 if __name__ == "__main__":

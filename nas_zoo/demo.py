@@ -17,19 +17,9 @@ from PIL import Image
 
 __all__ = ["run_demo"]
 
-SEARCH = {
-    "data": "digits",
-    "epochs": "16",
-    "num_cells": "5",
-    "init_channels": "8",
-    "batch_size": "32",
-    "eval_size": "0",
-}
-TRAIN = {"data": "digits", "recipe": "quick", "epochs": "20"} | {
-    "model": "cell_net_cifar",
-    "init_channels": "8",
-    "num_cells": "5",
-}
+BOTH = {"data": "digits", "num_cells": "5", "init_channels": "8"}
+SEARCH = BOTH | {"epochs": "16", "batch_size": "32", "eval_size": "0"}
+TRAIN = BOTH | {"recipe": "quick", "epochs": "20", "model": "cell_net_cifar"}
 #: Images in each half of the training images, which an epoch of the search sees once.
 HALF = 719
 MARK = "demo.json"

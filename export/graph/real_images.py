@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nas_zoo.data.listing import list_folder, nfc, parts_of, tell_left_out
+from nas_zoo.data.listing import list_folder, nfc, parts_of, same_names, tell_left_out
 from nas_zoo.data.named import NAMES, open_source
 from nas_zoo.data.pictures import open_picture
 from nas_zoo.data.sources import ImageFiles, ImageSource
@@ -91,7 +91,7 @@ def real_images(
     test_data = place if split is None and place not in NAMES else None
     split = split or "test"
     source = open_source(place, split, test_data=test_data, in_chans=in_chans, stream=True)
-    if classes is not None and tuple(map(nfc, classes)) != source.classes:
+    if classes is not None and not same_names(classes, source.classes):
         raise ValueError(
             f"{place}: its classes ({', '.join(source.classes[:3])} ...) are not those of the model "
             f"({', '.join(list(classes)[:3])} ...)"

@@ -20,7 +20,7 @@ import unicodedata
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -45,6 +45,7 @@ __all__ = [
     "list_zip",
     "nfc",
     "parts_of",
+    "same_names",
     "tell_left_out",
 ]
 
@@ -469,3 +470,8 @@ def _check_unlisted(place: Path, stream: IO[bytes], spans: list[tuple[int, int]]
 def nfc(text: str) -> str:
     """The name in Unicode's composed form: macOS writes an accent as a character of its own, others do not."""
     return unicodedata.normalize("NFC", text)
+
+
+def same_names(some: Iterable[str], others: Iterable[str]) -> bool:
+    """Whether both are the same names in the same order, however their accents are written."""
+    return [*map(nfc, some)] == [*map(nfc, others)]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any, Literal, NamedTuple, Self, TypeGuard
 
@@ -207,6 +207,14 @@ def items_of(value: Any, place: str, what: str) -> list[Any]:
     if isinstance(value, (list, tuple)):
         return list(value)
     raise ValueError(f"{place} must be {what}, got {show(value)}")
+
+
+def numbered(number: int, operations: Sequence[str], where: str) -> str:
+    """The operation of that number, from 0; a ValueError lists them all."""
+    if not 0 <= number < len(operations):
+        known = listed(f"{i} {name}" for i, name in enumerate(operations))
+        raise ValueError(f"{where}: {show(number)} is no operation; there are {known}")
+    return operations[number]
 
 
 def is_int(value: Any) -> TypeGuard[int]:

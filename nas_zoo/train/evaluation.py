@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_zoo.data.batches import Batches
-from nas_zoo.data.listing import nfc
+from nas_zoo.data.listing import nfc, same_names
 from nas_zoo.data.named import open_source
 from nas_zoo.data.own import DATA, TEST_DATA, LabelledImages
 from nas_zoo.data.sources import ImageSource
@@ -107,8 +107,9 @@ def evaluate_model(
     if num_classes != len(source.classes):
         raise ValueError(f"{source.name} has {len(source.classes)} classes, the model {num_classes}")
     names = cfg.get("label_names")
-    if names and tuple(map(nfc, names)) != source.classes:
-        first = next((i for i, (a, b) in enumerate(zip(names, source.classes, strict=False)) if a != b), 0)
+    if names and not same_names(names, source.classes):
+        pairs = zip(names, source.classes, strict=False)
+        first = next((i for i, (one, other) in enumerate(pairs) if nfc(one) != nfc(other)), 0)
         raise ValueError(
             f"{source.name}: its classes are not the model's; class {first} is {source.classes[first]!r}, "
             f"the model's is {names[first]!r}"
@@ -188,7 +189,7 @@ def evaluate_on(model: nn.Module | str | Path, settings: EvaluateSettings | None
         workers=settings.workers,
         autocast=autocast_for(accelerator.device, settings.precision),
     )
-    return {"same_classes": class_names(cfg) == tuple(map(nfc, source.classes)) or None, **figures}
+    return {"same_classes": same_names(class_names(cfg) or (), source.classes) or None, **figures}
 
 
 def make_parser() -> Parser:

@@ -12,7 +12,7 @@ import timm
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from nas_zoo.data.listing import nfc
+from nas_zoo.data.listing import same_names
 from nas_zoo.data.sources import ImageSource
 from nas_zoo.genotype import Genotype, as_genotype, genotype_record, provenance_of
 from nas_zoo.models.catalog import DATA, MODELS, cells_named
@@ -115,7 +115,7 @@ def load_first(model: Any, settings: TrainSettings, classes: Sequence[str]) -> s
         return f"the classifier is that of {whose}, kept as asked"
     if count != len(classes):
         return f"the classifier is new, for {len(classes)} classes where {whose} has {count}"
-    if known is not None and tuple(map(nfc, known)) == tuple(classes):
+    if known is not None and same_names(known, classes):
         return f"the classifier is that of {whose}, whose classes these are"
     if known is None and file is not None:
         return f"the classifier is that of {whose}, which does not say of which classes"

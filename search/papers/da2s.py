@@ -251,15 +251,14 @@ def da2s_figures_3_4(results: Results) -> Findings:
         ]  # fmt: skip
         words = f"seed {run.settings['seed']}, nodes 2 to 5, as Figure 4; colours are inputs"
         pictures.append(Picture("Softmax of beta in the normal cell, node by node", "".join(tiles), words))
-    told = (
-        "nothing yet"
-        if not runs
-        else (
-            f"half of the 28 edges pass 0.5 in epoch {', '.join(map(str, half))} of {planned}; at last the largest "
-            f"softmax is {mean(final):.2f} on average; {percent(two)} of the nodes 3 to 5 share their weight between "
-            "two inputs"
+    told = "nothing yet"
+    if runs:
+        passed = f"pass 0.5 in epoch {', '.join(map(str, reached))} of {planned}" if reached else "never pass 0.5"
+        seeds = f" ({len(reached)} of {len(half)} seeds)" if 0 < len(reached) < len(half) else ""
+        told = (
+            f"half of the 28 edges {passed}{seeds}; at last the largest softmax is {mean(final):.2f} on average; "
+            f"{percent(two)} of the nodes 3 to 5 share their weight between two inputs"
         )
-    )
     in_time = bool(reached) and 0.3 <= mean(values["half above 0.5"]) <= 0.5 if runs and results.scale.own else None
     return Findings(
         told,

@@ -1,5 +1,8 @@
 """Training and evaluation from a Python program."""
 
+import unicodedata
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -59,6 +62,22 @@ def test_an_evaluation_gives_the_figures_of_the_run(settings, trained):
         assert figures["top1"] == trained.top1
     with pytest.raises(ValueError, match="edas_c11"):
         evaluate("edas_c11", again)
+
+
+def test_an_accent_may_be_written_in_either_way(settings, trained):
+    composed = ["caf\u00e9", *"123456789"]
+    decomposed = [unicodedata.normalize("NFD", word) for word in composed]
+    model: Any = trained.model()
+    data: Any = digits("test", 64)
+    for ours in (composed, decomposed):
+        data.classes = ours
+        for theirs in (composed, decomposed):
+            model.pretrained_cfg["label_names"] = theirs
+            figures = evaluate(model, EvaluateSettings(data=data, test_data=data))
+            assert (figures["top1"], figures["same_classes"]) == (trained.top1, True)
+    model.pretrained_cfg["label_names"] = [*composed[:9], "10"]
+    with pytest.raises(ValueError, match="class 9 is '9', the model's is '10'"):  # the first is the same
+        evaluate(model, EvaluateSettings(data=data, test_data=data))
 
 
 def test_a_recipe_that_is_only_named_is_told(settings):

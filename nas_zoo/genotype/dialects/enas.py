@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from nas_zoo.genotype.cell import KINDS, MAX_NODES, NUM_INPUTS, Cell, Path, is_int
+from nas_zoo.genotype.cell import KINDS, MAX_NODES, NUM_INPUTS, Cell, Path, is_int, numbered
 
 NAME = "ENAS micro"
 
@@ -70,10 +70,7 @@ def _cell(numbers: Any, kind: str) -> Cell:
     for i in range(0, len(numbers), 4):
         edges = []
         for source, number in (numbers[i : i + 2], numbers[i + 2 : i + 4]):
-            if not 0 <= number < len(_OPERATIONS):
-                known = ", ".join(f"{j} {name}" for j, name in enumerate(_OPERATIONS))
-                raise ValueError(f"{NAME}, {kind} cell, node {i // 4 + 2}: {number} is no operation; there are {known}")
-            edges.append((_OPERATIONS[number], source))
+            edges.append((numbered(number, _OPERATIONS, f"{NAME}, {kind} cell, node {i // 4 + 2}"), source))
         nodes.append(edges)
     read_by_others = {source for edges in nodes for _, source in edges}
     unread = sorted(set(range(NUM_INPUTS)) - read_by_others)

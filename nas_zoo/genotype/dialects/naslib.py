@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nas_zoo.genotype.cell import KINDS, Cell, Path, is_int
+from nas_zoo.genotype.cell import KINDS, Cell, Path, is_int, numbered
 
 NAME = "NASLib compact"
 
@@ -40,11 +40,9 @@ def read(value: Any) -> tuple[Cell, Cell]:
 
 
 def _cell(pairs: Any, kind: str) -> Cell:
-    for i, (_, number) in enumerate(pairs):
-        if not 0 <= number < len(_OPERATIONS):
-            known = ", ".join(f"{j} {name}" for j, name in enumerate(_OPERATIONS))
-            raise ValueError(f"{NAME}, {kind}[{i}]: {number} is no operation; there are {known}")
-    edges = [(_OPERATIONS[number], source) for source, number in pairs]
+    edges = [
+        (numbered(number, _OPERATIONS, f"{NAME}, {kind}[{i}]"), source) for i, (source, number) in enumerate(pairs)
+    ]
 
     def place(path: Path) -> str:
         where = f"[{2 * int(path[1]) + int(path[2])}]" if len(path) > 2 else ""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from nas_zoo.genotype.cell import KINDS, Cell, Path, check_node_numbers, is_int
+from nas_zoo.genotype.cell import KINDS, Cell, Path, check_node_numbers, is_int, numbered
 from nas_zoo.genotype.dialects.nni import NOTHING, cell_of_keys
 from nas_zoo.text import show
 
@@ -58,7 +58,6 @@ def _cell(record: dict[Any, Any], labels: list[re.Match[str]], kind: str) -> Cel
 def _operation(record: dict[Any, Any], key: str) -> Any:
     """Our name of the operation, or None."""
     value = record[key]
-    names = list(_OPERATIONS)
     if isinstance(value, (list, tuple)):
         if value and all(isinstance(flag, bool) for flag in value):
             chosen = [i for i, flag in enumerate(value) if flag]
@@ -68,10 +67,7 @@ def _operation(record: dict[Any, Any], key: str) -> Any:
             raise ValueError(f"{NAME}, key {key} must choose one operation, got {show(value)}")
         value = chosen[0] if chosen else None
     if is_int(value):
-        if not 0 <= value < len(names):
-            known = ", ".join(f"{i} {name}" for i, name in enumerate(names))
-            raise ValueError(f"{NAME}, key {key}: {show(value)} is no operation; there are {known}")
-        value = names[value]
+        value = numbered(value, list(_OPERATIONS), f"{NAME}, key {key}")
     return _OPERATIONS.get(value, value) if isinstance(value, str) else value
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nas_zoo.genotype.cell import KINDS, Cell, is_int
+from nas_zoo.genotype.cell import KINDS, Cell, is_int, numbered
 
 NAME = "28 numbers"
 
@@ -44,9 +44,7 @@ def _cell(numbers: Sequence[int], kind: str) -> Cell:
     nodes: list[list[tuple[str, int]]] = [[] for _ in range(4)]
     edges = [(node, source) for node in range(2, 6) for source in range(node)]
     for i, (number, (node, source)) in enumerate(zip(numbers, edges, strict=True)):
-        if not 0 <= number < len(_OPERATIONS):
-            known = ", ".join(f"{j} {name}" for j, name in enumerate(_OPERATIONS))
-            raise ValueError(f"{kind} cell, number {i} of 14: {number} is no operation; there are {known}")
-        if number:
-            nodes[node - 2].append((_OPERATIONS[number], source))
+        operation = numbered(number, _OPERATIONS, f"{kind} cell, number {i} of 14")
+        if operation != "none":
+            nodes[node - 2].append((operation, source))
     return Cell(nodes, [2, 3, 4, 5])

@@ -14,17 +14,18 @@ from typing import Any
 import pytest
 
 from nas_zoo.cli import main
-from nas_zoo.genotype import load_genotype
+from nas_zoo.genotype import KINDS, load_genotype
 from nas_zoo.runs import outside
 from nas_zoo.runs.log import RunLog
 from nas_zoo.search.papers.edas import depth
-from nas_zoo.search.papers.experiment import marks
+from nas_zoo.search.papers.experiment import Results, marks
 from nas_zoo.search.papers.experiments import EXPERIMENTS
 from nas_zoo.search.papers.findings import Check, above, agrees, better, exact, more_often, verdict
 from nas_zoo.search.papers.launch import Launcher, Share
 from nas_zoo.search.papers.run import Plan
 from nas_zoo.search.papers.runs import Data, Searching, Store
 from nas_zoo.search.papers.scales import SCALES, retraining, searching
+from nas_zoo.search.report.history import Run
 
 DIGITS = Data("digits")
 
@@ -57,6 +58,23 @@ def test_of_what_has_not_run_a_page_says_that_there_is_nothing_yet(tmp_path, cap
     lines = [line for line in capsys.readouterr().out.splitlines() if "We saw: " in line]
     assert len(lines) == len(EXPERIMENTS)
     assert [line for line in lines if "still missing" in line and "nothing yet" not in line] == []
+
+
+def test_a_search_whose_edges_never_pass_a_half_names_no_epoch():
+    settings = {"method": "da2s", "epochs": 1, "seed": 0}
+    flat = {kind: [[0.0] * 8] * 14 for kind in KINDS}
+    sharp = {kind: [[9.0, *[0.0] * 7]] * 14 for kind in KINDS}
+    beta = {kind: [0.0] * 14 for kind in KINDS}
+    runs = [
+        Run("r", {"settings": settings}, [{"epoch": 1, "alpha": alpha, "beta": beta, "operations": list("abcdefgh")}])
+        for alpha in (flat, sharp)
+    ]
+    for chosen, words in (
+        (runs[:1], "edges never pass 0.5;"),
+        (runs, "edges pass 0.5 in epoch 1 of 1 (1 of 2 seeds);"),
+    ):
+        found = EXPERIMENTS["da2s-figures-3-4"].examine(Results(SCALES["tiny"], {"da2s": chosen}, {}))
+        assert words in found.seen
 
 
 @pytest.mark.slow
