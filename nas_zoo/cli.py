@@ -150,7 +150,7 @@ _PAPER_ERRORS = {
 def info(options: argparse.Namespace) -> int:
     import timm
 
-    from nas_zoo.genotype import load_genotype
+    from nas_zoo.genotype import list_genotypes, load_genotype
     from nas_zoo.models.catalog import MODELS, hint_for_model, network_named, words_for_cells
     from nas_zoo.models.count import CONVENTION, count, count_stages
     from nas_zoo.models.table import figures_beside
@@ -158,7 +158,7 @@ def info(options: argparse.Namespace) -> int:
     name, cells = network_named(options.model)
     known_names = {*MODELS, *timm.list_models(module="nas_zoo", include_tags=True)}
     if name not in known_names:
-        raise ValueError(f"unknown model {name!r}{hint_for_model(name, known_names)}")
+        raise ValueError(f"unknown model {name!r}{hint_for_model(name, {*known_names, *list_genotypes()})}")
     if cells:
         print(f"nas-zoo info: {words_for_cells(options.model)}", file=sys.stderr)
     given = {key: getattr(options, key) for key in ("genotype", "init_channels", "num_cells", "num_classes")}
@@ -318,7 +318,7 @@ def _settings_of_model(name: str) -> dict[str, Any]:
     from nas_zoo.models.public import find_public, public_weights
 
     if name.split(".")[0] not in MODELS:
-        raise ValueError(f"unknown model {name!r}{hint_for_model(name)}")
+        raise ValueError(f"unknown model {name!r}{hint_for_model(name, MODELS)}")
     row = find_public(name)
     if row is None and "." in name:
         near = near_names(name, [one.name for one in public_weights() if one.name])

@@ -221,6 +221,11 @@ def test_multiply_adds_are_those_worked_out_by_hand():
         (["list", "edas*", "darst_v2_c10"], ["'darst_v2_c10'", "did you mean darts_v2_c10"]),
         (["list", "darst_v2", "--cells"], ["did you mean darts_v2"]),
         (["draw", "darst_v2"], ["near: darts_v2"]),
+        (["draw", "darts_v2_c1"], ["near: darts_v2_c10,"]),  # a model, whose cells are meant
+        (["latency", "darts_v2_c1"], ["near: darts_v2_c10,"]),
+        (["latency", "darts_v2_c10.foo"], ["tag (foo)"]),
+        (["info", "darst_v2"], ["did you mean darts_v2"]),  # cells, of which a network is made
+        (["bench", "darst_v2"], ["did you mean darts_v2"]),
         (["evaluate", "edas_e8_c10_s.jpg_e4", "--data", "digits"], ["did you mean edas_e8_c10_s.jpeg_e4"]),
         (["bench", "edas_e8_c10_s.jpg_e4"], ["did you mean edas_e8_c10_s.jpeg_e4"]),
         (["bench", "edas_c99"], ["edas_c99", "did you mean"]),

@@ -37,7 +37,7 @@ from nas_zoo.export.graph.quantize import with_float_activations
 from nas_zoo.export.graph.real_images import RealImages, real_images
 from nas_zoo.export.graph.variants import IMAGES_NAME, PROBABILITIES_NAME, metadata_of
 from nas_zoo.export.runtime.classifier import OnnxClassifier, softmax
-from nas_zoo.genotype import Genotype
+from nas_zoo.genotype import Genotype, name_of_cells
 from nas_zoo.runs.ending import Finding, program
 from nas_zoo.runs.facts import run_facts
 from nas_zoo.runs.files import read_bytes, write_json
@@ -59,47 +59,54 @@ MAX_OPSET, MAX_IR_VERSION = 23, 11
 WEIGHTS_ROUNDED = 0.1
 
 
-class CheckError(Finding):
-    """The file is not the model."""
+class CheckError(ValueError):
+    """The file is not the model, or is none that can be compared."""
 
 
 class NotOnnx(CheckError):
-    """No ONNX file, a truncated or invalid one, or one of a version that ONNX Runtime does not read."""
+    """No ONNX file, a truncated or invalid one, or one of a version that ONNX Runtime does not read.
+
+    The one kind that is no finding about file and model: a program ends with 2 here, as for other wrong input.
+    """
 
 
-class NotSelfContained(CheckError):
+class _Differs(CheckError, Finding):
+    """Both were read, and the file is not the model."""
+
+
+class NotSelfContained(_Differs):
     """Weights lie in a second file."""
 
 
-class WrongNames(CheckError):
+class WrongNames(_Differs):
     """Input or output has another name, or there are more of them."""
 
 
-class FixedBatch(CheckError):
+class FixedBatch(_Differs):
     """The file takes one batch size only."""
 
 
-class WrongShape(CheckError):
+class WrongShape(_Differs):
     """Images or logits of another shape or type than the model's."""
 
 
-class NotFinite(CheckError):
+class NotFinite(_Differs):
     """Infinity or NaN among the logits."""
 
 
-class ValuesDiffer(CheckError):
+class ValuesDiffer(_Differs):
     """The logits are not the model's."""
 
 
-class OtherModel(CheckError):
+class OtherModel(_Differs):
     """By what it says of itself the file is of another model: cells, sizes, classes or weights."""
 
 
-class Disagrees(CheckError):
+class Disagrees(_Differs):
     """Too many images get another class."""
 
 
-class AccuracyLost(CheckError):
+class AccuracyLost(_Differs):
     """Too many labelled images are classified wrongly that PyTorch classifies rightly."""
 
 
@@ -287,6 +294,8 @@ def check_model(texts: Mapping[str, str], model: nn.Module, name: str, *, weight
     said: dict[str, Any] = {key: texts.get(key) for key in own}
     if isinstance(genotype, Genotype) and "genotype" in texts:
         own["cells"], said["cells"] = genotype.digest, Genotype.from_json(texts["genotype"]).digest
+        if own["cells"] != said["cells"]:
+            own["cells"], said["cells"] = map(name_of_cells, (own["cells"], said["cells"]))
     if isinstance(json.loads(texts.get("labels", "null")), list):
         own["num_classes"] = getattr(model, "num_classes", None)
         said["num_classes"] = len(json.loads(texts["labels"]))
@@ -482,7 +491,7 @@ def make_parser() -> Parser:
 
 @program("nas-zoo check")
 def main(argv: Iterable[str] | None = None) -> int:
-    """The program: 0 when file and model agree, 1 when they do not, 2 for a mistake of the user's."""
+    """The program: 0 when file and model agree, 1 when they do not, 2 for a user's mistake or what is no ONNX file."""
     namespace = make_parser().parse_args(None if argv is None else list(argv))
     settings = settings_from(CheckSettings, given_flags(namespace))
     if settings.images is not None and settings.data is not None:

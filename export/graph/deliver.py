@@ -19,7 +19,7 @@ from torch import nn
 
 from nas_zoo.export.graph.check import TOLERANCES, check_onnx, summary
 from nas_zoo.export.graph.onnx_file import export_onnx
-from nas_zoo.export.graph.quantize import int8_variant
+from nas_zoo.export.graph.quantize import ENOUGH, FEW, int8_variant
 from nas_zoo.export.graph.real_images import RealImages
 from nas_zoo.export.graph.variants import LAYOUTS, float16_variant, to_bytes, with_preprocessing
 from nas_zoo.export.runtime.classifier import OnnxClassifier
@@ -110,7 +110,8 @@ def deliver(
             if stem == "model_fp16":
                 proto = float16_variant(float32)
             elif stem == "model_int8":
-                say(f"calibrating on {counted(len(calibration or ()), 'image')}")
+                count = len(calibration or ())
+                say(f"calibrating on {counted(count, 'image')}{'' if count >= ENOUGH else f': {FEW}'}")
                 proto = _int8(float32, path, calibration, forms)
             finish(f"{stem}.onnx", proto)
             if forms.layout is not None:

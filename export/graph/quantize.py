@@ -25,11 +25,17 @@ from nas_zoo.export.graph.onnx_file import INPUT_NAME
 from nas_zoo.export.graph.variants import metadata_of, quiet, set_metadata
 from nas_zoo.runs.progress import progressing
 
-__all__ = ["METHODS", "TARGETS", "int8_variant", "with_float_activations"]
+__all__ = ["ENOUGH", "FEW", "METHODS", "TARGETS", "int8_variant", "with_float_activations"]
 
 TARGETS = ("cpu", "tensorrt")
 METHODS = ("minmax", "percentile", "entropy")
 _BATCH = 16
+#: Images to calibrate on below which ``FEW`` is said.
+ENOUGH = 100
+FEW = (
+    f"fewer than {ENOUGH}, so the ranges of the activations are those of few pictures, and values beyond them are cut "
+    "off in others; take some of all classes, as the network was trained on"
+)
 
 
 def int8_variant(

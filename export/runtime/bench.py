@@ -21,9 +21,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from nas_zoo.export.graph.check import check_model, read_checked
 from nas_zoo.export.graph.model import ModelSettings
 from nas_zoo.export.graph.onnx_file import export_onnx
 from nas_zoo.export.graph.variants import metadata_of
-from nas_zoo.export.runtime.classifier import PROVIDERS, OnnxClassifier, raise_if_hopeless
+from nas_zoo.export.runtime.classifier import PROVIDERS, OnnxClassifier, provider_problems, raise_if_hopeless
 from nas_zoo.export.runtime.providers import GpuOptions, gpu_options
 from nas_zoo.models.catalog import network_named, words_for_cells
 from nas_zoo.models.load import load_model, words_of
@@ -390,8 +390,8 @@ class BenchSettings(GpuOptions, ModelSettings):
     runtime: tuple[str, ...] | None = setting(None, "of eager, compile, onnx; none: all that work here")
     batch: tuple[int, ...] = setting((1, 8, 64), "batch sizes")
     device: str = setting("auto", "cpu, cuda, or auto: that of the provider, else the GPU if there is one")
-    provider: Literal["cpu", "cuda", "tensorrt"] | None = setting(
-        None, "of ONNX Runtime: cpu, cuda or tensorrt; none: as the device is called"
+    provider: Literal["cpu", "cuda", "tensorrt", "auto"] | None = setting(
+        None, "of ONNX Runtime: cpu, cuda, tensorrt, or auto: the GPU if it works; none: as the device is called"
     )
     dtype: str = setting("float32", "of eager and compile: float32, float16 or bfloat16")
     threads: int | None = setting(None, "threads of a CPU; none: one a core")
@@ -436,7 +436,15 @@ def _bench(name: str, settings: BenchSettings) -> list[dict[str, Any]]:
     if settings.provider is not None:
         if "onnx" not in (settings.runtime or RUNTIMES):
             raise ValueError(f"provider {settings.provider!r} is of the runtime onnx, which is not among --runtime")
-        raise_if_hopeless(settings.provider, settings.cuda_graphs)
+        if settings.provider == "auto":
+            settings.check("auto")
+            works = torch.cuda.is_available() and not provider_problems("cuda")
+            device = device if device != "auto" else "cuda" if works else "cpu"
+            require(device in ("cpu", "cuda"), "device", device, "one of cpu, cuda, auto")
+            cpu: dict[str, Any] = {"cudnn_search": "exhaustive"} if device == "cpu" else {}  # of a GPU: not used then
+            settings = replace(settings, provider=cast(Literal["cpu", "cuda"], device), **cpu)
+            print(f"nas-zoo bench: ONNX Runtime runs on {device}", file=sys.stderr)
+        raise_if_hopeless(settings.provider or device, settings.cuda_graphs)
         device = device if device != "auto" else "cpu" if settings.provider == "cpu" else "cuda"
     elif device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

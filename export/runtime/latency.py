@@ -38,8 +38,10 @@ from tqdm import tqdm
 from nas_zoo.data.named import cache_folder
 from nas_zoo.export.graph.onnx_file import export_onnx, plain_copy, to_graph
 from nas_zoo.export.runtime.classifier import PROVIDERS, ProviderError, provider_problems
-from nas_zoo.genotype import Genotype, load_genotype
+from nas_zoo.genotype import Genotype
+from nas_zoo.models.catalog import MODELS, cells_named
 from nas_zoo.models.latency import Conditions, Estimate, Fit, LatencyTable, Piece, Shape, all_pieces, pieces
+from nas_zoo.models.load import find_cfg
 from nas_zoo.models.network import CellNet, StemBlock
 from nas_zoo.models.operations import SEARCH_OPERATIONS, FactorizedReduce, PointwiseNorm, build_op
 from nas_zoo.runs.ending import program
@@ -340,8 +342,6 @@ def named_network(name: str, settings: LatencySettings) -> tuple[Genotype, Shape
     """Cells and shape of what a user names: a model, a trained run's folder, or cells."""
     import timm
 
-    from nas_zoo.models.catalog import MODELS
-
     folder = Path(name) / "config.json"
     given = {key: getattr(settings, key) for key in ("layout", "init_channels", "num_cells", "num_classes")}
     kwargs = {key: value for key, value in given.items() if value is not None}
@@ -351,9 +351,10 @@ def named_network(name: str, settings: LatencySettings) -> tuple[Genotype, Shape
         size = tuple(config["pretrained_cfg"]["input_size"])
     else:
         if name.split(".")[0] in MODELS:
+            find_cfg(name)  # which knows its tags
             model = timm.create_model(name.split(".")[0], device="meta", **kwargs)
         else:
-            cells = load_genotype(name)
+            cells = cells_named(name)
             base = f"cell_net_{settings.layout or 'cifar'}"
             require(base in MODELS, "layout", settings.layout, "cifar or imagenet")
             model = timm.create_model(base, device="meta", genotype=cells, **kwargs)

@@ -10,7 +10,7 @@ from nas_zoo.genotype.catalog import (
 )
 from nas_zoo.genotype.cell import KINDS, MAX_NODES, OPERATIONS, Cell, Edge, Kind
 from nas_zoo.genotype.genotype import Genotype
-from nas_zoo.genotype.reading import as_genotype, load_genotype, provenance_of
+from nas_zoo.genotype.reading import as_genotype, load_genotype, name_of_cells, provenance_of
 
 __all__ = [
     "KINDS",
@@ -28,5 +28,6 @@ __all__ = [
     "list_genotypes",
     "list_records",
     "load_genotype",
+    "name_of_cells",
     "provenance_of",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from typing import Any, NoReturn
@@ -97,11 +98,13 @@ def package_record(name: str) -> dict[str, Any] | None:
     return record if "cannot_build" in record else {"schema": SCHEMA, "version": VERSION} | record
 
 
-def no_such_name(name: Any, names: list[str]) -> NoReturn:
-    alike = near(name, names) if isinstance(name, str) else ""
+def no_such_name(name: Any, names: list[str], models: Sequence[str] = ()) -> NoReturn:
+    """ValueError with the nearest names; `models` are those that would do as well."""
+    alike = near(name, dict.fromkeys([*names, *models])) if isinstance(name, str) else ""
     raise ValueError(
-        f"genotype {show(name)}: no such file, and none of the {describe_cells()} has that name{alike}; "
-        "`nas-zoo list --cells` shows them"
+        f"genotype {show(name)}: no such file, and none of the {describe_cells()} has that name"
+        f"{', nor has a model' if models else ''}{alike}; "
+        f"`nas-zoo list --cells` shows them{', `nas-zoo list` the models' if models else ''}"
     )
 
 

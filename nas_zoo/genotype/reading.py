@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,7 +26,7 @@ from nas_zoo.genotype.dialects.python_text import bracketed, literal
 from nas_zoo.genotype.genotype import MAX_BYTES, Genotype, NoJson, decoded, from_record, parse_json
 from nas_zoo.text import show
 
-__all__ = ["as_genotype", "load_genotype", "provenance_of"]
+__all__ = ["as_genotype", "load_genotype", "name_of_cells", "provenance_of"]
 
 _CALL = re.compile(r"Genotype\s*\(")
 _BLANK = "\ufeff \t\r\n"
@@ -35,18 +35,18 @@ _MAX_VALUES = 100_000  # looked at in one dictionary or list
 _MAX_FOUND = 1000  # genotypes in one text
 
 
-def as_genotype(value: Any) -> Genotype:
+def as_genotype(value: Any, *, models: Sequence[str] = ()) -> Genotype:
     """The genotype that `value` stands for.
 
     A Genotype; a name of list_genotypes(); a path (see load_genotype); JSON or DARTS text, or a text in which one
     stands; a dictionary of this schema; or a dictionary, nested lists or tuples of one of the forms in
-    nas_zoo.genotype.dialects, also inside other dictionaries.
+    nas_zoo.genotype.dialects, also inside other dictionaries. `models`: what an unknown name may be near to besides.
     """
     if isinstance(value, Genotype):
         return value
     if isinstance(value, (str, bytes)):
         text = decoded(value, "genotype") if isinstance(value, bytes) else value
-        return _from_text(text) if _is_genotype_text(text) else load_genotype(text)
+        return _from_text(text) if _is_genotype_text(text) else load_genotype(text, models=models)
     if isinstance(value, os.PathLike):
         return load_genotype(value)
     if isinstance(value, (dict, list, tuple)):
@@ -57,11 +57,11 @@ def as_genotype(value: Any) -> Genotype:
     )
 
 
-def load_genotype(name_or_path: str | os.PathLike[str]) -> Genotype:
+def load_genotype(name_or_path: str | os.PathLike[str], *, models: Sequence[str] = ()) -> Genotype:
     """The genotype of that name (list_genotypes), in that file (any text that as_genotype reads) or in that run folder.
 
     A run folder is one that holds genotype.json. A name goes before a path: write ./darts_v2 for a folder of that name.
-    FILE:NAME and FILE:LINE say which one of a file that holds several.
+    FILE:NAME and FILE:LINE say which one of a file that holds several. `models` is that of ``as_genotype``.
     """
     if isinstance(name_or_path, str) and NAME.fullmatch(name_or_path):
         record = package_record(name_or_path)
@@ -73,10 +73,15 @@ def load_genotype(name_or_path: str | os.PathLike[str]) -> Genotype:
         if record is not None:
             return from_record(record)
         if not os.path.exists(name_or_path):
-            no_such_name(name_or_path, list_genotypes())
+            no_such_name(name_or_path, list_genotypes(), models)
     elif not isinstance(name_or_path, (str, os.PathLike)):
         raise ValueError(f"genotype must be a name or a path here, got {show(name_or_path)}")
-    return _from_file(name_or_path)
+    return _from_file(name_or_path, models)
+
+
+def name_of_cells(digest: str) -> str:
+    """The name of the cells of the package with this digest (``Genotype.digest``), for words; else the digest."""
+    return next((name for name in list_genotypes() if load_genotype(name).digest == digest), digest)
 
 
 def provenance_of(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -97,7 +102,7 @@ def provenance_of(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _from_file(name_or_path: str | os.PathLike[str]) -> Genotype:
+def _from_file(name_or_path: str | os.PathLike[str], models: Sequence[str]) -> Genotype:
     path = os.fsdecode(name_or_path)
     shown = show(path)
     try:
@@ -112,7 +117,7 @@ def _from_file(name_or_path: str | os.PathLike[str]) -> Genotype:
             raise ValueError("the file is empty; it must hold a JSON or DARTS genotype")
         return _from_text(text, os.path.basename(path), wanted)
     except FileNotFoundError:
-        no_such_name(path, list_genotypes())
+        no_such_name(path, list_genotypes(), models)
     except OSError as error:
         raise ValueError(f"genotype {shown}: {error.strerror or error}; it must be a readable file") from error
     except ValueError as error:

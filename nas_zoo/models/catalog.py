@@ -91,7 +91,7 @@ def cells_named(value: Any) -> Genotype:
     from nas_zoo.genotype import as_genotype
 
     cell = _cell_of_model(value)
-    return as_genotype(value if cell is None else cell)
+    return as_genotype(value if cell is None else cell, models=list(MODELS))
 
 
 def _cell_of_model(value: Any) -> str | None:
@@ -127,10 +127,15 @@ def words_for_cells(name: str) -> str:
     return f"{name!r} is the name of cells; meant is cell_net_cifar, with --genotype {name}{named}"
 
 
-def hint_for_model(name: str, known: Iterable[str] = MODELS) -> str:
-    """What an error goes on with after the name of a model that there is not: what is near, or what it is instead."""
+def hint_for_model(name: str, known: Iterable[str] | None = None) -> str:
+    """What an error goes on with after the name of a model that there is not: what is near, or what it is instead.
+
+    `known`: the names that would do; those of models and, since they are taken in their place, of cells if None.
+    """
+    from nas_zoo.genotype import list_genotypes
+
     if _is_of_cells(name):
         return f": {words_for_cells(name)}"
     if os.path.exists(name):
         return f": a name is meant, and this is a path; cells in it are given as cell_net_cifar --genotype {name}"
-    return near_names(name, known) or "; `nas-zoo list` shows ours"
+    return near_names(name, known or [*MODELS, *list_genotypes()]) or "; `nas-zoo list` shows ours"

@@ -12,6 +12,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
 from nas_zoo.models.catalog import hint_for_model, network_named, words_for_cells
+from nas_zoo.models.results import hub_is_away
 from nas_zoo.text import near_names, show
 
 __all__ = [
@@ -60,7 +61,10 @@ def load_model(
     else:
         name, cells = network_named(model)
         kwargs = cells | kwargs
-        if not model.startswith(("hf-hub:", "hf_hub:")):
+        if model.startswith(("hf-hub:", "hf_hub:")):
+            if away := hub_is_away(model[len("hf-hub:") :], "config.json"):
+                raise ValueError(f"model {model!r}: {away}")
+        else:
             known = timm.is_model(name.split(".")[0])
             if "/" in model or "\\" in model or model.endswith((".safetensors", ".pt", ".onnx")):
                 raise ValueError(f"model {model!r}: no such folder, and no name of a model (see `nas-zoo list`)")

@@ -126,7 +126,7 @@ def _place_of_weights(variant: str, kwargs: dict[str, Any]) -> dict[str, Any]:
     """
     from timm.models._builder import resolve_pretrained_cfg
 
-    from nas_zoo.genotype import as_genotype
+    from nas_zoo.genotype import as_genotype, name_of_cells
 
     given, overlay = kwargs.get("pretrained_cfg"), dict(kwargs.get("pretrained_cfg_overlay") or {})
     first = next((place for place in _PLACES if overlay.get(place)), None)
@@ -158,6 +158,8 @@ def _place_of_weights(variant: str, kwargs: dict[str, Any]) -> dict[str, Any]:
     for key, value in asked.items():
         wanted = as_genotype(own[key]).digest if key == "genotype" and row is None else own[key]
         if value != wanted:
+            if key == "genotype":
+                value, wanted = name_of_cells(value), name_of_cells(wanted)
             raise ValueError(f"{key}={value!r}: the weights of {variant}.{cfg.tag} are of a network with {wanted!r}")
     if row is not None:
         # A file of checked content, which timm prefers to the Hub.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import functools
 import hashlib
 import io
@@ -331,6 +332,45 @@ def network_errors() -> tuple[type[Exception], ...]:
     return () if library is None else (library.RequestError,)
 
 
+def hub_is_away(name: str, filename: str, cache_dir: Path | str | None = None) -> str | None:
+    """Words for why a file can neither be had from the Hub nor from its cache; None where one of the two will do.
+
+    To be asked before the Hub's client, which tries for 23 seconds where there is no network at all. Whatever may pass
+    (a slow answer, a server in trouble) is None and left to its patience, and so is a proxy, whose way is its own.
+
+    Args:
+        name: ORG/NAME or ORG/NAME@REVISION.
+        filename: Of the repository.
+        cache_dir: Of the Hub's client; None: the user's.
+    """
+    import socket
+    import urllib.request
+    from urllib.parse import urlsplit
+
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    repository, _, revision = name.partition("@")
+    try:
+        kept = try_to_load_from_cache(repository, filename, cache_dir, revision or None)
+    except HFValidationError:  # which the client tells
+        return None
+    place = urlsplit(constants.ENDPOINT)
+    proxied = urllib.request.getproxies().keys() & {place.scheme, "all"}
+    if isinstance(kept, str) or constants.HF_HUB_OFFLINE or proxied:
+        return None
+    try:
+        socket.create_connection((place.hostname, place.port or (80 if place.scheme == "http" else 443)), 5).close()
+    except OSError as error:
+        never = isinstance(error, socket.gaierror | ConnectionRefusedError)
+        if not never and error.errno not in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+            return None
+        reason = error.strerror
+    else:
+        return None
+    return f"{place.netloc} cannot be reached ({reason}), and {filename} of {name} is not in the Hub's cache"
+
+
 def file_sha256(path: Path | str) -> str:
     """Of a file's bytes."""
     with open(path, "rb") as file:
@@ -358,6 +398,8 @@ def fetch_weights(row: Result, *, local_only: bool = False, cache_dir: Path | st
         from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
         failed: tuple[type[BaseException], ...] = (OSError, EntryNotFoundError, HfHubHTTPError, *network_errors())
+        if not local_only and (away := hub_is_away(f"{row.hub_id}@{row.hub_revision}", HUB_FILE, cache_dir)):
+            raise ValueError(f"weights of {row.name}: {away}")
         try:
             path = Path(
                 hf_hub_download(

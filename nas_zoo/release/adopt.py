@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from nas_zoo.data.augment import PHOTOGRAPH_PIXELS
 from nas_zoo.data.named import open_source
-from nas_zoo.genotype import Genotype, genotype_record, list_found, list_genotypes
+from nas_zoo.genotype import Genotype, genotype_record, list_found, list_genotypes, name_of_cells
 from nas_zoo.models import results
 from nas_zoo.models.catalog import MODELS
 from nas_zoo.models.count import count
@@ -446,7 +446,10 @@ def _check_fits(row: Result, tensors: Mapping[str, Tensor]) -> None:
         raise ValueError(f"model={row.model!r}: is not registered (`nas-zoo list`); --model NAME is needed")
     registered: Any = timm.create_model(row.model, num_classes=row.num_classes, device="meta")
     if registered.genotype.digest != row.genotype:
-        raise ValueError(f"model={row.model!r}: has cells {registered.genotype.digest}, the run {row.genotype}")
+        raise ValueError(
+            f"model={row.model!r}: has the cells {name_of_cells(registered.genotype.digest)}, "
+            f"the run {name_of_cells(row.genotype)}"
+        )
     wrong = describe_mismatch(registered, tensors)
     if wrong:
         raise ValueError(f"model={row.model!r}: the run's weights do not fit it: {wrong}")

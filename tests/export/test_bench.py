@@ -115,9 +115,22 @@ def test_a_provider_that_does_not_work_here_ends_in_one_line_before_anything_is_
     assert re.fullmatch(f"nas-zoo bench: provider='{provider}' does not work here: .*(driver|CPUs only).*\n", error)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+def test_provider_auto_takes_the_cpu_where_no_gpu_works_and_says_so(
+    exported: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    flags = [f"--{key.replace('_', '-')}={value}" for key, value in (TINY | QUICK).items()]
+    words = ["--runtime=onnx", "--batch=2", f"--onnx={exported}", "--provider=auto", "--cudnn-search=heuristic"]
+    assert main(["cell_net_cifar", f"--input-size={SIDE}", *flags, *words]) == 0
+    out, error = capfd.readouterr()
+    assert error.startswith("nas-zoo bench: ONNX Runtime runs on cpu\n")
+    assert out.splitlines()[-1].split()[:2] == ["onnx", "cpu"]
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (["--provider=auto", "--cuda-graphs"], "cuda_graphs works with provider='cuda' alone, got"),
         (["--provider=cpu", "--tensorrt-fp16"], "tensorrt_fp16 works with provider='tensorrt' alone, got"),
         (["--provider=cpu", "--cudnn-search=heuristic"], "cudnn_search works with provider cuda, tensorrt, auto, got"),
         (["--provider=cpu", "--runtime=eager"], "provider 'cpu' is of the runtime onnx"),

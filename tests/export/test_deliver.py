@@ -167,6 +167,20 @@ def test_where_one_form_fails_its_check_nothing_is_written(
     assert issubclass(Disagrees, CheckError)
 
 
+@pytest.mark.slow
+def test_a_calibration_on_few_pictures_is_told_with_what_it_does(delivered: Path, model: Any, tmp_path: Path) -> None:
+    said: list[str] = []
+    for count in (1, 100):
+        images = RealImages("photos", [photograph(seed).resize((SIDE, SIDE)) for seed in range(count)], None)
+        deliver(
+            model, tmp_path, Forms(int8=True), calibration=images, check=False, base=delivered / "model.onnx",
+            say=said.append,
+        )  # fmt: skip
+    one, many = (words for words in said if words.startswith("calibrating"))
+    assert one.startswith("calibrating on 1 image: fewer than 100, so the ranges of the activations are those of few")
+    assert many == "calibrating on 100 images"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -353,7 +353,7 @@ def test_what_is_no_onnx_file_is_told_so(exported: Path, model: Any, tmp_path: P
     for missing in (tmp_path / "none.onnx", tmp_path):
         with pytest.raises(ValueError, match="the name of an ONNX file is needed") as mistake:
             check_onnx(missing, model)
-        assert not isinstance(mistake.value, NotOnnx)  # which is a finding about a file
+        assert not isinstance(mistake.value, NotOnnx)  # which is about a file that is there
 
 
 def test_an_invalid_graph_and_a_too_new_one_are_refused(exported: Path, model: Any, tmp_path: Path) -> None:
@@ -418,6 +418,12 @@ def test_the_check_program_tells_wrong_files_from_wrong_arguments(
     save_file(state | {"classifier.bias": state["classifier.bias"] + 1}, weights)
     assert check_main([str(exported), *flags, f"--weights={weights}"]) == 1
     assert "OtherModel: small.onnx: was made from another model: its weights (SHA-256) is" in capsys.readouterr().err
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(exported.read_bytes()[:1000])  # nothing is found out about it
+    assert check_main([str(broken), *flags, f"--weights={weights}"]) == 2
+    assert re.fullmatch(
+        "nas-zoo check: broken.onnx: not an ONNX file, or a truncated one .*\n", capsys.readouterr().err
+    )
     weights.write_bytes(b"broken")
     assert check_main([str(exported), *flags, f"--weights={weights}"]) == 2
     assert "not readable" in capsys.readouterr().err
@@ -429,7 +435,7 @@ def test_the_check_program_tells_wrong_files_from_wrong_arguments(
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"genotype": "darts_v2"}, "cells is"),
+        ({"genotype": "darts_v2"}, "cells is pc_darts_c10, the model's is darts_v2$"),
         ({"init_channels": 8}, "init_channels is 4, the model's is 8"),
         ({"num_cells": 4}, "num_cells is 3, the model's is 4"),
         ({}, r"weights \(SHA-256\) is"),

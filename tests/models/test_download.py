@@ -27,6 +27,7 @@ import torch
 from nas_zoo.models import download
 from nas_zoo.models.download import cache_folder, fetch_public
 from nas_zoo.models.public import PublicWeights, find_public
+from nas_zoo.models.results import hub_is_away
 from tests.file_server import DRIVE_PAGE, PAGE, FileServer
 
 
@@ -372,3 +373,36 @@ def test_two_processes_fetch_a_file_once(server, tmp_path):
     assert [one.exitcode for one in both] == [0, 0]
     assert len(server.requests) == 1
     assert (tmp_path / "relativenas_c10.emi.pt").read_bytes() == DATA
+
+
+def test_where_the_hub_cannot_be_reached_its_client_is_not_asked(tmp_path, monkeypatch):
+    """It would try for 23 seconds; what is in its cache, or may still come, is left to it."""
+    from huggingface_hub import constants
+
+    from nas_zoo.models.load import load_model
+
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        assert hub_is_away("zoo/net", "config.json") is None
+    told = rf"{endpoint[7:]} cannot be reached \(Connection refused\), and config\.json of zoo/net"
+    begin = time.monotonic()
+    with pytest.raises(ValueError, match=f"model 'hf-hub:zoo/net': {told} is not in the Hub's cache"):
+        load_model("hf-hub:zoo/net")
+    assert time.monotonic() - begin < 10
+    monkeypatch.setattr(constants, "ENDPOINT", "http://nobody.invalid")
+    assert "nobody.invalid cannot be reached" in (hub_is_away("zoo/net@v1", "config.json") or "")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # it is for the proxy to know the name
+    assert hub_is_away("zoo/net", "config.json") is None
+    monkeypatch.delenv("http_proxy")
+    snapshot = tmp_path / "models--zoo--net" / "snapshots" / "0"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    refs = tmp_path / "models--zoo--net" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0")
+    assert hub_is_away("zoo/net", "config.json") is None
+    assert hub_is_away("zoo/net", "model.safetensors") is not None
