@@ -251,12 +251,16 @@ def predict(options: argparse.Namespace) -> int:
     from nas_zoo.export.runtime.classifier import OnnxClassifier
     from nas_zoo.export.runtime.providers import gpu_options
 
+    if "" in (options.model, *options.images):  # which would be the folder that the program runs in
+        raise ValueError("the name of a file or folder is empty; a file of a model and images are needed")
     classifier = OnnxClassifier(
         options.model, options.provider, options.threads, options.batch_size, device_id=options.device_id,
         **gpu_options(options),
     )  # fmt: skip
     if options.provider == "auto":
         print(plain(f"nas-zoo predict: {classifier.path.name} runs on {classifier.provider}"), file=sys.stderr)
+    if random := classifier.metadata.get("random_weights"):
+        print(plain(f"nas-zoo predict: {classifier.path.name}: RANDOM WEIGHTS: {random}"), file=sys.stderr)
     failed = 0
     for are_folders, group in itertools.groupby(map(Path, options.images), Path.is_dir):
         paths = list(group)
@@ -296,7 +300,7 @@ def draw(options: argparse.Namespace) -> int:
     if words := words_for_model(options.genotype):
         print(f"nas-zoo draw: {words}", file=sys.stderr)
     for output in options.output or [f"{Path(options.genotype).stem or 'cells'}.svg"]:
-        print(draw_genotype(cells, output, title=options.title))
+        print(plain(draw_genotype(cells, output, title=options.title)))
     return 0
 
 
@@ -308,7 +312,7 @@ def convert(options: argparse.Namespace) -> int:
         raise ValueError("--genotype or --model must be given, and not both")
     if options.model is not None:
         given = _settings_of_model(options.model) | {key: value for key, value in given.items() if value is not None}
-    print(convert_checkpoint(options.checkpoint, options.output, **given))
+    print(plain(convert_checkpoint(options.checkpoint, options.output, **given)))
     return 0
 
 
@@ -334,7 +338,7 @@ def export_model(options: argparse.Namespace) -> int:
         print(f"nas-zoo export-model: {words}", file=sys.stderr)
     sizes = {key: getattr(options, key) for key in ("layout", "init_channels", "num_cells", "num_classes")}
     text = export(options.genotype, options.to, options.output, name=options.name, **sizes)
-    print(text if options.output is None else options.output, end="" if options.output is None else "\n")
+    print(text if options.output is None else plain(options.output), end="" if options.output is None else "\n")
     return 0
 
 

@@ -42,7 +42,7 @@ from nas_zoo.runs.ending import Finding, program
 from nas_zoo.runs.facts import run_facts
 from nas_zoo.runs.files import read_bytes, write_json
 from nas_zoo.runs.settings import Parser, add_flags, given_flags, require, require_least, setting, settings_from
-from nas_zoo.text import counted
+from nas_zoo.text import counted, plain
 
 __all__ = [
     "TOLERANCES", "AccuracyLost", "CheckError", "Disagrees", "FixedBatch", "NotFinite", "NotOnnx", "NotSelfContained",
@@ -178,7 +178,8 @@ def check_onnx(
         )
     except ValueError as error:
         # ONNX Runtime follows the sizes through the graph, whatever is declared of its output.
-        raise (FixedBatch if "a row for each image" in str(error) else NotOnnx)(f"{name}: {error}") from error
+        words = str(error) if str(error).startswith((name, repr(str(file)))) else f"{name}: {error}"
+        raise (FixedBatch if "a row for each image" in words else NotOnnx)(words) from error
     kind = classifier.dtype + (" preprocessing" if inside else "")
     allowed = tolerance or TOLERANCES.get(kind)
     if allowed is None:
@@ -253,7 +254,7 @@ def check_onnx(
         "top1": top1,
         "accepted": {key: value if np.isfinite(value) else None for key, value in asdict(allowed).items()},
         "provider": classifier.provider,
-        "calibration": json.loads(classifier.metadata.get("calibration", "null")),
+        "calibration": _told(classifier.metadata, "calibration", name),
     }
     facts = run_facts("cpu" if classifier.provider == "cpu" else "cuda")
     figures |= {key: facts[key] for key in ("device_name", "versions")}
@@ -293,17 +294,28 @@ def check_model(texts: Mapping[str, str], model: nn.Module, name: str, *, weight
     own: dict[str, Any] = {key: getattr(model, key, None) for key in ("layout", "init_channels", "num_cells")}
     said: dict[str, Any] = {key: texts.get(key) for key in own}
     if isinstance(genotype, Genotype) and "genotype" in texts:
-        own["cells"], said["cells"] = genotype.digest, Genotype.from_json(texts["genotype"]).digest
+        try:
+            own["cells"], said["cells"] = genotype.digest, Genotype.from_json(texts["genotype"]).digest
+        except ValueError as error:
+            raise NotOnnx(f"{name}: the cells in its metadata: {error}") from None
         if own["cells"] != said["cells"]:
             own["cells"], said["cells"] = map(name_of_cells, (own["cells"], said["cells"]))
-    if isinstance(json.loads(texts.get("labels", "null")), list):
+    if isinstance(labels := _told(texts, "labels", name), list):
         own["num_classes"] = getattr(model, "num_classes", None)
-        said["num_classes"] = len(json.loads(texts["labels"]))
+        said["num_classes"] = len(labels)
     if weights:
         own["weights (SHA-256)"], said["weights (SHA-256)"] = weights_sha256(model), texts.get("weights_sha256")
     for key, value in own.items():
         if value is not None and said[key] is not None and str(said[key]) != str(value):
             raise OtherModel(f"{name}: was made from another model: its {key} is {said[key]}, the model's is {value}")
+
+
+def _told(texts: Mapping[str, str], key: str, name: str) -> Any:
+    """What the metadata of a file say under a key, JSON; None where they say nothing."""
+    try:
+        return json.loads(texts.get(key, "null"))
+    except (ValueError, RecursionError) as error:
+        raise NotOnnx(f"{name}: the metadata's {key} is no JSON ({error})") from None
 
 
 def read_checked(file: Path) -> onnx.ModelProto:
@@ -441,7 +453,8 @@ def summary(figures: Mapping[str, Any]) -> str:
     classes = "classes not compared" if agreement is None else f"same class {agreement:.2%}{right}"
     random = f"; RANDOM WEIGHTS: {figures['random_weights']}" if figures["random_weights"] else ""
     return (
-        f"{figures['file']}: {figures['bytes'] / 1e6:.2f} MB, differs by {figures['largest_difference']:.1e} at most "
+        f"{plain(figures['file'])}: {figures['bytes'] / 1e6:.2f} MB, "
+        f"differs by {figures['largest_difference']:.1e} at most "
         f"({'' if limit is None else f'of {limit:.1e} allowed, '}batches {', '.join(map(str, figures['batches']))}), "
         f"{classes}; {counted(figures['n'], 'image')} of {figures['images']}{random}"
     )
@@ -449,7 +462,7 @@ def summary(figures: Mapping[str, Any]) -> str:
 
 def _noise(texts: Mapping[str, str], input_shape: tuple[int | str, ...], count: int = 16) -> RealImages:
     """Images of random pixels, for a check of values where there are none."""
-    size: Any = json.loads(texts["input_size"]) if "input_size" in texts else input_shape[1:]
+    size: Any = json.loads(texts.get("input_size", "null")) or input_shape[1:]  # read by OnnxClassifier before
     channels, height, width = (int(side) for side in size)
     pixels = np.random.default_rng(0).integers(0, 256, (count, height, width, channels), np.uint8)
     return RealImages("noise", list(pixels), None)

@@ -35,6 +35,7 @@ from nas_zoo.models.load import name_of_run
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import read_bytes, staged
 from nas_zoo.runs.settings import Parser, add_flags, given_flags, require, require_least, setting, settings_from
+from nas_zoo.text import plain
 
 __all__ = ["ExportSettings", "main", "make_parser"]
 
@@ -130,7 +131,7 @@ def _write_one(name: str, settings: ExportSettings) -> None:
         export_onnx(model, aside / path.name, **_how(settings))
         if settings.check:
             print(summary(check_onnx(aside / path.name, model)))
-    print(f"wrote {path} ({path.stat().st_size / 1e6:.2f} MB)")
+    print(f"wrote {plain(path)} ({path.stat().st_size / 1e6:.2f} MB)")
 
 
 def _write_folder(name: str, settings: ExportSettings) -> None:
@@ -180,10 +181,10 @@ def _write_folder(name: str, settings: ExportSettings) -> None:
             check=settings.check, say=lambda words: print(words, flush=True), **how,
         )  # fmt: skip
         if settings.to is not None:
-            print(f"wrote {', '.join(path.name for path in paths)} to {to}")
+            print(f"wrote {', '.join(path.name for path in paths)} to {plain(to)}")
         if settings.to_triton is not None:
             place = write_repository(paths[-1], settings.to_triton, called, overwrite=settings.overwrite, **server)
-            print(f"wrote {place}")
+            print(f"wrote {plain(place)}")
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def write_page(
         if more is not None:
             more(made)
     if say:
-        say(f"{checkpoint.name}: {place}")
+        say(plain(f"{checkpoint.name}: {place}"))
     return sorted(path for path in place.rglob("*") if path.is_file())
 
 
@@ -221,5 +221,5 @@ def main(argv: list[str] | None = None) -> int:
     given = make_parser().parse_args(argv)
     examples, checkpoint = examples_in(given.examples), open_chosen(given)
     write_page(checkpoint, given.to, examples=examples, runtime=given.runtime, say=print)
-    print(f"see it: python -m http.server --directory {given.to}    then http://localhost:8000")
+    print(f"see it: python -m http.server --directory {plain(given.to)}    then http://localhost:8000")
     return 0

@@ -19,7 +19,7 @@ from nas_zoo.export.publish.published import Checkpoint, open_chosen
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import write_text
 from nas_zoo.runs.settings import Parser
-from nas_zoo.text import markdown
+from nas_zoo.text import markdown, plain
 
 __all__ = ["main", "write_space"]
 
@@ -75,5 +75,5 @@ def main(argv: list[str] | None = None) -> int:
     given = make_parser().parse_args(argv)
     examples, checkpoint = examples_in(given.examples), open_chosen(given)
     write_space(checkpoint, given.to, examples=examples, runtime=given.runtime, repo=given.repo, say=print)
-    print(f"see it: python -m http.server --directory {given.to}    then http://localhost:8000")
+    print(f"see it: python -m http.server --directory {plain(given.to)}    then http://localhost:8000")
     return 0

@@ -34,7 +34,13 @@ from nas_zoo.export.graph.check import check_model, read_checked
 from nas_zoo.export.graph.model import ModelSettings
 from nas_zoo.export.graph.onnx_file import export_onnx
 from nas_zoo.export.graph.variants import metadata_of
-from nas_zoo.export.runtime.classifier import PROVIDERS, OnnxClassifier, provider_problems, raise_if_hopeless
+from nas_zoo.export.runtime.classifier import (
+    MAX_THREADS,
+    PROVIDERS,
+    OnnxClassifier,
+    provider_problems,
+    raise_if_hopeless,
+)
 from nas_zoo.export.runtime.providers import GpuOptions, gpu_options
 from nas_zoo.models.catalog import network_named, words_for_cells
 from nas_zoo.models.load import load_model, words_of
@@ -42,8 +48,17 @@ from nas_zoo.models.table import in_csv
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.facts import run_facts
 from nas_zoo.runs.files import write_text
-from nas_zoo.runs.settings import Parser, add_flags, given_flags, require, require_least, setting, settings_from
-from nas_zoo.text import counted
+from nas_zoo.runs.settings import (
+    Parser,
+    add_flags,
+    given_flags,
+    require,
+    require_least,
+    require_most,
+    setting,
+    settings_from,
+)  # fmt: skip
+from nas_zoo.text import counted, plain
 
 __all__ = ["COLUMNS", "RUNTIMES", "BenchSettings", "Timing", "bench_model", "measure", "write_csv"]
 
@@ -162,6 +177,7 @@ def bench_model(
     require(dtype in DTYPES, "dtype", dtype, f"one of {', '.join(DTYPES)}")
     require(len(batches) > 0 and min(batches) >= 1, "batch", tuple(batches), "numbers of at least 1")
     require(threads is None or threads >= 1, "threads", threads, "at least 1")
+    require(threads is None or threads <= MAX_THREADS, "threads", threads, f"at most {MAX_THREADS}")
     if place.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device 'cuda': torch sees no CUDA device; `nas-zoo doctor` says what is missing")
     provider, gpu = provider or place.type, GpuOptions(cuda_graphs, cudnn_search, tensorrt_cache, tensorrt_fp16)
@@ -406,6 +422,7 @@ class BenchSettings(GpuOptions, ModelSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_least(self, batch=1, threads=1, input_size=1, repeats=1)
+        require_most(self, threads=MAX_THREADS)
 
 
 def make_parser() -> Parser:
@@ -466,7 +483,7 @@ def _bench(name: str, settings: BenchSettings) -> list[dict[str, Any]]:
             done, total = len(begun) - 1, sum(of_each.values())
             left = tqdm.format_interval((begun[-1] - begun[0]) / done * (total - done)) if done else "?"
             words = f"{done + 1} of {total}, {left} left: {words}"
-        print(words, file=sys.stderr, flush=True)
+        print(plain(words), file=sys.stderr, flush=True)
 
     for runtime in runtimes:
         try:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "MAX_THREADS",
     "PROVIDERS",
     "FolderPredictions",
     "ImageLike",
@@ -73,9 +74,12 @@ _MIN_CROP = 0.01  # crop_pct; a picture is brought to 1 / crop_pct of the input 
 _CPU_PACKAGE, _GPU_PACKAGE = "onnxruntime", "onnxruntime-gpu"
 # ONNX Runtime's word for a type that inputs and outputs may have: NumPy's
 _TYPES: dict[str, Any] = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
+#: More than any machine has cores; each takes memory, and a hundred thousand of them all of it.
+MAX_THREADS = 1024
 _MAX_GRAPHS = 16  # CUDA graphs of one classifier, each of which holds memory of its own
 _WHOLE_IMAGES = 16  # images of any size that are held decoded at once
 _MISSING_LIBRARY = re.compile(r"((?:lib)?[\w.+-]+\.(?:so|dll|dylib)[\w.]*): cannot open shared object file")
+_SOURCE = re.compile(r"/onnxruntime_src/\S+:\d+ .*\) (?=\S)")
 _stderr_lock = threading.Lock()
 
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
@@ -163,6 +167,7 @@ class OnnxClassifier:
         require(provider in (*PROVIDERS, "auto"), "provider", provider, f"one of {', '.join(PROVIDERS)}, auto")
         for name, value, least in (("threads", threads, 1), ("batch_size", batch_size, 1), ("device_id", device_id, 0)):
             require(value is None or _is_whole(value, least), name, value, f"a whole number of at least {least}")
+        require(threads is None or threads <= MAX_THREADS, "threads", threads, f"at most {MAX_THREADS}")
         if not self.path.is_file():
             raise ValueError(f"{str(self.path)!r} is no file; an ONNX file is needed")
         cache = None if tensorrt_cache is None else Path(tensorrt_cache)
@@ -222,9 +227,12 @@ class OnnxClassifier:
 
     def _new_session(self, options: Any, providers: list[Any]) -> Any:
         # As a path, so that a foreign file finds its external data beside it.
-        session = _import_onnxruntime().InferenceSession(
-            os.fspath(self.path), options, providers=providers, enable_fallback=False
-        )
+        source: str | bytes = str(self.path)
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError:  # a name that is no text, which ONNX Runtime does not take
+            source = self.path.read_bytes()
+        session = _import_onnxruntime().InferenceSession(source, options, providers=providers, enable_fallback=False)
         session.disable_fallback()  # else a run that fails starts anew on the CPU, with a print
         return session
 
@@ -316,7 +324,8 @@ class OnnxClassifier:
         last = inputs[0].shape[3]
         self._channels_last = self.takes_images and (isinstance(last, int) and last in (1, 3))
         # A foreign file with its preprocessing inside may give either; its name tells, or ours in the metadata.
-        self.gives_probabilities = "preprocessing" in self.metadata or outputs[0].name == "probabilities"
+        inside = self.takes_images and "preprocessing" in self.metadata
+        self.gives_probabilities = inside or outputs[0].name == "probabilities"
         self._input_name, self._output_name = inputs[0].name, outputs[0].name
         self._fixed: tuple[int | str | None, ...] = tuple(inputs[0].shape)
         classes = outputs[0].shape[1]
@@ -568,12 +577,7 @@ class OnnxClassifier:
         return self._preprocess(image, "")
 
     def _preprocess(self, image: ImageLike, place: str) -> np.ndarray:
-        missing = [key for key in ("mean", "std", "input_size") if getattr(self, key) is None]
-        if missing:
-            raise ValueError(
-                f"{self.path.name} has no {', '.join(missing)} in its metadata; "
-                f"give OnnxClassifier {', '.join(key + '=' for key in missing)}, or scaled images to logits()"
-            )
+        self._require_preprocessing()
         assert self.input_size is not None
         pixels = _decode(image, place, self.input_size, self.crop_pct, _RESAMPLING[self.interpolation])
         x = pixels.astype(np.float32)
@@ -581,6 +585,26 @@ class OnnxClassifier:
         x -= np.asarray(self.mean, np.float32)
         x /= np.asarray(self.std, np.float32)
         return np.ascontiguousarray(x.transpose(2, 0, 1))
+
+    def _require_preprocessing(self) -> None:
+        """ValueError where nothing tells how an image becomes what the file takes."""
+        missing = [key for key in ("mean", "std", "input_size") if getattr(self, key) is None]
+        if missing and not self.takes_images:
+            raise ValueError(
+                f"{self.path.name} has no {', '.join(missing)} in its metadata, where `nas-zoo export` writes how "
+                f"images are made its input; give OnnxClassifier {', '.join(key + '=' for key in missing)}, or scaled "
+                "images to logits()"
+            )
+
+    def _require_pictures(self) -> None:
+        """ValueError where no picture fits, whatever is in it."""
+        self._require_preprocessing()
+        channels = self._fixed[3 if self._channels_last else 1]
+        if isinstance(channels, int) and channels not in (1, 3):
+            raise ValueError(
+                f"{self.path.name} takes images of {channels} channels, and pictures have 1 or 3; give arrays to "
+                "logits() or probabilities()"
+            )
 
     def predict(self, images: Iterable[ImageLike], top_k: int = 5) -> list[Prediction]:
         """One Prediction an image, in their order; images as in ``preprocess``.
@@ -610,7 +634,9 @@ class OnnxClassifier:
         channels = self._fixed[3 if self._channels_last else 1]
         if not isinstance(channels, int):
             raise ValueError(f"{self.path.name}: does not say how many channels its images have; probabilities() runs")
-        pixels = _decode(image, place, (channels, 0, 0))
+        height, width = self._fixed[1:3] if self._channels_last else self._fixed[2:4]
+        own = (height, width) if isinstance(height, int) and isinstance(width, int) else (0, 0)  # 0: the image's
+        pixels = _decode(image, place, (channels, *own))
         return pixels if self._channels_last else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
     def _classify(self, prepared: Sequence[np.ndarray], top_k: int) -> list[Prediction]:
@@ -629,6 +655,7 @@ class OnnxClassifier:
         Files that cannot be read are passed over and collected in the iterator's `errors`.
         """
         _check_top_k(top_k)
+        self._require_pictures()
         place = Path(folder)
         tree = list_folder(place)
         names = tree.files.names
@@ -641,6 +668,7 @@ class OnnxClassifier:
     def predict_files(self, paths: Sequence[Path], top_k: int = 5) -> FolderPredictions:
         """(path, Prediction) of each readable file in their order, as ``predict_folder`` does."""
         _check_top_k(top_k)
+        self._require_pictures()
         errors: list[tuple[Path, str]] = []
         return FolderPredictions(self._predict_files(paths, top_k, errors), errors, len(paths))
 
@@ -672,6 +700,8 @@ class OnnxClassifier:
             raise ValueError(f"{self.path.name}: {self._output_name} that are not finite; the model is damaged")
         if self.labels is not None and len(self.labels) != values.shape[1]:
             raise ValueError(f"{self.path.name}: {len(self.labels)} labels for {values.shape[1]} classes")
+        if self.gives_probabilities and not (values.min(initial=0) > -1e-3 and values.max(initial=0) < 1.001):
+            raise ValueError(f"{self.path.name}: what it gives as probabilities is not from 0 to 1")
         probabilities = values if self.gives_probabilities else softmax(values)
         # stable: of equal ones, the lower number first
         order = np.argsort(-values, axis=1, kind="stable")[:, :top_k]
@@ -850,8 +880,8 @@ def _import_onnxruntime() -> Any:
 
 
 def _plain(error: BaseException) -> str:
-    """The error in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """The error in one line, without the place in ONNX Runtime's source."""
+    return " ".join(_SOURCE.sub("", str(error)).split()) or type(error).__name__
 
 
 @contextlib.contextmanager

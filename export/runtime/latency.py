@@ -37,7 +37,7 @@ from tqdm import tqdm
 
 from nas_zoo.data.named import cache_folder
 from nas_zoo.export.graph.onnx_file import export_onnx, plain_copy, to_graph
-from nas_zoo.export.runtime.classifier import PROVIDERS, ProviderError, provider_problems
+from nas_zoo.export.runtime.classifier import MAX_THREADS, PROVIDERS, ProviderError, provider_problems
 from nas_zoo.genotype import Genotype
 from nas_zoo.models.catalog import MODELS, cells_named
 from nas_zoo.models.latency import Conditions, Estimate, Fit, LatencyTable, Piece, Shape, all_pieces, pieces
@@ -47,7 +47,16 @@ from nas_zoo.models.operations import SEARCH_OPERATIONS, FactorizedReduce, Point
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.facts import run_facts
 from nas_zoo.runs.files import write_text
-from nas_zoo.runs.settings import Parser, add_flags, given_flags, require, require_least, setting, settings_from
+from nas_zoo.runs.settings import (
+    Parser,
+    add_flags,
+    given_flags,
+    require,
+    require_least,
+    require_most,
+    setting,
+    settings_from,
+)  # fmt: skip
 from nas_zoo.text import plain
 
 __all__ = [
@@ -335,6 +344,7 @@ class LatencySettings:
 
     def __post_init__(self) -> None:
         require_least(self, init_channels=2, num_cells=1, num_classes=1, image_size=8, threads=1, batch=1, networks=2)
+        require_most(self, threads=MAX_THREADS)
         require(self.provider in ("cpu", "cuda"), "provider", self.provider, "cpu or cuda")
 
 
@@ -387,7 +397,7 @@ def estimate_network(
     measure_table(table, shape, more=own, networks=settings.networks, timer=timer, keep=keep, again=settings.again)
     if settings.to is not None:
         write_text(settings.to, table.to_json())
-    print(f"table: {settings.to or path}", file=sys.stderr)
+    print(plain(f"table: {settings.to or path}"), file=sys.stderr)
     return table, table.estimate(genotype, shape), timer
 
 

@@ -51,6 +51,8 @@ def load_model(
     Raises:
         ValueError: Unknown model, no weights, or weights that do not fit; one line that says which.
     """
+    if not model.removeprefix("local-dir:"):
+        raise ValueError("model '' must be a folder, hf-hub:ORG/NAME or a name of `nas-zoo list`")
     folder, pretrained = Path(model.removeprefix("local-dir:")), weights is None
     if model.startswith("local-dir:") or folder.is_dir():
         if not folder.is_dir():
@@ -97,7 +99,7 @@ def load_model(
             sizes = "classes" if part == "classifier" else "channels of an image"
             raise ValueError(
                 f"model {model!r}: its weights were trained for another number of {sizes}, so its {part} would be left "
-                "untrained; --random-weights exports it all the same"
+                "untrained; `nas-zoo export --random-weights` exports it all the same"
             )
         made.random_weights = part  # type: ignore[assignment]
     return made.eval()
@@ -132,7 +134,8 @@ def find_cfg(model: str) -> Any:
 
 def words_of(error: Exception, model: str) -> str:
     """The first line of an error of timm's, and the nearest names where it does not know the model or its tag."""
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
+    text = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
     if "Unknown model" in text:
         return text + hint_for_model(model)
     if "pretrained tag" in text:

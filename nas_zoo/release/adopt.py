@@ -447,7 +447,7 @@ def _check_fits(row: Result, tensors: Mapping[str, Tensor]) -> None:
     registered: Any = timm.create_model(row.model, num_classes=row.num_classes, device="meta")
     if registered.genotype.digest != row.genotype:
         raise ValueError(
-            f"model={row.model!r}: has the cells {name_of_cells(registered.genotype.digest)}, "
+            f"model={row.model!r}: has cells {name_of_cells(registered.genotype.digest)}, "
             f"the run {name_of_cells(row.genotype)}"
         )
     wrong = describe_mismatch(registered, tensors)

@@ -65,6 +65,8 @@ def program(name: str) -> Callable[[Callable[P, int]], Callable[P, int]]:
 
 def run_program(name: str, work: Callable[[], int]) -> int:
     """The exit code of what `work` does, which is the one that it returns, or as the table above says."""
+    with contextlib.suppress(AttributeError):  # names of files and classes may be more than stdout's encoding holds
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         with _signals():
             code = work()

@@ -369,6 +369,29 @@ def test_an_invalid_graph_and_a_too_new_one_are_refused(exported: Path, model: A
         check_onnx(altered(exported, tmp_path, future), model)
 
 
+@pytest.mark.parametrize("key", ["labels", "genotype", "calibration", "input_size"])
+@pytest.mark.parametrize("value", ["[" * 100_000, "{", "5"])
+def test_metadata_of_another_kind_are_told_with_the_file(
+    exported: Path, model: Any, tmp_path: Path, key: str, value: str
+) -> None:
+    def change(proto: onnx.ModelProto) -> None:
+        set_metadata(proto, metadata_of(proto) | {key: value})
+
+    path = altered(exported, tmp_path, change)
+    if (key, value) == ("calibration", "5"):  # which is repeated in the figures, whatever it is
+        assert check_onnx(path, model)["calibration"] == 5
+        return
+    with pytest.raises(NotOnnx, match=rf"^{path.name}: ") as caught:
+        check_onnx(path, model)
+    assert str(caught.value).count(path.name) == 1
+
+
+def test_a_file_is_told_by_its_name_as_text(exported: Path, model: Any, tmp_path: Path) -> None:
+    path = tmp_path / "\x1b[31mnet.onnx"
+    path.write_bytes(exported.read_bytes())
+    assert summary(check_onnx(path, model)).startswith("\\x1b[31mnet.onnx: ")
+
+
 def test_every_check_error_is_a_value_error() -> None:
     kinds = (FixedBatch, NotFinite, NotOnnx, NotSelfContained, OtherModel, ValuesDiffer, WrongNames, WrongShape)
     assert all(issubclass(kind, CheckError) and issubclass(kind, ValueError) for kind in kinds)

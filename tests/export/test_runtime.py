@@ -513,6 +513,80 @@ def test_wrong_metadata_are_told(tmp_path: Path, metadata: dict[str, Any], messa
     assert len(told) < 300
 
 
+def test_a_file_that_says_it_has_its_preprocessing_inside_and_has_not_gives_logits(tmp_path: Path) -> None:
+    how: dict[str, Any] = {"mean": "[0.0]", "std": "[1.0]", "preprocessing": "NHWC"}
+    (found,) = OnnxClassifier(foreign(tmp_path / "f.onnx", **how)).predict([np.full((4, 4), 255, np.uint8)])
+    assert sum(found.probabilities) == pytest.approx(1)  # they were the logits 0, 1 and 2
+
+
+def test_what_is_called_probabilities_and_is_none_is_told(tmp_path: Path) -> None:
+    path = foreign(tmp_path / "f.onnx", mean="[0.0]", std="[1.0]")
+    proto = onnx.load(path)
+    proto.graph.node[-1].output[0] = proto.graph.output[0].name = "probabilities"
+    onnx.save(proto, path)
+    with pytest.raises(ValueError, match=r"f\.onnx: what it gives as probabilities is not from 0 to 1"):
+        OnnxClassifier(path).predict([np.full((4, 4), 255, np.uint8)])
+
+
+def test_a_file_with_its_preprocessing_inside_gets_pictures_of_the_size_that_it_takes(tmp_path: Path) -> None:
+    values = [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", 6, 4, 3]),
+              helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", 3])]  # fmt: skip
+    nodes = [
+        helper.make_node("Cast", ["images"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["x"], ["m"], axes=[1, 2], keepdims=0),
+        helper.make_node("Softmax", ["m"], ["probabilities"]),
+    ]
+    proto = helper.make_model(
+        helper.make_graph(nodes, "g", values[:1], values[1:]), opset_imports=[helper.make_opsetid("", 17)], ir_version=9
+    )
+    (tmp_path / "x.onnx").write_bytes(proto.SerializeToString())
+    classifier = OnnxClassifier(tmp_path / "x.onnx")
+    assert classifier.prepare(photograph()).shape == (6, 4, 3)
+    assert len(classifier.predict([photograph()])[0].labels) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names of files are text")
+def test_a_file_whose_name_is_no_text_is_read(tmp_path: Path) -> None:
+    path = foreign(tmp_path / os.fsdecode(b"\xff.onnx"))
+    assert OnnxClassifier(path).logits(np.ones((2, 1, 4, 4), np.float32)).shape == (2, 3)
+
+
+def test_what_no_picture_fits_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(3):
+        photograph(number).save(tmp_path / f"{number}.png")
+    bare = foreign(tmp_path / "f.onnx")
+    four = foreign(tmp_path / "g.onnx", channels=4, mean="[0, 0, 0, 0]", std="[1, 1, 1, 1]")
+    for path, told in ((bare, "f.onnx has no mean, std in its metadata"), (four, "g.onnx takes images of 4 channels")):
+        for images in ([tmp_path], sorted(tmp_path.glob("*.png"))):
+            assert nas_zoo_main(["predict", str(path), *map(str, images), "--provider=cpu"]) == 2
+            out, error = capsys.readouterr()
+            assert (out, error.count("\n")) == ("", 1)
+            assert told in error
+    assert nas_zoo_main(["predict", str(bare), ""]) == 2
+    assert "the name of a file or folder is empty" in capsys.readouterr().err
+
+
+def test_predict_says_that_weights_are_random(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = foreign(tmp_path / "f.onnx", mean="[0.0]", std="[1.0]", random_weights="all")
+    photograph().save(tmp_path / "a.png")
+    assert nas_zoo_main(["predict", str(path), str(tmp_path / "a.png"), "--provider=cpu"]) == 0
+    assert capsys.readouterr().err == "nas-zoo predict: f.onnx: RANDOM WEIGHTS: all\n"
+
+
+def test_a_file_of_a_later_version_is_told_without_places_in_the_source(tmp_path: Path) -> None:
+    for changed in ("ir_version", "opset"):
+        proto = onnx.load(foreign(tmp_path / "f.onnx"))
+        if changed == "opset":
+            proto.opset_import[0].version = 99
+        else:
+            proto.ir_version = 99
+        (tmp_path / "f.onnx").write_bytes(proto.SerializeToString())
+        with pytest.raises(ValueError, match="does not load it") as caught:
+            OnnxClassifier(tmp_path / "f.onnx")
+        assert "/onnxruntime_src" not in str(caught.value)
+        assert "99" in str(caught.value)
+
+
 def test_what_is_no_onnx_file_is_one_value_error(exported: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     path = tmp_path / "x.onnx"
     for data in (b"", b"hello", exported.read_bytes()[:5000]):
@@ -541,7 +615,8 @@ def test_a_file_that_takes_no_images_is_refused(tmp_path: Path) -> None:
     "arguments",
     [{"provider": "gpu"}, {"threads": 0}, {"batch_size": 0}, {"device_id": -1}, {"cuda_graphs": True},
      {"cudnn_search": "fast"}, {"cudnn_search": "heuristic"}, {"tensorrt_cache": "engines"}, {"tensorrt_fp16": True},
-     {"tensorrt_fp16": True, "provider": "cuda"}, {"tensorrt_cache": __file__, "provider": "tensorrt"}],
+     {"tensorrt_fp16": True, "provider": "cuda"}, {"tensorrt_cache": __file__, "provider": "tensorrt"},
+     {"threads": 100_000}],
 )  # fmt: skip
 def test_wrong_arguments_are_named(exported: Path, arguments: dict) -> None:
     with pytest.raises(ValueError, match=f"^{next(iter(arguments))} (must be|works with)"):

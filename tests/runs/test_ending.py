@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import io
 import os
 import signal
 import subprocess
@@ -161,6 +162,15 @@ def test_a_closed_pipe_is_quiet():
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_name_that_stdout_has_no_letters_for_is_shown_all_the_same(monkeypatch):
+    for encoding in ("ascii", "utf-8"):
+        stdout = io.TextIOWrapper(io.BytesIO(), encoding)
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert run_program("test", lambda: print("\u00e9 \udcff") or 0) == 0
+        monkeypatch.undo()
+        assert stdout.buffer.getvalue() in (b"\\xe9 \\udcff\n", b"\xc3\xa9 \\udcff\n")
+
+
 def test_a_full_disk_behind_stdout_is_one_line():
     with open("/dev/full", "w") as full:
         done = nas_zoo("list", "--csv", stdout=full, stderr=subprocess.PIPE)
