@@ -20,7 +20,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from nas_zoo.export.cells.draw import draw_genotype
-from nas_zoo.export.publish.published import Checkpoint, Described, add_choices, open_chosen
+from nas_zoo.export.publish.published import DATASETS, Checkpoint, Described, add_choices, open_chosen
 from nas_zoo.genotype import Genotype, genotype_record
 from nas_zoo.models import results
 from nas_zoo.models.catalog import MODELS
@@ -46,7 +46,7 @@ def card_data(checkpoint: Checkpoint) -> ModelCardData:
     row = checkpoint.row
     # Figures on a changed data set must not stand among those of the set itself.
     own_set = bool(row.dataset_id) and not row.dataset_note
-    data_type = row.dataset_id if own_set else re.sub(r"[^a-z0-9]+", "-", row.dataset.lower()).strip("-")
+    data_type = row.dataset_id if own_set else re.sub(r"[^a-z0-9]+", "-", row.dataset.lower()).strip("-") or "other"
     common: dict[str, Any] = {
         "task_type": "image-classification",
         "task_name": "Image classification",
@@ -149,7 +149,7 @@ def _paper(row: Result | Described) -> dict[str, Any]:
     # in the records: whatever differs from DARTS' network, which else is of this size
     channels, cells = papers_size(row.model if row.model in MODELS else "cell_net_cifar")
     network = figures.get("paper_network") or f"C = {channels}, {cells} cells"
-    name = {"c10": "CIFAR-10", "c100": "CIFAR-100", "in1k": "ImageNet"}[data]
+    name = "ImageNet" if data == "in1k" else DATASETS[data].title
     return figures | {"paper_network": network, "data": name}
 
 

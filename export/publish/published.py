@@ -25,10 +25,10 @@ from nas_zoo.release.adopt import Dataset, read_run, reference_tensors, result_o
 from nas_zoo.runs.facts import published_log
 from nas_zoo.runs.files import write_weights
 
-__all__ = ["Checkpoint", "Described", "add_choices", "open_checkpoint", "open_chosen"]
+__all__ = ["DATASETS", "Checkpoint", "Described", "add_choices", "open_checkpoint", "open_chosen"]
 
 #: What the models of other people's weights were trained on.
-_DATASETS = {
+DATASETS = {
     "c10": Dataset("CIFAR-10", "", "uoft-cs/cifar10"),
     "c100": Dataset("CIFAR-100", "", "uoft-cs/cifar100"),
     "in1k": Dataset("ImageNet-1k", "", "ILSVRC/imagenet-1k"),
@@ -162,7 +162,7 @@ def _described(theirs: PublicWeights, license: str) -> Described:
     """The facts of weights of others, fetched and converted to say them."""
     model: Any = timm.create_model(theirs.name, pretrained=True).eval()
     own = MODELS[theirs.model]
-    data, labels = _DATASETS[own["data"]], class_names(model.pretrained_cfg) or ()
+    data, labels = DATASETS[own["data"]], class_names(model.pretrained_cfg) or ()
     with tempfile.TemporaryDirectory() as aside:
         file = Path(aside) / results.HUB_FILE
         write_weights(file, model.state_dict(), {"model": theirs.name})

@@ -21,6 +21,7 @@ from nas_zoo.export.publish.card import card_data, card_text, main, write_card
 from nas_zoo.export.publish.published import Checkpoint, open_checkpoint
 from nas_zoo.export.publish.space import write_space
 from nas_zoo.genotype import load_genotype
+from nas_zoo.models.catalog import DATA, MODELS
 from nas_zoo.models.results import Result, package_results
 from nas_zoo.release.adopt import Dataset
 from nas_zoo.train.run import main as train
@@ -156,6 +157,17 @@ def test_figures_on_a_changed_data_set_do_not_stand_among_those_of_the_set(run):
     text = card_text(with_row(run, dataset="CIFAR-10 (JPEG)", dataset_note="CIFAR-10 as JPEG"))
     assert "CIFAR-10 (JPEG) is CIFAR-10 as JPEG." in text
     assert "not comparable" in text
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_a_model_of_every_data_set_of_ours_has_a_card(run, data):
+    name = next(name for name, model in MODELS.items() if model["data"] == data)
+    assert f"{name}.run" in card_text(dataclasses.replace(with_row(run, model=name), folder=None))
+
+
+def test_a_set_without_latin_letters_in_its_name_has_a_type_too(run):
+    (result, *_) = card_data(with_row(run, dataset="\u0444\u043e\u0442\u043e")).eval_results or []
+    assert (result.dataset_type, result.dataset_name) == ("other", "\u0444\u043e\u0442\u043e")
 
 
 def test_the_yaml_says_what_the_hub_sorts_by(run):
