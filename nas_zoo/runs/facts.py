@@ -118,8 +118,12 @@ def peak_memory_gb(device: torch.device | str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
+#: What names on the Hub begin with.
+_HUB = ("hf:", "hf-hub:", "hf_hub:")
 #: Keys of settings, results and provenance whose value may be a path.
-_PATH_KEYS = ("data", "test_data", "data_root", "out", "init_weights", "genotype")
+_PATH_KEYS = (
+    "data", "test_data", "data_root", "division", "out", "init_weights", "genotype", "latency_table",
+)  # fmt: skip
 
 
 def published(record: Any) -> Any:
@@ -141,7 +145,7 @@ def _published(record: Any, keys: tuple[str, ...]) -> Any:
     if keys[-1:] == ("command",):
         return " ".join(map(_without_folders, record.split(" ")))
     is_path = keys[-2:] == ("data", "name") or (keys and keys[-1] in _PATH_KEYS)
-    return Path(record).name or record if is_path else record
+    return Path(record).name or record if is_path and not record.startswith(_HUB) else record
 
 
 def published_log(lines: Iterable[Mapping[str, Any]]) -> str:
@@ -155,9 +159,9 @@ def _without_folders(word: str, *, relative: bool = True) -> str:
     A path on this machine (absolute, of somebody's home) is always cut; of another, which may say where to find the
     thing from here, only if `relative` is set. Names on the Hub are no paths.
     """
-    if ".py:" in word and "," in word:  # operations from files: each a path of its own
+    if "," in word:  # several archives, operations from files: each a path of its own
         return ",".join(_without_folders(part, relative=relative) for part in word.split(","))
     start, equals, value = word.rpartition("=")
-    if value.startswith(("hf-hub:", "hf_hub:")) or not (relative or value.startswith(("/", "~"))):
+    if value.startswith(_HUB) or not (relative or value.startswith(("/", "~"))):
         return word
     return start + equals + (value.rstrip("/").rpartition("/")[2] or value)

@@ -3,7 +3,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ import torch
 from nas_zoo.runs import facts as facts_module
 from nas_zoo.runs.checkpoint import load_checkpoint, save_checkpoint
 from nas_zoo.runs.facts import cautions, peak_memory_gb, published, published_log, run_facts
-from nas_zoo.search.method import SearchSettings
+from nas_zoo.search.method import METHODS, SearchSettings, find_method
 from nas_zoo.train.recipes import TrainSettings
 
 
@@ -93,6 +93,22 @@ def test_of_what_is_published_no_folder_is_left():
     assert published_log(lines) == (
         '{"kind": "run", "data": {"name": "digits", "images": 9}}\n{"kind": "epoch", "loss": 1.5}\n'
     )
+
+
+@pytest.mark.parametrize("kind", [TrainSettings, *(find_method(name)[0] for name in METHODS)])
+def test_no_path_among_the_settings_keeps_its_folder(kind):
+    paths = [name for name, hint in get_type_hints(kind).items() if Path in (hint, *get_args(hint))]
+    assert {"out", "division", "data_root"} <= set(paths)
+    settings = {"settings": dict.fromkeys(paths, "/home/me/somewhere/file")}
+    assert published(settings) == {"settings": dict.fromkeys(paths, "file")}
+
+
+def test_several_archives_lose_their_folders_and_a_set_on_the_hub_keeps_its_owner(monkeypatch):
+    words = ["run.py", "--data", "a.tar,/home/me/b.tar", "--test-data=/home/me/c.tar,/home/me/d.tar"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert run_facts("cpu")["command"] == "run.py --data a.tar,b.tar --test-data=c.tar,d.tar"
+    record = {"data": "hf:zoo/photos@main", "command": "run.py --data hf:zoo/photos@main"}
+    assert published(record) == record
 
 
 def test_what_is_slower_on_a_cpu_and_how_float32_runs_part_is_said_once_where_it_is_chosen():
