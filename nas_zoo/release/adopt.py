@@ -46,7 +46,7 @@ from nas_zoo.runs.ending import program
 from nas_zoo.runs.facts import published, published_log
 from nas_zoo.runs.files import staged, write_text, write_weights
 from nas_zoo.runs.log import RunLog
-from nas_zoo.runs.settings import Parser, to_dict
+from nas_zoo.runs.settings import CHANGEABLE, Parser, to_dict
 from nas_zoo.train.evaluation import evaluate_model
 from nas_zoo.train.model import describe_mismatch
 from nas_zoo.train.recipes import TrainSettings, settings_of
@@ -62,9 +62,8 @@ TOLERANCE = 0.1
 SAME = 0.1
 #: Settings that say where things lie and how fast it goes, or stand in columns of their own.
 _ELSEWHERE = {
-    "recipe", "model", "genotype", "init_channels", "num_cells", "data", "test_data", "data_root", "out", "seed",
-    "image_column", "label_column",
-    "epochs", "workers", "time_budget", "eval_every", "test_curve", "channels_last", "compile", "crop_pct",
+    *CHANGEABLE, "recipe", "model", "genotype", "init_channels", "num_cells", "seed", "epochs", "eval_every",
+    "test_curve", "channels_last", "compile", "crop_pct",
 }  # fmt: skip
 
 
@@ -131,7 +130,7 @@ class Run:
 
     def comparable(self) -> dict[str, Any]:
         """What runs that differ by their seed alone have in common."""
-        free = {"seed", "out", "data", "test_data", "data_root", "workers", "time_budget", "test_curve"}
+        free = {*CHANGEABLE, "seed", "test_curve"} - {"division"}  # other images are trained on
         if self.config["pretrained_cfg"]["input_size"][1] < PHOTOGRAPH_PIXELS:
             free.add("crop_area_min")  # small images have padded crops
         # A setting that an older run has no word of had then what is now the default of its class.

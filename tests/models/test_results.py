@@ -579,6 +579,17 @@ def test_seeds_have_to_be_of_the_same_settings(runs, tmp_path):
         result_of_run(first, also=[copy_run(first, tmp_path / "other", seed=5, lr=0.2)])
 
 
+def test_where_a_run_is_told_and_its_data_lie_makes_it_no_other(runs, tmp_path):
+    _, first, _ = runs
+    moved = {"log_with": ["tensorboard"], "image_column": "photo", "skip_unreadable": 3, "data": "elsewhere"}
+    row = result_of_run(first, also=[copy_run(first, tmp_path / "other", seed=5, **moved)])
+    assert row.seeds == (0, 5)
+    alone = result_of_run(copy_run(first, tmp_path / "alone", **moved))
+    assert alone.changed_settings == row.changed_settings
+    with pytest.raises(ValueError, match=r"division='part.json'.*seed alone"):
+        result_of_run(first, also=[copy_run(first, tmp_path / "divided", seed=5, division="part.json")])
+
+
 def test_an_older_run_is_compared_by_what_it_did(runs, tmp_path):
     """A setting that came later stood at its default, and one that small images do not use makes no difference."""
     _, first, _ = runs
