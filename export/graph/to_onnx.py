@@ -108,7 +108,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _how(settings: ExportSettings) -> dict[str, Any]:
-    labels = None if settings.labels is None else read_bytes(settings.labels).decode("utf-8").splitlines()
+    labels = None
+    if settings.labels is not None:
+        try:
+            labels = read_bytes(settings.labels).decode("utf-8-sig").splitlines()  # some editors begin with a mark
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"labels {str(settings.labels)!r} must be UTF-8 text, a name on each line; at byte {error.start} "
+                "it is none"
+            ) from None
     names = ("mean", "std", "input_size", "crop_pct", "opset")
     return {"labels": labels} | {name: getattr(settings, name) for name in names}
 
@@ -125,7 +133,7 @@ def _write_one(name: str, settings: ExportSettings) -> None:
         raise ValueError(f"{', '.join(asked)} can be given with --to FOLDER or --to-triton REPOSITORY only")
     model = named_model(name, settings, random_weights=settings.random_weights)
     path = settings.output or Path("model.onnx")
-    if path.is_dir() or not path.parent.is_dir():
+    if (path.exists() and not path.is_file()) or not path.parent.is_dir():
         raise ValueError(f"output {str(path)!r} must be the name of a file in an existing folder; --to makes folders")
     with staged(path.parent) as aside:  # so that a file which is not its model never stands there
         export_onnx(model, aside / path.name, **_how(settings))

@@ -22,6 +22,7 @@ __all__ = [
     "load_model",
     "name_of_run",
     "read_state_dict",
+    "require_hub",
     "state_dict_of",
     "words_of",
 ]
@@ -63,10 +64,9 @@ def load_model(
     else:
         name, cells = network_named(model)
         kwargs = cells | kwargs
-        if model.startswith(("hf-hub:", "hf_hub:")):
-            if away := hub_is_away(model[len("hf-hub:") :], "config.json"):
-                raise ValueError(f"model {model!r}: {away}")
-        else:
+        if pretrained:
+            require_hub(name)
+        if not model.startswith(("hf-hub:", "hf_hub:")):
             known = timm.is_model(name.split(".")[0])
             if "/" in model or "\\" in model or model.endswith((".safetensors", ".pt", ".onnx")):
                 raise ValueError(f"model {model!r}: no such folder, and no name of a model (see `nas-zoo list`)")
@@ -99,10 +99,23 @@ def load_model(
             sizes = "classes" if part == "classifier" else "channels of an image"
             raise ValueError(
                 f"model {model!r}: its weights were trained for another number of {sizes}, so its {part} would be left "
-                "untrained; `nas-zoo export --random-weights` exports it all the same"
+                "untrained; --random-weights of `nas-zoo export` exports it all the same"
             )
         made.random_weights = part  # type: ignore[assignment]
     return made.eval()
+
+
+def require_hub(model: str) -> None:
+    """ValueError where weights of this name can come from the Hub alone, and it cannot be reached."""
+    away = None
+    if model.startswith(("hf-hub:", "hf_hub:")):
+        repository = model[len("hf-hub:") :]
+        away = hub_is_away(repository, "config.json") if repository else "hf-hub:ORG/NAME is needed"
+    elif timm.is_model(model.split(".")[0]) and (cfg := find_cfg(model)) and cfg.hf_hub_id and not cfg.file:
+        files = [cfg.hf_hub_filename] if cfg.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+        away = hub_is_away(cfg.hf_hub_id, *files)
+    if away:
+        raise ValueError(f"model {model!r}: {away}")
 
 
 def _untrained(model: nn.Module) -> str:

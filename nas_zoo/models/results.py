@@ -332,15 +332,15 @@ def network_errors() -> tuple[type[Exception], ...]:
     return () if library is None else (library.RequestError,)
 
 
-def hub_is_away(name: str, filename: str, cache_dir: Path | str | None = None) -> str | None:
-    """Words for why a file can neither be had from the Hub nor from its cache; None where one of the two will do.
+def hub_is_away(name: str, *filenames: str, cache_dir: Path | str | None = None) -> str | None:
+    """Words for why a file can neither be had from the Hub nor from its cache; None where one of the two may do.
 
     To be asked before the Hub's client, which tries for 23 seconds where there is no network at all. Whatever may pass
     (a slow answer, a server in trouble) is None and left to its patience, and so is a proxy, whose way is its own.
 
     Args:
         name: ORG/NAME or ORG/NAME@REVISION.
-        filename: Of the repository.
+        filenames: Of the repository; one of them is enough.
         cache_dir: Of the Hub's client; None: the user's.
     """
     import socket
@@ -352,12 +352,12 @@ def hub_is_away(name: str, filename: str, cache_dir: Path | str | None = None) -
 
     repository, _, revision = name.partition("@")
     try:
-        kept = try_to_load_from_cache(repository, filename, cache_dir, revision or None)
-    except HFValidationError:  # which the client tells
-        return None
+        kept = [try_to_load_from_cache(repository, one, cache_dir, revision or None) for one in filenames]
+    except HFValidationError as error:
+        return " ".join(str(error).split())
     place = urlsplit(constants.ENDPOINT)
     proxied = urllib.request.getproxies().keys() & {place.scheme, "all"}
-    if isinstance(kept, str) or constants.HF_HUB_OFFLINE or proxied:
+    if any(isinstance(one, str) for one in kept) or constants.HF_HUB_OFFLINE or proxied:
         return None
     try:
         socket.create_connection((place.hostname, place.port or (80 if place.scheme == "http" else 443)), 5).close()
@@ -368,7 +368,7 @@ def hub_is_away(name: str, filename: str, cache_dir: Path | str | None = None) -
         reason = error.strerror
     else:
         return None
-    return f"{place.netloc} cannot be reached ({reason}), and {filename} of {name} is not in the Hub's cache"
+    return f"{place.netloc} cannot be reached ({reason}), and {filenames[0]} of {name} is not in the Hub's cache"
 
 
 def file_sha256(path: Path | str) -> str:
@@ -398,7 +398,7 @@ def fetch_weights(row: Result, *, local_only: bool = False, cache_dir: Path | st
         from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
         failed: tuple[type[BaseException], ...] = (OSError, EntryNotFoundError, HfHubHTTPError, *network_errors())
-        if not local_only and (away := hub_is_away(f"{row.hub_id}@{row.hub_revision}", HUB_FILE, cache_dir)):
+        if not local_only and (away := hub_is_away(f"{row.hub_id}@{row.hub_revision}", HUB_FILE, cache_dir=cache_dir)):
             raise ValueError(f"weights of {row.name}: {away}")
         try:
             path = Path(

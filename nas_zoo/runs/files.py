@@ -53,9 +53,7 @@ def replacing(path: Path | str) -> Iterator[BinaryIO]:
         OSError: The disk is full, or whatever else the system says; it names `path`.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        kind = "a folder" if path.is_dir() else "a device or a pipe"
-        raise ValueError(f"{str(path)!r} is {kind}; the name of a file is needed, which is written anew")
+    _check_place(path)
     partial = _partial(path)
     try:
         with open(_claim(partial), "wb") as file:
@@ -79,12 +77,20 @@ def replacing(path: Path | str) -> Iterator[BinaryIO]:
         raise OSError(error.errno, f"cannot be written: {error.strerror}", str(path)) from None
 
 
+def _check_place(path: Path) -> None:
+    """ValueError where no file can take the place of what is there: root's rename would end a device for everybody."""
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a device or a pipe"
+        raise ValueError(f"{str(path)!r} is {kind}; the name of a file is needed, which is written anew")
+
+
 @contextlib.contextmanager
 def staged(folder: Path | str, *, last: str = "", gone: Collection[str] = ()) -> Iterator[Path]:
     """An empty folder to fill; when the block ends all its files take their places in `folder`, or none does.
 
     A `folder` that is not there yet appears whole. In one that is there, files of the same names are replaced and
     others stay; where one of them cannot be, those before it are put back.
+    ValueError where one is a folder, a device or a pipe.
 
     Args:
         folder: Is made where it does not exist, and those above it.
@@ -98,7 +104,10 @@ def staged(folder: Path | str, *, last: str = "", gone: Collection[str] = ()) ->
     made = [place for place in (folder, *folder.parents) if not place.exists()][1:]
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = _partial(folder if new else folder / "files")
-    claim = _claim(aside, folder=True)
+    try:
+        claim = _claim(aside, folder=True)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot be written to: {error.strerror}", str(folder)) from None
     try:
         _empty(aside)
         yield aside
@@ -127,6 +136,8 @@ def staged(folder: Path | str, *, last: str = "", gone: Collection[str] = ()) ->
 def _move_together(aside: Path, folder: Path, last: str, gone: Collection[str]) -> None:
     names = [str(file.relative_to(aside)) for file in sorted(aside.rglob("*")) if file.is_file()]
     names.sort(key=lambda name: name == last)
+    for name in names:
+        _check_place(folder / name)
     old = aside / ".old"  # what is replaced, until nothing can fail any more
     moved: list[str] = []
     folders: list[Path] = []

@@ -17,7 +17,7 @@ from nas_zoo.data.sources import ImageSource
 from nas_zoo.genotype import Genotype, as_genotype, genotype_record, provenance_of
 from nas_zoo.models.catalog import DATA, MODELS, cells_named
 from nas_zoo.models.config import write_config
-from nas_zoo.models.load import class_names, find_cfg, words_of
+from nas_zoo.models.load import class_names, find_cfg, require_hub, words_of
 from nas_zoo.runs.files import staged, write_weights
 from nas_zoo.train.recipes import TrainSettings
 
@@ -75,6 +75,8 @@ def make_model(
         data = DATA[model["data"]]
         sizes = {key: model.get(key, getattr(data, key)) for key in ("init_channels", "num_cells")}
         name, args = ("cell_net_cifar" if data.layout == "cifar" else "cell_net_imagenet"), sizes | args
+    if pretrained:
+        require_hub(name)
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **args)
     except RuntimeError as error:

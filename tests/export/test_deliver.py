@@ -1,6 +1,7 @@
 """export/deliver.py and `nas-zoo export --to`: a folder of checked files, as bytes and as a program."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,23 @@ def test_a_mistake_is_told_before_anything_is_exported(
     assert code == 2
     assert message in capsys.readouterr().err.replace("10 classes, the model", "digits has")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_pipe_is_not_replaced_and_labels_are_text(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    Path("latin").write_bytes(b"\xe9\nb\nc\n")
+    Path("marked").write_text("\ufeffant\nbee\ncow\n", "utf-8")  # as an editor of Windows writes it
+    assert main([str(run), "--output=pipe"]) == 2
+    assert "output 'pipe' must be the name of a file" in capsys.readouterr().err
+    assert Path("pipe").is_fifo()
+    assert main([str(run), "--labels=latin"]) == 2
+    assert "labels 'latin' must be UTF-8 text, a name on each line; at byte 0" in capsys.readouterr().err
+    assert main([str(run), "--labels=marked", f"--input-size={SIDE}", "--no-check"]) == 0
+    assert OnnxClassifier("model.onnx").labels == tuple(LABELS)
 
 
 @pytest.mark.slow

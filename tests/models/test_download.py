@@ -380,6 +380,8 @@ def test_where_the_hub_cannot_be_reached_its_client_is_not_asked(tmp_path, monke
     from huggingface_hub import constants
 
     from nas_zoo.models.load import load_model
+    from nas_zoo.train.model import make_model
+    from nas_zoo.train.recipes import TrainSettings
 
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -393,6 +395,13 @@ def test_where_the_hub_cannot_be_reached_its_client_is_not_asked(tmp_path, monke
     with pytest.raises(ValueError, match=f"model 'hf-hub:zoo/net': {told} is not in the Hub's cache"):
         load_model("hf-hub:zoo/net")
     assert time.monotonic() - begin < 10
+    with pytest.raises(ValueError, match=r"'resnet18': .* and model\.safetensors of timm/resnet18\.a1_in1k is not"):
+        load_model("resnet18")
+    with pytest.raises(ValueError, match=r"model='resnet18': |model 'resnet18': "):
+        make_model(TrainSettings(model="resnet18"), 10, 3, {}, pretrained=True)
+    for name, told in (("hf-hub:", "hf-hub:ORG/NAME is needed"), ("hf-hub:a/b/c", "'a/b/c'")):
+        with pytest.raises(ValueError, match=f"^model '{name}': .*{told}"):
+            load_model(name)
     monkeypatch.setattr(constants, "ENDPOINT", "http://nobody.invalid")
     assert "nobody.invalid cannot be reached" in (hub_is_away("zoo/net@v1", "config.json") or "")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # it is for the proxy to know the name

@@ -194,6 +194,26 @@ def test_two_processes_that_write_the_same_file_do_it_one_after_the_other(tmp_pa
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_several_files_replace_files_only(tmp_path):
+    """As root, a rename would put a file in the place of a device."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "a").write_text("before")
+
+    def written() -> None:
+        with staged(tmp_path) as aside:
+            for name in ("a", "pipe"):
+                write_text(aside / name, "after")
+
+    with pytest.raises(ValueError, match="pipe' is a device or a pipe; the name of a file is needed"):
+        written()
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "a").read_text() == "before"
+    assert sorted(os.listdir(tmp_path)) == ["a", "pipe"]
+    with pytest.raises(OSError, match="cannot be written to: ") as caught, staged("/proc"):
+        pass
+    assert caught.value.filename == "/proc"
+
+
 def test_a_new_folder_appears_whole_or_not_at_all(tmp_path):
 
     def interrupted() -> None:
