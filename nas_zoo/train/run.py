@@ -401,6 +401,9 @@ def parse(argv: list[str]) -> tuple[TrainSettings, dict[str, Any] | None]:
 def main(argv: list[str] | None = None) -> int:
     """The program: 0 when it ended or its time budget ran out, 2 for a mistake of the user's, 128 + n for signal n."""
     started = time.monotonic()
-    settings, state = parse(sys.argv[1:] if argv is None else argv)
+    words = sys.argv[1:] if argv is None else argv
+    settings, state = parse(words)
     reason = train(settings, state, started)
-    return stopped(reason, f"nas-zoo train --resume --out {settings.out}")
+    operations = make_parser().parse_args(words).operations
+    named = f" --operations {operations}" if operations else ""
+    return stopped(reason, f"nas-zoo train --resume --out {settings.out}{named}")

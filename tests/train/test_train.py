@@ -586,6 +586,17 @@ def test_help_shows_examples_and_every_setting():
     assert all(f"--{name.replace('_', '-')}" in text for name in TrainSettings.__dataclass_fields__)
 
 
+def test_the_command_that_goes_on_names_the_files_of_operations(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("nas_zoo.train.run.train", lambda *_: "time budget")
+    (tmp_path / "my_ops.py").write_text(
+        "from torch import nn\n\ndef pool(channels, stride, affine):\n    return nn.AvgPool2d(3, stride, 1)\n"
+    )
+    for words in ([], ["--operations", f"{tmp_path}/my_ops.py:pool"]):
+        assert main(["--out", str(tmp_path / "run"), *words]) == 0
+        command = " ".join(["nas-zoo train --resume --out", str(tmp_path / "run"), *words])
+        assert capsys.readouterr().out == f"stopped (time budget); continue with: {command}\n"
+
+
 def test_a_foreign_model_that_would_corrupt_memory_in_channels_last_is_trained_without(tmp_path, monkeypatch):
     from torch import nn
 
