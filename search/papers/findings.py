@@ -3,8 +3,8 @@
 The rule, the same for every experiment. A statement of direction ("EDAS is above DARTS") compares two means; a
 difference smaller than two standard errors (of the seeds, or of chance with so many images or counts, whichever is
 larger) decides nothing, nor do retrained networks of a single seed. A statement of figures ("error within the
-paper's") asks that ours and the paper's differ by at most two standard errors of both, and is asked at scale paper
-alone.
+paper's") asks that ours and the paper's differ by at most twice what our standard error and the paper's standard
+deviation come to together, and is asked at scale paper alone.
 
     not comparable at this scale   at tiny, and where no statement of direction is decided
     contradicted                   a statement is decided against the paper

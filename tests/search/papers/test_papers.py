@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from markupsafe import escape
 
 from nas_zoo.cli import main
 from nas_zoo.genotype import KINDS, load_genotype
 from nas_zoo.runs import outside
 from nas_zoo.runs.log import RunLog
+from nas_zoo.search import papers
 from nas_zoo.search.papers.edas import depth
 from nas_zoo.search.papers.experiment import Results, marks
 from nas_zoo.search.papers.experiments import EXPERIMENTS
-from nas_zoo.search.papers.findings import Check, above, agrees, better, exact, more_often, verdict
+from nas_zoo.search.papers.findings import RULE, Check, above, agrees, better, exact, more_often, verdict
 from nas_zoo.search.papers.launch import Launcher, Share
 from nas_zoo.search.papers.run import Plan
 from nas_zoo.search.papers.runs import Data, Searching, Store
@@ -362,6 +364,15 @@ def test_a_difference_within_two_standard_errors_decides_nothing():
     assert agrees("", [2.6], 2.51, 0.09, at_paper=True).holds is True
     assert agrees("", [2.8], 2.51, 0.09, at_paper=True).holds is False
     assert agrees("", [2.6], 2.51, 0.09, at_paper=False).holds is None
+
+
+def test_a_figure_is_held_against_the_papers_standard_deviation_and_published_pages_say_so():
+    assert agrees("", [2.51, 2.53], 2.51, 0.0, at_paper=True).holds is True  # 0.01 away, our standard error is 0.01
+    assert agrees("", [2.54, 2.56], 2.51, 0.0, at_paper=True).holds is False
+    assert agrees("", [2.54, 2.56], 2.51, 0.02, at_paper=True).holds is True
+    assert "our standard error and the paper's standard deviation" in RULE
+    for page in (Path(papers.__file__).parents[1] / "results" / "papers").rglob("index.html"):
+        assert str(escape(RULE)) in page.read_text("utf-8")
 
 
 @pytest.mark.parametrize(
