@@ -247,6 +247,8 @@ def _one(
     if file is not None:
         classifier = OnnxClassifier(file, provider, threads, batch, **gpu_options(gpu))
         dtype = classifier.dtype
+        if classifier.batch_size < batch:
+            raise ValueError(f"{file.name} takes batches of {classifier.batch_size} only, not of {batch} (--batch)")
         if classifier.takes_images:  # of the size that it works on, so that little is resized
             x = torch.from_numpy(np.stack([classifier.prepare(image) for image in _pixels(x)])).to(device)
         call = _onnx_call(classifier, x)
@@ -258,7 +260,10 @@ def _one(
         if runtime == "compile":
             _needs_compiler(device)
             torch.compiler.reset()  # else the ninth size is run uncompiled, with a warning
-            network = torch.compile(network, dynamic=False, mode=compile_mode)
+            try:
+                network = torch.compile(network, dynamic=False, mode=compile_mode)
+            except RuntimeError as error:  # of a mode that there is not
+                raise ValueError(f"compile_mode {compile_mode!r}: {' '.join(str(error).split())}") from error
         call = _torch_call(network, x)
     synchronize = torch.cuda.synchronize if device.type == "cuda" else None
     try:
@@ -460,6 +465,7 @@ def _bench(name: str, settings: BenchSettings) -> list[dict[str, Any]]:
             require(device in ("cpu", "cuda"), "device", device, "one of cpu, cuda, auto")
             cpu: dict[str, Any] = {"cudnn_search": "exhaustive"} if device == "cpu" else {}  # of a GPU: not used then
             settings = replace(settings, provider=cast(Literal["cpu", "cuda"], device), **cpu)
+            raise_if_hopeless(device, settings.cuda_graphs)
             print(f"nas-zoo bench: ONNX Runtime runs on {device}", file=sys.stderr)
         raise_if_hopeless(settings.provider or device, settings.cuda_graphs)
         device = device if device != "auto" else "cpu" if settings.provider == "cpu" else "cuda"

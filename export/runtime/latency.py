@@ -40,8 +40,9 @@ from nas_zoo.export.graph.onnx_file import export_onnx, plain_copy, to_graph
 from nas_zoo.export.runtime.classifier import MAX_THREADS, PROVIDERS, ProviderError, provider_problems
 from nas_zoo.genotype import Genotype
 from nas_zoo.models.catalog import MODELS, cells_named
+from nas_zoo.models.config import check_config
 from nas_zoo.models.latency import Conditions, Estimate, Fit, LatencyTable, Piece, Shape, all_pieces, pieces
-from nas_zoo.models.load import find_cfg
+from nas_zoo.models.load import find_cfg, make_named
 from nas_zoo.models.network import CellNet, StemBlock
 from nas_zoo.models.operations import SEARCH_OPERATIONS, FactorizedReduce, PointwiseNorm, build_op
 from nas_zoo.runs.ending import program
@@ -350,25 +351,22 @@ class LatencySettings:
 
 def named_network(name: str, settings: LatencySettings) -> tuple[Genotype, Shape]:
     """Cells and shape of what a user names: a model, a trained run's folder, or cells."""
-    import timm
-
-    folder = Path(name) / "config.json"
     given = {key: getattr(settings, key) for key in ("layout", "init_channels", "num_cells", "num_classes")}
-    kwargs = {key: value for key, value in given.items() if value is not None}
-    if folder.is_file():
-        config = json.loads(folder.read_text("utf-8"))
-        model: Any = timm.create_model(f"local-dir:{name}", pretrained=False, device="meta", **kwargs)
-        size = tuple(config["pretrained_cfg"]["input_size"])
+    kwargs: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if (config := Path(name) / "config.json").is_file():
+        check_config(config)
+        made = f"local-dir:{name}"
+    elif name.split(".")[0] in MODELS:
+        find_cfg(name)  # which knows its tags
+        made = name.split(".")[0]
     else:
-        if name.split(".")[0] in MODELS:
-            find_cfg(name)  # which knows its tags
-            model = timm.create_model(name.split(".")[0], device="meta", **kwargs)
-        else:
-            cells = cells_named(name)
-            base = f"cell_net_{settings.layout or 'cifar'}"
-            require(base in MODELS, "layout", settings.layout, "cifar or imagenet")
-            model = timm.create_model(base, device="meta", genotype=cells, **kwargs)
-        size = model.pretrained_cfg["input_size"]
+        kwargs["genotype"] = cells_named(name)
+        made = f"cell_net_{settings.layout or 'cifar'}"
+        require(made in MODELS, "layout", settings.layout, "cifar or imagenet")
+    model: Any = make_named(made, name, device="meta", **kwargs)
+    if not isinstance(model, CellNet):
+        raise ValueError(f"model {name!r} is no network of cells, of which alone the pieces are known")
+    size: Any = model.pretrained_cfg["input_size"]  # type: ignore[index]
     side = settings.image_size
     channels = model.in_chans
     shape = Shape(

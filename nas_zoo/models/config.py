@@ -5,12 +5,36 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import timm
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from nas_zoo.runs.files import write_json
+from nas_zoo.text import show
 
-__all__ = ["write_config"]
+__all__ = ["check_config", "write_config"]
+
+
+def check_config(path: Path) -> None:
+    """ValueError, naming the place, where this is no config.json from which timm can make a model."""
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read as JSON ({str(error) or type(error).__name__})") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{str(path)!r} must hold an object, got {show(config)}")
+    named, cfg, args = config.get("architecture"), config.get("pretrained_cfg", {}), config.get("model_args", {})
+    size = cfg.get("input_size", [1, 1, 1]) if isinstance(cfg, dict) else None
+    sizes = isinstance(size, list) and len(size) == 3 and all(type(side) is int and side > 0 for side in size)
+    for name, right, what in (
+        ("architecture", isinstance(named, str) and timm.is_model(named.split(".")[0]), "a model of ours or of timm"),
+        ("pretrained_cfg", isinstance(cfg, dict), "an object"),
+        ("model_args", isinstance(args, dict), "an object"),
+        ("pretrained_cfg.input_size", sizes, "three whole numbers (C, H, W)"),
+    ):
+        if not right:
+            got = size if "." in name else config.get(name)
+            raise ValueError(f"{str(path)!r}: {name} must be {what}, got {show(got)}")
 
 
 def write_config(

@@ -12,6 +12,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
 from nas_zoo.models.catalog import hint_for_model, network_named, words_for_cells
+from nas_zoo.models.config import check_config
 from nas_zoo.models.results import hub_is_away
 from nas_zoo.text import near_names, show
 
@@ -20,6 +21,7 @@ __all__ = [
     "class_names",
     "find_cfg",
     "load_model",
+    "make_named",
     "name_of_run",
     "read_state_dict",
     "require_hub",
@@ -60,6 +62,7 @@ def load_model(
             raise ValueError(f"model {model!r}: no such folder")
         if not (folder / "config.json").is_file():
             raise ValueError(f"model {model!r}: a folder without config.json (an unfinished run?)")
+        check_config(folder / "config.json")
         name = f"local-dir:{folder}"
     else:
         name, cells = network_named(model)
@@ -82,12 +85,9 @@ def load_model(
                     f"model {model!r} comes without weights: train it (`nas-zoo train --model {model}`) and name the "
                     f"run's folder, or give a weights file{these}"
                 )
-    try:
-        if random_weights:
-            torch.manual_seed(0)
-        made: nn.Module = timm.create_model(name, pretrained=pretrained, **kwargs)
-    except (RuntimeError, FileNotFoundError, TypeError, KeyError) as error:
-        raise ValueError(f"model {model!r}: {words_of(error, model)}") from error
+    if random_weights:
+        torch.manual_seed(0)
+    made = make_named(name, model, pretrained=pretrained, **kwargs)
     if weights is not None:
         try:
             made.load_state_dict(read_state_dict(Path(weights)))
@@ -103,6 +103,15 @@ def load_model(
             )
         made.random_weights = part  # type: ignore[assignment]
     return made.eval()
+
+
+def make_named(name: str, said: str, **kwargs: Any) -> nn.Module:
+    """``timm.create_model``; a ValueError that begins with what the user `said` where there is no such model."""
+    try:
+        made: nn.Module = timm.create_model(name, **kwargs)
+    except (RuntimeError, FileNotFoundError, TypeError, KeyError) as error:
+        raise ValueError(f"model {said!r}: {words_of(error, said)}") from error
+    return made
 
 
 def require_hub(model: str) -> None:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import timm
 import torch
@@ -143,6 +144,27 @@ def test_options_of_a_provider_are_checked_before_anything_is_timed(
     out, error = capfd.readouterr()
     assert (code, out, error.count("\n")) == (2, "", 1)
     assert told in error
+
+
+def test_a_file_for_single_images_is_not_timed_as_a_batch(model: Any, exported: Path, tmp_path: Path) -> None:
+    proto = onnx.load(exported)
+    for value in (proto.graph.input[0], proto.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    del proto.graph.value_info[:]
+    onnx.save(proto, tmp_path / "one.onnx")
+    with pytest.raises(ValueError, match=r"one\.onnx takes batches of 1 only, not of 2"):
+        bench_model(
+            model, name="tiny", input_size=(3, SIDE, SIDE), batches=(2,), runtimes=("onnx",),
+            onnx_files=[tmp_path / "one.onnx"], **QUICK,
+        )  # fmt: skip
+
+
+def test_a_mode_of_torch_compile_that_there_is_not_is_told(model: Any) -> None:
+    with pytest.raises(ValueError, match=r"compile_mode 'nope': .*reduce-overhead"):
+        bench_model(
+            model, name="tiny", input_size=(3, SIDE, SIDE), batches=(1,), runtimes=("compile",), compile_mode="nope",
+            **QUICK,
+        )  # fmt: skip
 
 
 @pytest.mark.slow

@@ -1,0 +1,61 @@
+"""A folder that a user names as a model, and what may be wrong with its config.json."""
+
+import json
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from nas_zoo.export.runtime.latency import LatencySettings, named_network
+from nas_zoo.models.load import load_model
+
+ARGS: dict[str, Any] = {"genotype": "darts_v2", "init_channels": 4, "num_cells": 3, "num_classes": 3}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    model = timm.create_model("cell_net_cifar", **ARGS)
+    timm.models.save_for_hf(model, str(tmp_path / "run"), safe_serialization=True, model_args=ARGS)
+    return tmp_path / "run"
+
+
+def test_a_folder_as_training_leaves_it_is_a_model(folder):
+    assert load_model(str(folder)).num_classes == 3
+    assert str(named_network(str(folder), LatencySettings())[1]) == "cifar, C=4 x 3 cells, 3 classes, 3x32x32"
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ("", "cannot be read as JSON"),
+        ("[" * 100_000, "cannot be read as JSON"),
+        ("[]", r"must hold an object, got \[\]"),
+        ({"architecture": None}, "architecture must be a model of ours or of timm, got None"),
+        ({"architecture": "edas_c99"}, "architecture must be a model of ours or of timm, got 'edas_c99'"),
+        ({"pretrained_cfg": 5}, "pretrained_cfg must be an object, got 5"),
+        (
+            {"pretrained_cfg": {"input_size": "3x8x8"}},
+            r"pretrained_cfg.input_size must be three whole numbers \(C, H, W\), got '3x8x8'",
+        ),
+        ({"model_args": [1]}, r"model_args must be an object, got \[1\]"),
+    ],
+)
+def test_a_config_of_another_kind_is_told_with_its_place(folder, config, told):
+    path = folder / "config.json"
+    path.write_text(config if isinstance(config, str) else json.dumps(json.loads(path.read_text()) | config))
+    for read in (load_model, lambda name: named_network(name, LatencySettings())):
+        with pytest.raises(ValueError, match=rf"^'.*config\.json'.* {told}"):
+            read(str(folder))
+
+
+def test_the_latency_is_of_networks_of_cells(tmp_path):
+    torch.manual_seed(0)
+    timm.models.save_for_hf(timm.create_model("test_resnet"), str(tmp_path / "other"), safe_serialization=True)
+    with pytest.raises(ValueError, match="other' is no network of cells, of which alone the pieces are known"):
+        named_network(str(tmp_path / "other"), LatencySettings())
+
+
+def test_weights_for_other_cells_are_told_in_a_whole_sentence(folder):
+    with pytest.raises(ValueError, match=r"Error.s. in loading state_dict for CellNet: [A-Z]"):
+        load_model(str(folder), genotype="edas_c10")
