@@ -15,6 +15,7 @@ median of the rounds' ratios to the plain form.
 """
 
 import argparse
+import copy
 import json
 import sys
 import tempfile
@@ -78,7 +79,7 @@ def inference(
     x = torch.randn(batch, *size, generator=torch.Generator().manual_seed(0))
     last = x.to(memory_format=torch.channels_last)
     plain, ours = plain_copy(model), model
-    plain_last, ours_last = (plain_copy(model).to(memory_format=torch.channels_last), channels_last_copy(model))
+    plain_last, ours_last = (copy.deepcopy(one).to(memory_format=torch.channels_last) for one in (plain, ours))
     forms: dict[str, Callable[[], torch.Tensor]] = {
         "plain": lambda: plain(x),
         "plain channels_last": lambda: plain_last(last),
@@ -101,9 +102,8 @@ def training(model: CellNet, size: tuple[int, ...], batch: int, rounds: int) -> 
     x = torch.randn(batch, *size, generator=torch.Generator().manual_seed(0))
     last = x.to(memory_format=torch.channels_last)
     labels = torch.arange(batch) % model.num_classes
-    plain, ours = plain_copy(model).train(), channels_last_copy(model, torch.contiguous_format).train()
-    plain_last = plain_copy(model).to(memory_format=torch.channels_last).train()
-    ours_last = channels_last_copy(model).train()
+    plain, ours = plain_copy(model).train(), copy.deepcopy(model).train()
+    plain_last, ours_last = (copy.deepcopy(one).to(memory_format=torch.channels_last) for one in (plain, ours))
 
     def step(network: nn.Module, images: torch.Tensor) -> None:
         F.cross_entropy(network(images), labels).backward()
@@ -116,20 +116,6 @@ def training(model: CellNet, size: tuple[int, ...], batch: int, rounds: int) -> 
         "ours channels_last": lambda: step(ours_last, last),
     }
     return in_turn(forms, rounds, f"training step, batch {batch}")
-
-
-def channels_last_copy(model: CellNet, layout: torch.memory_format = torch.channels_last) -> nn.Module:
-    twin = type(model)(
-        model.genotype,
-        model.layout,
-        model.init_channels,
-        model.num_cells,
-        model.num_classes,
-        model.in_chans,
-        pool_bn=model.pool_bn,
-    )
-    twin.load_state_dict(model.state_dict())
-    return twin.eval().to(memory_format=layout)
 
 
 def main() -> None:
