@@ -386,6 +386,8 @@ class Auto:
         settings_class: Any = find_method(self.settings.method)[0]
 
         def settings_with(**chosen: Any) -> Any:
+            # eight edges a cell, as the reference cells that the size was planned with; how many argmax keeps only the
+            # end of the search tells (11 to 13 of 14), and trained anew its cells were no better (docs/results.md)
             own = {"derive": "darts"} if "derive" in settings_class.__dataclass_fields__ else {}
             return settings_class(
                 **self.data_settings(), **own, **chosen, image_size=made.search_size, eval_size=1000, gap_batches=4,
