@@ -172,6 +172,7 @@ def see(source: ImageSource, step: Callable[[int], None] | None = None) -> tuple
             try:
                 data = files.read(i)
                 picture = open_picture(data)
+                size = picture.size
                 pixels = decode(picture, None, source.in_chans)
             except UnreadableImage as error:
                 source.skips.add(str(error))
@@ -181,6 +182,8 @@ def see(source: ImageSource, step: Callable[[int], None] | None = None) -> tuple
                 return None
         digest = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16).hexdigest()
         height, width = pixels.shape[:2]
+        if files is not None and size != (width, height):  # of what is huge or long only a part has been looked at
+            width, height = size if (size[0] < size[1]) == (width < height) else size[::-1]
         return Seen(f"{digest} {width}x{height}", width, height, _thumb(pixels))
 
     def some(rows: range) -> list[Seen | None]:

@@ -28,7 +28,7 @@ from nas_zoo.runs.log import RunLog
 from nas_zoo.search.report import figures
 from nas_zoo.search.report.figures import Dot
 from nas_zoo.search.report.page import style_sheet
-from nas_zoo.text import counted, fill
+from nas_zoo.text import counted, fill, plain
 
 __all__ = ["page", "verdict", "write_report", "write_wrong"]
 
@@ -350,7 +350,7 @@ def write_wrong(folder: Path, source: ImageSource) -> Path:
     rows = [(i, *row) for i, row in enumerate(predictions["test"]) if row[1] != row[2]]
     for i, name, label, given, probability in sorted(rows, key=lambda row: (-row[4], row[0]))[:MOST_WRONG]:
         pixels = source.image(i)
-        wrong.append({"name": name, "true": classes[label], "given": classes[given], "probability": probability,
+        wrong.append({"name": plain(name), "true": classes[label], "given": classes[given], "probability": probability,
                       "small": max(pixels.shape[:2]) < _SIDE, "uri": _thumbnail(pixels)})  # fmt: skip
     write_json(folder / "wrong.json", {"pictures": wrong})
     return folder / "wrong.json"

@@ -125,7 +125,7 @@ def auto(settings: AutoSettings, resume: bool = False) -> dict[str, Any]:
             log.start(to_dict(settings), run_facts("cpu"), overwrite=True, program="auto", stages=list(STAGES))
         with (
             _told_how_to_go_on(out),
-            open(out / "console.log", "a", encoding="utf-8") as console,
+            open(out / "console.log", "a", encoding="utf-8", errors="backslashreplace") as console,
             contextlib.redirect_stdout(console),
             contextlib.redirect_stderr(console),
         ):

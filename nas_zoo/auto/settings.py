@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +74,7 @@ class AutoSettings:
             skip_unreadable=0,
             workers=0,
         )
-        require_most(self, workers=MOST_WORKERS)
+        require_most(self, workers=MOST_WORKERS, threads=os.cpu_count() or 1)  # with more nothing can be measured
         require(self.recipe in RECIPES, "recipe", self.recipe, f"one of {', '.join(RECIPES)}")
         find_method(self.method)
         if self.compare:

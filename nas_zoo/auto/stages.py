@@ -288,6 +288,8 @@ class Auto:
                 begun = time.monotonic()
                 measured[key] = measure_network(random_cells(0), shape_of(rung, size), self.conditions, self.timer)
                 took.append(time.monotonic() - begun)
+                if self.clock.left < (least := 30 + 4 * float(np.median(took))):  # to search, train, export and check
+                    raise self._too_short(least)
                 self.clock.note(f"{key}: {measured[key]:.3f} ms")
             return measured[key]
 
@@ -335,12 +337,11 @@ class Auto:
             images=images, images_per_second=rate(rung, size),
         )  # fmt: skip
         if self.clock.left < least_s:
-            needed = math.ceil((self.clock.spent + least_s) / 10) * 10
-            raise ValueError(
-                f"time_budget must be at least {needed} seconds for these pictures here, got {self.clock.budget:g}: "
-                f"{least_s - divided.table - divided.finish:.0f} s to search and train at the least, "
+            parts = (
+                f": {least_s - divided.table - divided.finish:.0f} s to search and train at the least, "
                 f"{divided.table:.0f} s to measure latencies, {divided.finish:.0f} s to export and check"
             )
+            raise self._too_short(least_s, parts)
         made = Plan(
             layout=shape.layout, init_channels=rung.init_channels, num_cells=rung.num_cells, image_size=size,
             channels=found.channels, num_classes=len(found.classes), search_size=search_size_for(size),
@@ -353,22 +354,35 @@ class Auto:
         )
         return made.to_dict()
 
+    def _too_short(self, least_s: float, parts: str = "") -> ValueError:
+        """The time budget leaves less than the least that is still needed."""
+        needed = math.ceil((self.clock.spent + least_s) / 10) * 10
+        return ValueError(
+            f"time_budget must be at least {needed} seconds for these pictures here, got {self.clock.budget:g}{parts}"
+        )
+
     def table(self) -> dict[str, Any]:
         """latency.json: what the latency term of the search and the estimate need."""
-        made, path = self.plan_made, table_path(self.conditions)
+        made, places = self.plan_made, self._tables()
         table = self._table()
         wanted = all_pieces((*self._operations(), "none"), made.shape)
 
         def keep(changed: LatencyTable) -> None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, changed.to_json())
+            for path in list(places):
+                try:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    write_text(path, changed.to_json())
+                except OSError as error:
+                    if path.parent == self.out:
+                        raise
+                    places.remove(path)  # it saves time only, and later runs measure again
+                    self.clock.say(f"      the latencies are not kept for other runs: {error}")
             left = len(changed.missing(wanted))
             self.clock.note(f"{len(wanted) - left} of {len(wanted)} pieces" if left >= 10 else "whole networks")
 
         measure_table(
             table, made.shape, operations=self._operations(), networks=made.networks, timer=self.timer, keep=keep
         )
-        write_text(self.out / _TABLE, table.to_json())
         fit = table.fit(made.shape)
         errors = [abs(fit(sum_) / latency - 1) for sum_, latency in fit.networks]
         return {
@@ -650,9 +664,14 @@ class Auto:
         return found
 
     def _table(self) -> LatencyTable:
-        path = table_path(self.conditions)
-        table = LatencyTable.read(path) if path.exists() else LatencyTable(self.conditions)
-        return table if table.conditions == self.conditions else LatencyTable(self.conditions)
+        for path in self._tables():
+            if path.is_file() and (table := LatencyTable.read(path)).conditions == self.conditions:
+                return table
+        return LatencyTable(self.conditions)
+
+    def _tables(self) -> list[Path]:
+        """Where measured times are kept: for all runs of this user, and for this one."""
+        return [table_path(self.conditions), self.out / _TABLE]
 
     def _operations(self) -> Sequence[str]:
         operations: Sequence[str] = find_method(self.settings.method)[0]().operations

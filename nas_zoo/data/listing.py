@@ -20,7 +20,7 @@ import unicodedata
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -244,7 +244,7 @@ def list_folder(place: Path) -> FileTree:
                         continue  # our own
                     if _hidden((entry.name,)):
                         left_out["hidden"] += 1
-                    elif entry.is_dir():
+                    elif _leads_to(entry.is_dir):
                         here = entry.stat()
                         identity = (here.st_dev, here.st_ino)
                         if identity in above:
@@ -255,7 +255,7 @@ def list_folder(place: Path) -> FileTree:
                         open_folders.append((name, (*above, identity)))
                     elif PurePosixPath(entry.name).suffix.lower() not in EXTENSIONS:
                         left_out[_kind(entry.name)] += 1
-                    elif entry.is_file() or entry.is_symlink():  # a link to nothing is named when it is read
+                    elif entry.is_symlink() or entry.is_file():  # a link to nothing is named when it is read
                         names.append(name)
                     else:
                         left_out["a pipe, a socket or a device"] += 1
@@ -265,6 +265,13 @@ def list_folder(place: Path) -> FileTree:
     files = ImageFiles(place, kept, whole=kept, rows=np.arange(len(kept)))
     stamps = np.array([(0, times[name]) for name in ["", *sorted(folders)]], np.int64)
     return FileTree(files, frozenset(folders), left_out, stamps)
+
+
+def _leads_to(kind: Callable[[], bool]) -> bool:
+    try:
+        return kind()
+    except OSError:  # a link that leads in a circle
+        return False
 
 
 # ---- archives ----

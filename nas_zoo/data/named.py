@@ -514,7 +514,8 @@ def _class_parts(place: Path, tree: FileTree, columns: Columns, has_test: bool, 
             first = paths[rows[0]][0]
             inner = {folder[1] for folder in folders if len(folder) == 2 and folder[0] == first}
             parts[word] = replace(
-                _one_part(tree.files.subset(rows), [paths[i][1:] for i in rows], inner, few), folder=f"{first}/"
+                _one_part(tree.files.subset(rows), [paths[i][1:] for i in rows], inner, few, word != "train"),
+                folder=f"{first}/",
             )
         if has_test and "test" in parts:
             own = parts.pop("test")
@@ -526,10 +527,16 @@ def _class_parts(place: Path, tree: FileTree, columns: Columns, has_test: bool, 
     return parts
 
 
-def _one_part(files: ImageFiles, paths: list[tuple[str, ...]], folders: set[str], few: bool) -> LabelledFiles:
+def _is_text(word: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in word)
+
+
+def _one_part(
+    files: ImageFiles, paths: list[tuple[str, ...]], folders: set[str], few: bool, beside: bool = False
+) -> LabelledFiles:
     """Files whose paths must be <class>/<image>; an empty class folder is an error unless `few`, as is a single class.
 
-    One error tells of all that is wrong.
+    One error tells of all that is wrong. beside: of a part whose classes are compared with those of the training part.
     """
     faults = []
     if amiss := [i for i, path in enumerate(paths) if len(path) != 2]:
@@ -548,7 +555,12 @@ def _one_part(files: ImageFiles, paths: list[tuple[str, ...]], folders: set[str]
             f"(endings: {' '.join(sorted(EXTENSIONS))}); fill {'it, remove it' if one else 'them, remove them'}, or "
             f"put a dot before {'its name' if one else 'their names'}"
         )
-    if len(known) == 1:
+    if no_text := [word for word in sorted(known) if not _is_text(word)]:
+        faults.append(
+            f"class folder {listed(map(repr, no_text), between=', ')} in {str(files.place)!r}: a name that is no text "
+            "in UTF-8, which no file of a network can hold; rename it"
+        )
+    if len(known) == 1 and not beside:
         faults.append(f"{str(files.place)!r} has only one class, {min(known)!r}; expected a folder for each of several")
     if faults:
         raise ValueError("; ".join(faults))
@@ -572,9 +584,9 @@ def _same_classes(train: LabelledFiles, test: LabelledFiles) -> None:
         if words:
             more = f" and {len(words) - 5} more" if len(words) > 5 else ""
             faults.append(f"{where}: {', '.join(map(repr, words[:5]))}{more}")
+    one, other = (str(part.files.place / part.folder) for part in (train, test))
     raise ValueError(
-        f"the classes of {str(train.files.place)!r} ({len(train.classes)}) and {str(test.files.place)!r} "
-        f"({len(test.classes)}) differ; {'; '.join(faults)}"
+        f"the classes of {one!r} ({len(train.classes)}) and {other!r} ({len(test.classes)}) differ; {'; '.join(faults)}"
     )
 
 

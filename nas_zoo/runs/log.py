@@ -215,7 +215,8 @@ def _write_all(descriptor: int, data: bytes | memoryview) -> None:
 
 
 def _append_line(path: Path, record: Mapping[str, Any]) -> None:
-    line = json.dumps(json_value(record, "record"), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    text = json.dumps(json_value(record, "record"), ensure_ascii=False, allow_nan=False)
+    line = text.encode("utf-8", "backslashreplace") + b"\n"  # of a file's name that is no UTF-8: JSON's own escape
     with open(path, "ab+", buffering=0) as file:
         ends = _line_ends(path)
         whole = ends[-1] if ends else 0

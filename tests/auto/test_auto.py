@@ -239,6 +239,7 @@ def test_other_settings_and_other_pictures_are_refused_when_a_run_goes_on(finish
         (["digits", "--max-latency", "5", "--time-budget", "0"], "time_budget must be more than 0 seconds and finite"),
         (["digits", "--data", "digits", "--max-latency", "5", "--time-budget", "60"], "data is given twice"),
         (["digits", "--max-latency", "5", "--time-budget", "60", "--recipe", "fast"], "recipe must be one of"),
+        (["digits", "--max-latency", "5", "--time-budget", "60", "--threads", "100000"], "threads must be at most"),
         (["digits", "--max-latency", "5", "--time-budget", "60", "--method", "edsa"], "did you mean edas?"),
         (["digits", "--max-latency", "5", "--time-budget", "60", "--image-size", "4"], "image_size must be at least 8"),
         (["--resume"], "there is nothing to resume in"),

@@ -196,6 +196,16 @@ def test_names_with_control_characters_are_told_harmlessly(tmp_path):
     assert "\x1b" not in told(found_in(place)[0])
 
 
+def test_the_sizes_told_are_those_of_the_files_whatever_part_of_them_is_looked_at(tmp_path):
+    place = write_folder(tmp_path / "a", {"cat": 20, "dog": 20})
+    Image.new("RGB", (900, 3)).save(place / "cat" / "long.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (800, 4)).save(place / "dog" / "turned.jpg", exif=exif)
+    found, _ = found_in(place)
+    assert (found.widths[::2], found.heights[::2]) == ((4, 900), (3, 800))
+
+
 def test_arrays_are_looked_at_as_files_are():
     found, division = look(open_parts("digits"), 0, own_test=True)[0:2]
     assert found.n == {"train": 1295, "val": 143, "test": 359}

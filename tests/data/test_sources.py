@@ -437,6 +437,25 @@ def test_layouts_that_are_no_class_folders_are_errors(tmp_path):
         open_source(place)
 
 
+def test_a_test_part_that_lacks_all_classes_but_one_is_told_as_a_difference(tmp_path):
+    place = write_folder(tmp_path / "d", tree(prefix="train/") | tree(prefix="test/", classes=("cat",)))
+    with pytest.raises(
+        ValueError, match=r"classes of '.*train' \(3\) and '.*test' \(1\) differ; only in train/: 'dog', 'owl'"
+    ):
+        open_source(place)
+
+
+def test_names_that_are_no_text_and_links_in_a_circle_are_named(tmp_path):
+    place = write_folder(tmp_path / "d", tree())
+    (place / "cat" / "circle.png").symlink_to("circle.png")
+    with pytest.raises(ValueError, match=r"'cat/circle.png'.*symbolic links"):
+        open_source(place)
+    (place / "cat" / "circle.png").unlink()
+    os.rename(place / "dog", os.fsencode(place) + b"/\xff")
+    with pytest.raises(ValueError, match=r"class folder '.udcff' in .* no text in UTF-8.*rename it"):
+        open_source(place)
+
+
 def test_class_with_one_image_cannot_be_held_out(tmp_path):
     place = write_folder(tmp_path / "data", tree() | {"yak/0.png": encoded()})
     with pytest.raises(ValueError, match=r"class 'yak' has 1 image, which cannot be split .* test_data"):

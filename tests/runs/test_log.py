@@ -44,6 +44,14 @@ def test_a_log_is_not_written_over_unless_asked(tmp_path):
     assert RunLog.read(log.path) == [{"kind": "run", "settings": {"new": True}}]
 
 
+def test_names_that_are_no_utf_8_are_read_as_they_were_written(tmp_path):
+    log = RunLog(tmp_path)
+    log.start({}, {})
+    log.append({"file": "caf\u00e9/\udcff.png"})
+    assert log.path.read_text("utf-8").count("café") == 1
+    assert RunLog.read(tmp_path)[1]["file"] == "café/\udcff.png"
+
+
 def test_a_half_written_line_does_not_count_and_is_written_over(tmp_path):
     log = RunLog(tmp_path)
     log.start({}, {})
