@@ -25,6 +25,7 @@ from nas_zoo.genotype import KINDS, Cell
 from nas_zoo.models.catalog import cells_named
 from nas_zoo.models.palette import color_of
 from nas_zoo.runs.files import replacing
+from nas_zoo.text import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,7 +95,7 @@ def draw_genotype(genotype: Any, path: str | os.PathLike[str], title: str | None
         raise ValueError(f"the picture's name must end in .svg or .png, got {str(target)!r}")
     if not target.parent.is_dir():
         raise ValueError(f"path {str(target)!r}: there is no such folder")
-    cells = cells_named(genotype)
+    cells, title = cells_named(genotype), title and plain(title)
     graphs = [(_TITLES[kind], *_lay_out(cells.cell(kind))) for kind in KINDS]
     with replacing(target) as file:
         if suffix == ".svg":

@@ -331,7 +331,8 @@ def _is_there(folder: Path | str, repo: str, revision: str, api: Any) -> bool:
     return now.branch_exists and not now.to_send
 
 
-def _check_names(repo: str, revision: str) -> None:
+def check_repo(repo: str) -> None:
+    """ValueError for what is no name of a repository, ORG/NAME."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -341,6 +342,10 @@ def _check_names(repo: str, revision: str) -> None:
         validate_repo_id(repo)
     except HFValidationError as error:
         raise ValueError(f"repo={repo!r}: {str(error).splitlines()[0]}") from None
+
+
+def _check_names(repo: str, revision: str) -> None:
+    check_repo(repo)
     if not re.fullmatch(r"[\w][\w./-]*", revision) or ".." in revision:
         raise ValueError(f"revision must be the name of a branch, got {revision!r}")
 

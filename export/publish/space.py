@@ -14,6 +14,7 @@ from typing import Any
 
 from huggingface_hub import CardData
 
+from nas_zoo.export.publish.hub import check_repo
 from nas_zoo.export.publish.page import add_page_flags, examples_in, page_words, write_page
 from nas_zoo.export.publish.published import Checkpoint, open_chosen
 from nas_zoo.runs.ending import program
@@ -39,6 +40,9 @@ def write_space(
         checkpoint, folder, examples, runtime, say: See there.
         repo: ORG/NAME of the published model, for a link.
     """
+
+    if repo is not None:
+        check_repo(repo)
 
     def readme(made: Path) -> None:
         write_text(made / "README.md", _readme(checkpoint, repo))

@@ -65,6 +65,7 @@ def program(name: str) -> Callable[[Callable[P, int]], Callable[P, int]]:
 
 def run_program(name: str, work: Callable[[], int]) -> int:
     """The exit code of what `work` does, which is the one that it returns, or as the table above says."""
+    _open_closed()
     with contextlib.suppress(AttributeError):  # names of files and classes may be more than stdout's encoding holds
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
@@ -178,6 +179,17 @@ def _tell(line: str) -> None:
     line = " ".join(part.strip() for part in line.splitlines() if part.strip())
     with contextlib.suppress(OSError):  # stderr may be closed too
         print(plain(line), file=sys.stderr, flush=True)
+
+
+def _open_closed() -> None:
+    """Nowhere, in the place of what the shell has closed (`>&-`): else the next file that is opened would have it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
 
 
 def _leave_stdout() -> None:

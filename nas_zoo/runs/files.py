@@ -98,8 +98,9 @@ def staged(folder: Path | str, *, last: str = "", gone: Collection[str] = ()) ->
         gone: Files of `folder` that go when the others are in their places.
     """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{str(folder)!r} is a file; the name of a folder is needed")
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise ValueError(f"{str(place)!r} is a file; the name of a folder is needed")
     new = not folder.exists()
     made = [place for place in (folder, *folder.parents) if not place.exists()][1:]
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -248,6 +248,9 @@ def test_a_network_of_ones_own_cells_bears_its_own_name_and_cites_their_search(t
     assert "1 epoch is far fewer" in text
     assert "1 epochs" not in text
     assert "\n# insects\n" in card_text(open_checkpoint(run, called="insects"))
+    for repo in ("a b/c", "../../x", "alone"):
+        with pytest.raises(ValueError, match="repo"):
+            write_space(open_checkpoint(run, called="insects"), tmp_path / "space", repo=repo)
     files = {path.name for path in write_space(open_checkpoint(run, called="insects"), tmp_path / "space")}
     assert "index.html" in files
     for name in ("index.html", "README.md"):

@@ -169,3 +169,11 @@ def test_a_wrong_folder_and_a_wrong_genotype_are_told(tmp_path: Path) -> None:
         draw_genotype("darts_v2", tmp_path / "missing" / "x.svg")
     with pytest.raises(ValueError, match="darts_v9"):
         draw_genotype("darts_v9", tmp_path / "x.svg")
+
+
+def test_a_title_of_any_letters_is_shown_as_text(tmp_path: Path) -> None:
+    """XML has no place for a terminal's commands and halves of letters."""
+    path = draw_genotype("darts_v2", tmp_path / "cells.svg", title="\x1b[31m<a>\ud800")
+    title = ElementTree.parse(path).getroot().find("{http://www.w3.org/2000/svg}title")
+    assert title is not None
+    assert title.text == r"\x1b[31m<a>\ud800"

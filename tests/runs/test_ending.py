@@ -161,7 +161,6 @@ def test_a_closed_pipe_is_quiet():
     assert (done.returncode, done.stderr) == (141, "")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_name_that_stdout_has_no_letters_for_is_shown_all_the_same(monkeypatch):
     for encoding in ("ascii", "utf-8"):
         stdout = io.TextIOWrapper(io.BytesIO(), encoding)
@@ -171,6 +170,17 @@ def test_a_name_that_stdout_has_no_letters_for_is_shown_all_the_same(monkeypatch
         assert stdout.buffer.getvalue() in (b"\\xe9 \\udcff\n", b"\xc3\xa9 \\udcff\n")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a shell that closes streams")
+def test_a_closed_stdout_is_nowhere_and_no_file_takes_its_place(tmp_path):
+    command = f'exec "{sys.executable}" -m nas_zoo draw darts_v2 "{tmp_path / "cells.svg"}"'
+    how: dict[str, Any] = {"cwd": ROOT, "capture_output": True, "text": True, "check": False}
+    for closed in (">&-", "<&- >&-", "<&- >&- 2>&-"):
+        done = subprocess.run(["sh", "-c", f"{command} {closed}"], **how)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (tmp_path / "cells.svg").read_text().endswith("</svg>\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_behind_stdout_is_one_line():
     with open("/dev/full", "w") as full:
         done = nas_zoo("list", "--csv", stdout=full, stderr=subprocess.PIPE)

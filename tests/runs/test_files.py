@@ -117,8 +117,9 @@ def test_only_a_file_is_replaced(tmp_path):
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
     with pytest.raises(FileNotFoundError, match=r"cannot be written: No such file or directory: .*none/file'"):
         write_bytes(tmp_path / "none" / "file", b"x")
-    with pytest.raises(ValueError, match="is a file; the name of a folder is needed"), staged(Path(__file__)):
-        pass
+    for place in (Path(__file__), Path(__file__) / "folder"):
+        with pytest.raises(ValueError, match=r"files\.py' is a file; the name of a folder is needed"), staged(place):
+            pass
 
 
 KILL_AT_EACH_CALL = """
