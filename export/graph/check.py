@@ -509,6 +509,7 @@ def main(argv: Iterable[str] | None = None) -> int:
     settings = settings_from(CheckSettings, given_flags(namespace))
     if settings.images is not None and settings.data is not None:
         raise ValueError("--images and --data: give one of them, not both")
+    require(settings.json is None or not settings.json.is_dir(), "json", settings.json, "the name of a file")
     model = named_model(namespace.model, settings)
     place = settings.data if settings.images is None else str(settings.images)
     images = None

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_map
 
 import nas_zoo
 from nas_zoo.genotype import Genotype
+from nas_zoo.models.count import require_memory
 from nas_zoo.models.operations import FactorizedReduce
 from nas_zoo.runs.files import write_bytes
 
@@ -86,6 +87,7 @@ def export_onnx(
         raise ValueError(f"opset must be {OPSETS.start} to {OPSETS.stop - 1}, got {opset!r}")
     model = _unwrapped(model)
     metadata, size = _metadata(model, labels, mean, std, input_size, crop_pct, interpolation)
+    require_memory(model, size, 2)
     for key, value in (extra_metadata or {}).items():
         if key in metadata or not isinstance(key, str) or not isinstance(value, str):
             raise ValueError(f"extra_metadata[{key!r}]={value!r}: texts under keys other than {', '.join(metadata)}")

@@ -43,6 +43,7 @@ from nas_zoo.export.runtime.classifier import (
 )
 from nas_zoo.export.runtime.providers import GpuOptions, gpu_options
 from nas_zoo.models.catalog import network_named, words_for_cells
+from nas_zoo.models.count import require_memory
 from nas_zoo.models.load import load_model, words_of
 from nas_zoo.models.table import in_csv
 from nas_zoo.runs.ending import program
@@ -240,6 +241,8 @@ def _one(
     gpu: GpuOptions,
     effort: dict[str, Any],
 ) -> dict[str, Any]:
+    if device.type == "cpu":
+        require_memory(model, (size[0], size[1], size[2]), batch)
     memory = _Memory(device)
     begin = time.perf_counter()
     x = torch.randn(batch, *size, generator=torch.Generator().manual_seed(0)).to(device)

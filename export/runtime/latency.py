@@ -41,6 +41,7 @@ from nas_zoo.export.runtime.classifier import MAX_THREADS, PROVIDERS, ProviderEr
 from nas_zoo.genotype import Genotype
 from nas_zoo.models.catalog import MODELS, cells_named
 from nas_zoo.models.config import check_config
+from nas_zoo.models.count import require_memory
 from nas_zoo.models.latency import Conditions, Estimate, Fit, LatencyTable, Piece, Shape, all_pieces, pieces
 from nas_zoo.models.load import find_cfg, make_named
 from nas_zoo.models.network import CellNet, StemBlock
@@ -175,6 +176,10 @@ def _call_of(graph: bytes | Path, conditions: Conditions, arrays: Sequence[np.nd
     names = [one.name for one in session.get_inputs()]
     if conditions.provider == "cpu":
         feed = dict(zip(names, arrays, strict=True))
+        try:
+            session.run(None, feed)
+        except Exception as error:  # ONNX Runtime's own, which have no common class
+            raise ValueError(f"ONNX Runtime does not run it here: {' '.join(str(error).split())[:300]}") from error
         return lambda: session.run(None, feed)
     import onnxruntime
 
@@ -367,12 +372,10 @@ def named_network(name: str, settings: LatencySettings) -> tuple[Genotype, Shape
     if not isinstance(model, CellNet):
         raise ValueError(f"model {name!r} is no network of cells, of which alone the pieces are known")
     size: Any = model.pretrained_cfg["input_size"]  # type: ignore[index]
-    side = settings.image_size
-    channels = model.in_chans
-    shape = Shape(
-        model.layout, model.init_channels, model.num_cells, model.num_classes,
-        (channels, side or size[1], side or size[2]),
-    )  # fmt: skip
+    side, channels = settings.image_size, model.in_chans
+    input_size = (channels, side or size[1], side or size[2])
+    require_memory(model, input_size, settings.batch)
+    shape = Shape(model.layout, model.init_channels, model.num_cells, model.num_classes, input_size)
     return model.genotype, shape
 
 
@@ -386,8 +389,13 @@ def estimate_network(
     if table.conditions != conditions:
         raise ValueError(f"table {str(path)!r} was measured on {table.conditions}; this is {conditions}")
 
+    # Before minutes of measuring: where the table goes must be there.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for place in (path, settings.to):
+        right = place is None or (place.parent.is_dir() and (place.is_file() or not place.exists()))
+        require(right, "to" if place is settings.to else "table", place, "the name of a file in an existing folder")
+
     def keep(changed: LatencyTable) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, changed.to_json())
 
     timer = Timer()

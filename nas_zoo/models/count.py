@@ -8,6 +8,9 @@ classifier's too; an auxiliary head is no part of a network here.
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +21,7 @@ from nas_zoo.models.layout import CellSpec, find_live, plan_network
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["CONVENTION", "Counts", "Stage", "count", "count_stages", "work_out"]
+__all__ = ["CONVENTION", "Counts", "Stage", "count", "count_stages", "require_memory", "work_out"]
 
 CONVENTION = "multiply-adds of convolutions and classifier; parameters without auxiliary head"
 
@@ -92,6 +95,25 @@ def count_stages(model: Any, input_size: tuple[int, int, int]) -> list[Stage]:
         params = sum(parameter.numel() for module in modules for parameter in module.parameters())
         stages.append(Stage(name, size, params, sum(n[0] for n in inside), sum(n[1] for n in inside)))
     return stages
+
+
+def require_memory(model: nn.Module, input_size: tuple[int, int, int], batch: int = 1) -> None:
+    """ValueError where the largest layer alone, in and out in float32, takes more memory than is free.
+
+    Before it is tried: a system that runs out of memory ends programs, and not always the one that took it.
+    """
+    from nas_zoo.runs.facts import free_memory  # which imports torch
+
+    free, shapes = free_memory(), dict[str, tuple[int, ...]]()
+    if next(model.parameters(), None) is not None:  # whose device is where it runs
+        with contextlib.suppress(Exception):  # of a model that is none of ours, which may not run on meta
+            _, shapes = _see(copy.deepcopy(model).to("meta"), input_size)
+    least = 4 * batch * max([math.prod(input_size), *(2 * math.prod(shape) for shape in shapes.values())])
+    if free is not None and least > free:
+        raise ValueError(
+            f"input_size={input_size}: one layer alone takes {least / 1e9:,.1f} GB for a batch of {batch}, "
+            f"{free / 1e9:,.1f} GB are free; smaller images or a smaller batch would do"
+        )
 
 
 def _see(

@@ -17,7 +17,7 @@ import torch
 
 from nas_zoo.runs import distributed
 
-__all__ = ["begun_with", "cautions", "peak_memory_gb", "published", "published_log", "run_facts"]
+__all__ = ["begun_with", "cautions", "free_memory", "peak_memory_gb", "published", "published_log", "run_facts"]
 
 _PACKAGES = ("nas-zoo", "torch", "torchvision", "timm", "accelerate", "numpy", "onnx", "onnxruntime-gpu")
 
@@ -124,6 +124,15 @@ _HUB = ("hf:", "hf-hub:", "hf_hub:")
 _PATH_KEYS = (
     "data", "test_data", "data_root", "division", "out", "init_weights", "genotype", "latency_table",
 )  # fmt: skip
+
+
+def free_memory() -> int | None:
+    """Bytes that the system says a program may still take; None where it does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:  # no Linux
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def published(record: Any) -> Any:

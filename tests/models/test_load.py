@@ -1,13 +1,16 @@
 """A folder that a user names as a model, and what may be wrong with its config.json."""
 
 import json
+import re
 from typing import Any
 
 import pytest
 import timm
 import torch
 
-from nas_zoo.export.runtime.latency import LatencySettings, named_network
+from nas_zoo.export.graph.onnx_file import export_onnx
+from nas_zoo.export.runtime.bench import bench_model
+from nas_zoo.export.runtime.latency import LatencySettings, main, named_network
 from nas_zoo.models.load import load_model
 
 ARGS: dict[str, Any] = {"genotype": "darts_v2", "init_channels": 4, "num_cells": 3, "num_classes": 3}
@@ -54,6 +57,28 @@ def test_the_latency_is_of_networks_of_cells(tmp_path):
     timm.models.save_for_hf(timm.create_model("test_resnet"), str(tmp_path / "other"), safe_serialization=True)
     with pytest.raises(ValueError, match="other' is no network of cells, of which alone the pieces are known"):
         named_network(str(tmp_path / "other"), LatencySettings())
+
+
+def test_images_for_which_there_is_no_memory_are_refused_before_any_is_taken(folder, tmp_path):
+    """100,000 pixels to a side: 960 GB for a layer of twelve channels, in and out."""
+    model, told = (
+        load_model(str(folder)),
+        r"input_size=\(3, 100000, 100000\): one layer alone takes [\d,.]+ GB for a batch",
+    )
+    with pytest.raises(ValueError, match=told):
+        export_onnx(model, tmp_path / "net.onnx", input_size=100_000)
+    with pytest.raises(ValueError, match=told):
+        bench_model(model, name="net", input_size=(3, 100_000, 100_000), runtimes=("eager",))
+    with pytest.raises(ValueError, match=told):
+        named_network(str(folder), LatencySettings(image_size=100_000))
+
+
+def test_the_place_of_a_latency_table_is_looked_at_before_anything_is_measured(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("NAS_ZOO_CACHE", str(tmp_path / "cache"))
+    for name, place in (("--to", "none/table.json"), ("--to", "."), ("--table", ".")):
+        assert main([str(folder), name, str(tmp_path / place), "--threads", "1"]) == 2
+        assert re.search(r"to must be the name of a file|Is a directory", capsys.readouterr().err)
+    assert [path.name for path in tmp_path.rglob("*.json")] == ["config.json"]
 
 
 def test_weights_for_other_cells_are_told_in_a_whole_sentence(folder):
