@@ -69,7 +69,7 @@ from nas_zoo.models.count import count
 from nas_zoo.models.latency import LatencyTable, Shape, all_pieces
 from nas_zoo.models.load import load_model, name_of_run
 from nas_zoo.models.network import CellNet
-from nas_zoo.models.results import Result
+from nas_zoo.models.results import Result, file_sha256
 from nas_zoo.runs.distributed import start_accelerator
 from nas_zoo.runs.files import staged, write_json, write_text
 from nas_zoo.runs.log import RunLog
@@ -594,7 +594,7 @@ class Auto:
         return {
             "file": chosen, "images_file": chosen.replace(".onnx", "_images.onnx"), "measured_ms": ms,
             "val": {name: dataclasses.asdict(one) for name, one in scores.items()}, "int8": said,
-            "busy": self.timer.word(),
+            "busy": self.timer.word(), "sha256": file_sha256(self.out / chosen),
         }  # fmt: skip
 
     def test(self) -> dict[str, Any]:
@@ -637,6 +637,12 @@ class Auto:
         counts = count(network(self.genotype, shape), shape.input_size)
         budget = self.plan_made.max_latency_ms
         measured = exported["measured_ms"][exported["file"]]
+        if not self.file.is_file() or exported.get("sha256") not in (None, file_sha256(self.file)):
+            raise ValueError(
+                f"{str(self.file)!r} is not, or not as it was, when it was timed and tested; put it back, or begin "
+                "anew with another --out"
+            )
+        seconds = {name: self._lines["stage", name]["seconds"] for name in STAGES}
         found = {
             "file": exported["file"], "images_file": exported["images_file"],
             "max_latency_ms": budget,
@@ -652,8 +658,8 @@ class Auto:
             "search_epochs": self.result("search")["epochs"], "train_epochs": self.result("train")["epochs"],
             "threads": self.conditions.threads, "runtime": self.conditions.runtime, "device": self.conditions.device,
             "seed": settings.seed,
-            "seconds": round(sum(self.clock.stages.values()), 1), "time_budget": settings.time_budget,
-            "seconds_by_stage": self.clock.stages,
+            "seconds": round(sum(seconds.values()), 1), "time_budget": settings.time_budget,
+            "seconds_by_stage": seconds,
             "measured_on": {
                 "latency": f"{exported['file']}, {self.conditions}",
                 "accuracy": f"{tested['n']} test pictures of {self.look_found.data}, which decided nothing",

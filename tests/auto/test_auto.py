@@ -196,7 +196,7 @@ def test_the_page_runs_the_file_that_is_delivered_and_tells_its_figure(finished,
     lines = RunLog.read(copy)[:-1]  # without that of the page
     for line in lines:
         if line.get("name") == "export":
-            line["result"] |= {"file": "model_int8.onnx", "images_file": "model_int8_images.onnx"}
+            line["result"] |= {"file": "model_int8.onnx", "images_file": "model_int8_images.onnx"}  # the same bytes
             line["result"]["measured_ms"]["model_int8.onnx"] = 1.0
         if line.get("name") == "test":
             line["result"]["top1"] = 0.1234
@@ -207,6 +207,22 @@ def test_the_page_runs_the_file_that_is_delivered_and_tells_its_figure(finished,
     text = (copy / "page" / "index.html").read_text()
     assert "12.34 % top-1" in text
     assert "eight-bit numbers" in text
+
+
+@pytest.mark.slow
+def test_a_delivered_file_that_has_changed_is_not_given_the_figures_of_the_one_that_was_tested(
+    finished, tmp_path, capsys
+):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy)
+    (copy / "clock.json").write_text("{")  # the log has the seconds too
+    assert main(["--resume", "--out", str(copy)]) == 0
+    first, again = (json.loads((place / "summary.json").read_text()) for place in (finished, copy))
+    assert again["seconds"] == first["seconds"] > 1
+    for spoil in (lambda file: file.write_bytes(file.read_bytes()[:-1]), lambda file: file.unlink()):
+        spoil(copy / "model.onnx")
+        assert main(["--resume", "--out", str(copy)]) == 2
+        assert "model.onnx' is not, or not as it was, when it was timed and tested" in capsys.readouterr().err
 
 
 @pytest.mark.slow
