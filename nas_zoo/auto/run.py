@@ -98,7 +98,7 @@ def parse(argv: list[str]) -> tuple[AutoSettings, bool]:
                 f"out={str(out)!r} lies in {name}={place!r}, where it would be taken for pictures; give another --out"
             )
     for name, example in (("data", "photos"), ("max_latency", "--max-latency 5"), ("time_budget", "--time-budget 900")):
-        if getattr(settings, name) is None:
+        if getattr(settings, name) in (None, ""):  # which as a path would be the folder one stands in
             raise ValueError(f"{name} is needed, such as {example}")
     return settings, False
 

@@ -78,7 +78,10 @@ class AutoSettings:
         require(self.recipe in RECIPES, "recipe", self.recipe, f"one of {', '.join(RECIPES)}")
         find_method(self.method)
         if self.compare:
-            load_genotype(self.against_cells)
+            try:
+                load_genotype(self.against_cells)
+            except ValueError as error:
+                raise ValueError(f"against_cells: {error}") from None
             if not timm.is_model(self.against):
                 raise ValueError(
                     f"against: timm has no model {self.against!r}{near_names(self.against, timm.list_models())}"

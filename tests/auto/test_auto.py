@@ -258,6 +258,11 @@ def test_other_settings_and_other_pictures_are_refused_when_a_run_goes_on(finish
         (["digits", "--max-latency", "5", "--time-budget", "60", "--threads", "100000"], "threads must be at most"),
         (["digits", "--max-latency", "5", "--time-budget", "60", "--method", "edsa"], "did you mean edas?"),
         (["digits", "--max-latency", "5", "--time-budget", "60", "--image-size", "4"], "image_size must be at least 8"),
+        (["", "--max-latency", "5", "--time-budget", "60"], "data is needed, such as photos"),
+        (
+            ["digits", "--max-latency", "5", "--time-budget", "60", "--compare", "--against-cells", "none"],
+            "`nas-zoo list --cells` shows them (against_cells = none from flag --against-cells)\n",
+        ),
         (["--resume"], "there is nothing to resume in"),
         (["nowhere", "--max-latency", "5", "--time-budget", "60"], "data 'nowhere' does not exist"),
     ],
