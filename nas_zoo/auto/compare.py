@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from nas_zoo.auto.clock import Clock
+from nas_zoo.auto.measuring import score, training_epoch_s
 from nas_zoo.auto.settings import AutoSettings
-from nas_zoo.auto.stages import INT8, MODEL, Auto, score, training_epoch_s
+from nas_zoo.auto.stages import INT8, MODEL, Auto
 from nas_zoo.data.sources import ImageSource
 from nas_zoo.export.graph.deliver import deliver
 from nas_zoo.export.graph.real_images import source_images
