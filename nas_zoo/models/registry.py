@@ -158,9 +158,12 @@ def _place_of_weights(variant: str, kwargs: dict[str, Any]) -> dict[str, Any]:
     for key, value in asked.items():
         wanted = as_genotype(own[key]).digest if key == "genotype" and row is None else own[key]
         if value != wanted:
-            if key == "genotype":
-                value, wanted = name_of_cells(value), name_of_cells(wanted)
-            raise ValueError(f"{key}={value!r}: the weights of {variant}.{cfg.tag} are of a network with {wanted!r}")
+            named = (
+                f" (asked for: {name_of_cells(value)}, theirs: {name_of_cells(wanted)})" if key == "genotype" else ""
+            )
+            raise ValueError(
+                f"{key}={value!r}: the weights of {variant}.{cfg.tag} are of a network with {wanted!r}{named}"
+            )
     if row is not None:
         # A file of checked content, which timm prefers to the Hub.
         return {"pretrained_cfg_overlay": {**overlay, "file": str(fetch_weights(row))}}

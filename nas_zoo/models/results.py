@@ -399,7 +399,7 @@ def fetch_weights(row: Result, *, local_only: bool = False, cache_dir: Path | st
 
         failed: tuple[type[BaseException], ...] = (OSError, EntryNotFoundError, HfHubHTTPError, *network_errors())
         if not local_only and (away := hub_is_away(f"{row.hub_id}@{row.hub_revision}", HUB_FILE, cache_dir=cache_dir)):
-            raise ValueError(f"weights of {row.name}: {away}")
+            raise ValueError(f"weights of {row.name} cannot be had: {away}")
         try:
             path = Path(
                 hf_hub_download(

@@ -139,6 +139,7 @@ def test_a_network_of_another_size_or_cells_is_not_given_their_weights():
         ({"init_channels": 16}, "init_channels=16: the weights of relativenas_c10.emi are of a network with 36"),
         ({"num_cells": 8}, "num_cells=8: the weights of relativenas_c10.emi are of a network with 20"),
         ({"genotype": "darts_v2"}, "genotype='d795ea3e79663488': the weights of relativenas_c10.emi are"),
+        ({"genotype": "darts_v2"}, "(asked for: darts_v2, theirs: relativenas)"),
     ):
         with pytest.raises(ValueError, match=re.escape(words)):
             timm.create_model("relativenas_c10.emi", pretrained=True, **more)
