@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -158,6 +159,8 @@ def _made(auto: Auto, rival: Rival, clock: Clock, left: int, val: ImageSource) -
     clock.note(f"{chosen['epochs']} epochs")
     run = folder / "train"
     if not (run / "result.json").is_file():
+        if not (run / "checkpoint.pt").is_file():  # stopped before its first one: there is nothing to go on with
+            shutil.rmtree(run, ignore_errors=True)
         train(
             _settings(auto, rival, chosen, run), resume="auto",
             callbacks=[lambda line: clock.note(f"epoch {line['epoch']} of {chosen['epochs']}")],

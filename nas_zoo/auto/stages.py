@@ -511,7 +511,10 @@ class Auto:
         while not (folder / "result.json").is_file():
             chosen = self.chosen("train", choose)
             logged = RunLog.read(folder)[:1] if (folder / "log.jsonl").is_file() else []
-            if logged and logged[0]["settings"]["epochs"] != chosen["epochs"]:  # it begins again
+            # it begins again, and so does what was stopped before its first checkpoint
+            if logged and (
+                logged[0]["settings"]["epochs"] != chosen["epochs"] or not (folder / "checkpoint.pt").is_file()
+            ):
                 shutil.rmtree(former, ignore_errors=True)
                 folder.rename(former)  # gone at once or not at all, whenever this is killed
             self.clock.note(f"{chosen['epochs']} epochs")

@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -168,20 +168,27 @@ def run_to_resume(out: Path, resume: str | None, kind: str) -> tuple[dict[str, A
     return settings, None
 
 
-def settings_to_resume(settings: S, resume: bool | Path | str, kind: str) -> tuple[S, dict[str, Any] | None]:
+def settings_to_resume(
+    settings: S,
+    resume: bool | Path | str,
+    kind: str,
+    same: Callable[[S, Mapping[str, Any]], Collection[str]] | None = None,
+) -> tuple[S, dict[str, Any] | None]:
     """The settings that a Python program's run goes on with, and the contents of its checkpoint.
 
     Args:
         settings: Of the program; where a run goes on they must compute what its own do.
         resume: False, True, "auto" or a checkpoint, as `run_to_resume` takes None, "", "auto" and a checkpoint.
         kind: Of checkpoint.
+        same: Names of settings that say what the checkpoint has in other words, and so stay in the run's own.
     """
     out: Path = settings.out  # type: ignore[attr-defined]
     word = str(resume) if not isinstance(resume, bool) else "" if resume else None
     saved, state = run_to_resume(out, word, kind)
     if saved is None:
         return settings, None
-    given = {name: getattr(settings, name) for name in saved if hasattr(settings, name)}
+    stays = () if same is None or state is None else same(settings, state)
+    given = {name: getattr(settings, name) for name in saved if hasattr(settings, name) and name not in stays}
     kept: Any = resumed_settings(type(settings), saved, given)
     # as they are: data may be more than its name
     return dataclasses.replace(kept, **{name: given[name] for name in CHANGEABLE if name in given}), state

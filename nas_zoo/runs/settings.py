@@ -66,7 +66,7 @@ MOST_WORKERS = 1024
 #: What a resumed run may change: where things lie and how long it may take, never what is computed.
 CHANGEABLE = (
     "data", "test_data", "image_column", "label_column", "data_root", "division", "out", "time_budget",
-    "workers", "skip_unreadable", "log_with",
+    "workers", "skip_unreadable", "log_with", "latency_table",
 )  # fmt: skip
 
 _TRUE = ("true", "yes", "on", "1")

@@ -14,6 +14,7 @@ from nas_zoo.runs.loop import Callback
 from nas_zoo.runs.settings import check_call
 from nas_zoo.runs.stop import Reason, hand_on
 from nas_zoo.train import run
+from nas_zoo.train.model import same_cells
 from nas_zoo.train.recipes import RECIPES, TrainSettings
 
 __all__ = ["TrainResult", "train"]
@@ -93,7 +94,7 @@ def train(
             f"the settings name the recipe {settings.recipe!r} and have none of its values; "
             f"TrainSettings.from_recipe({settings.recipe!r}, ...) makes them"
         )
-    settings, state = settings_to_resume(settings, resume, run.CHECKPOINT_KIND)
+    settings, state = settings_to_resume(settings, resume, run.CHECKPOINT_KIND, same_cells)
     reason = run.train(settings, state, callbacks=called)
     hand_on(reason)
     return TrainResult.read(settings.out, reason)

@@ -28,6 +28,7 @@ __all__ = [
     "make_model",
     "origin_of_cells",
     "read_weights",
+    "same_cells",
     "save_model",
     "scaled_as_trained",
 ]
@@ -187,6 +188,15 @@ def chosen_args(settings: TrainSettings, num_classes: int, in_chans: int) -> dic
         raise ValueError(f"init_weights={str(settings.init_weights)!r} do not fit {settings.model}: {wrong}")
     args["genotype"] = None if genotype is None else genotype.to_json()
     return args
+
+
+def same_cells(settings: TrainSettings, state: Mapping[str, Any]) -> tuple[str, ...]:
+    """("genotype",) where that setting leads to the cells that the checkpoint has: their file may lie elsewhere now."""
+    made_with = state.get("model_args")
+    made = made_with.get("genotype") if isinstance(made_with, dict) else None
+    if settings.genotype is None or made is None:
+        return ()
+    return ("genotype",) if cells_named(settings.genotype) == as_genotype(made) else ()
 
 
 def origin_of_cells(settings: TrainSettings) -> dict[str, str]:

@@ -74,26 +74,29 @@ STOPS: list[tuple[Callable[[Path], bool], signal.Signals]] = [
 
 @pytest.fixture(scope="module")
 def finished(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was stopped four times, in as many stages, and then came to its end."""
-    out = tmp_path_factory.mktemp("auto") / "digits"
+    """A run that was stopped four times, in as many stages, moved each time, and then came to its end."""
+    folder = tmp_path_factory.mktemp("auto")
+    out, told = folder / "digits", folder / "told.txt"
     command = [sys.executable, "-m", "nas_zoo.cli", "auto"]
     words = [*DIGITS, "--time-budget", "3000", "--out", str(out)]
     environment = os.environ | {"PYTHONPATH": str(Path(nas_zoo.__file__).parents[1]), "NAS_ZOO_CACHE": str(cache)}
     for number, (due, how) in enumerate(STOPS):
-        with open(out.with_suffix(".txt"), "ab") as told:
-            process = subprocess.Popen([*command, *words], stdout=told, stderr=told, env=environment)
+        with open(told, "ab") as console:
+            process = subprocess.Popen([*command, *words], stdout=console, stderr=console, env=environment)
         while not due(out):
-            assert process.poll() is None, out.with_suffix(".txt").read_text()
+            assert process.poll() is None, told.read_text()
             time.sleep(0.05)
         if number == 0:
             assert main(["--resume", "--out", str(out)]) == 2  # one run a folder
         process.send_signal(how)
         assert process.wait() == (143 if how == signal.SIGTERM else -how)
+        if how == signal.SIGTERM:
+            assert f"stopped; continue with: nas-zoo auto --resume --out {out}" in told.read_text()
+        out = out.rename(folder / f"digits{number}")
         words = ["--resume", "--out", str(out)]
     done = subprocess.run([*command, *words], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "see it: python -m http.server" in done.stdout
-    assert f"stopped; continue with: nas-zoo auto --resume --out {out}" in out.with_suffix(".txt").read_text()
     return out
 
 

@@ -164,9 +164,12 @@ def test_a_table_without_the_network_says_how_to_measure_it(table, tmp_path, cap
     assert "max_latency needs latency_table" in capsys.readouterr().err
 
 
-def test_a_run_goes_on_with_the_same_table_only(table, tmp_path, capsys):
+def test_a_run_goes_on_with_the_same_table_only_wherever_it_lies(table, tmp_path, capsys):
     words = [*RUN, "--max-latency", "0.3", "--latency-table", str(table), *TARGET, "--out", str(tmp_path / "run")]
     assert main(words) == 0
+    moved = ["--latency-table", str(table.rename(tmp_path / "moved.json"))]
+    assert main(["--resume", "--out", str(tmp_path / "run"), *moved]) == 0
+    table = tmp_path / "moved.json"
     table.write_text(table.read_text().replace('"offset": 0.05', '"offset": 0.06'))
-    assert main(["--resume", "--out", str(tmp_path / "run")]) == 2
+    assert main(["--resume", "--out", str(tmp_path / "run"), *moved]) == 2
     assert "the latency table has changed since the run began" in capsys.readouterr().err

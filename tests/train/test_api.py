@@ -1,5 +1,6 @@
 """Training and evaluation from a Python program."""
 
+import dataclasses
 import unicodedata
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.utils.data import TensorDataset
 
 import nas_zoo.train
 from nas_zoo.data.named import open_source
+from nas_zoo.genotype import load_genotype
 from nas_zoo.runs.log import RunLog
 from nas_zoo.train import EvaluateSettings, TrainResult, TrainSettings, evaluate, train
 
@@ -94,3 +96,13 @@ def test_a_finished_run_is_not_begun_again(settings, trained):
         train(settings)
     assert train(settings, resume=True).history == trained.history
     assert all(hasattr(nas_zoo.train, name) for name in nas_zoo.train.__all__)
+
+
+def test_the_file_of_its_cells_may_lie_elsewhere_when_a_run_goes_on(settings, trained, tmp_path):
+    """As where the folder that has both was moved; what is in the file must not change."""
+    for name in ("darts_v2", "darts_v1"):
+        (tmp_path / f"{name}.json").write_text(load_genotype(name).to_json())
+    again = train(dataclasses.replace(settings, genotype=str(tmp_path / "darts_v2.json")), resume=True)
+    assert again.history == trained.history
+    with pytest.raises(ValueError, match=r"genotype must stay 'darts_v2'.*got .*darts_v1"):
+        train(dataclasses.replace(settings, genotype=str(tmp_path / "darts_v1.json")), resume=True)
