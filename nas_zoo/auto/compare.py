@@ -29,6 +29,7 @@ from nas_zoo.genotype import Genotype, load_genotype
 from nas_zoo.models.latency import LatencyTable
 from nas_zoo.models.load import load_model
 from nas_zoo.runs.files import write_json, write_text
+from nas_zoo.runs.log import unkept
 from nas_zoo.train import RECIPES, TrainResult, TrainSettings, train
 
 __all__ = ["Rival", "compare", "rivals"]
@@ -159,7 +160,7 @@ def _made(auto: Auto, rival: Rival, clock: Clock, left: int, val: ImageSource) -
     clock.note(f"{chosen['epochs']} epochs")
     run = folder / "train"
     if not (run / "result.json").is_file():
-        if not (run / "checkpoint.pt").is_file():  # stopped before its first one: there is nothing to go on with
+        if unkept(run):
             shutil.rmtree(run, ignore_errors=True)
         train(
             _settings(auto, rival, chosen, run), resume="auto",

@@ -68,7 +68,7 @@ from nas_zoo.models.latency import LatencyTable, Shape, all_pieces
 from nas_zoo.models.load import load_model, name_of_run
 from nas_zoo.models.results import Result, file_sha256
 from nas_zoo.runs.files import staged, write_json, write_text
-from nas_zoo.runs.log import RunLog
+from nas_zoo.runs.log import RunLog, unkept
 from nas_zoo.search import SearchResult, find_method, search
 from nas_zoo.text import plain
 from nas_zoo.train import RECIPES, TrainResult, TrainSettings, train
@@ -511,10 +511,7 @@ class Auto:
         while not (folder / "result.json").is_file():
             chosen = self.chosen("train", choose)
             logged = RunLog.read(folder)[:1] if (folder / "log.jsonl").is_file() else []
-            # it begins again, and so does what was stopped before its first checkpoint
-            if logged and (
-                logged[0]["settings"]["epochs"] != chosen["epochs"] or not (folder / "checkpoint.pt").is_file()
-            ):
+            if logged and (logged[0]["settings"]["epochs"] != chosen["epochs"] or unkept(folder)):  # it begins again
                 shutil.rmtree(former, ignore_errors=True)
                 folder.rename(former)  # gone at once or not at all, whenever this is killed
             self.clock.note(f"{chosen['epochs']} epochs")

@@ -16,7 +16,7 @@ from nas_zoo.runs.checkpoint import load_checkpoint
 from nas_zoo.runs.files import json_value, read_bytes
 from nas_zoo.runs.settings import CHANGEABLE, resumed_settings
 
-__all__ = ["RunLog", "run_to_resume", "settings_to_resume"]
+__all__ = ["RunLog", "run_to_resume", "settings_to_resume", "unkept"]
 
 S = TypeVar("S")
 
@@ -166,6 +166,14 @@ def run_to_resume(out: Path, resume: str | None, kind: str) -> tuple[dict[str, A
             "back, name another checkpoint behind --resume, or give another --out"
         )
     return settings, None
+
+
+def unkept(out: Path) -> bool:
+    """Whether a run was begun there and stopped before its first checkpoint, so that there is nothing to go on with."""
+    log = out / "log.jsonl"
+    if (out / "checkpoint.pt").exists() or not log.is_file():
+        return False
+    return sum(record.get("kind") == "epoch" for record in RunLog.read(log)) <= 1
 
 
 def settings_to_resume(

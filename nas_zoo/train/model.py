@@ -194,8 +194,9 @@ def same_cells(settings: TrainSettings, state: Mapping[str, Any]) -> tuple[str, 
     """("genotype",) where that setting leads to the cells that the checkpoint has: their file may lie elsewhere now."""
     made_with = state.get("model_args")
     made = made_with.get("genotype") if isinstance(made_with, dict) else None
-    if settings.genotype is None or made is None:
-        return ()
+    if settings.genotype in (None, state["settings"].get("genotype")) or made is None:
+        return ()  # a name that is the run's own is not looked up: its file may be gone
+    assert settings.genotype is not None
     return ("genotype",) if cells_named(settings.genotype) == as_genotype(made) else ()
 
 

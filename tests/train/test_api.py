@@ -106,3 +106,12 @@ def test_the_file_of_its_cells_may_lie_elsewhere_when_a_run_goes_on(settings, tr
     assert again.history == trained.history
     with pytest.raises(ValueError, match=r"genotype must stay 'darts_v2'.*got .*darts_v1"):
         train(dataclasses.replace(settings, genotype=str(tmp_path / "darts_v1.json")), resume=True)
+
+
+def test_a_run_goes_on_without_the_file_of_its_cells(settings, tmp_path):
+    cells = tmp_path / "cells.json"
+    cells.write_text(load_genotype("darts_v2").to_json())
+    own = dataclasses.replace(settings, genotype=str(cells), epochs=1, warmup_epochs=0, out=tmp_path / "run")
+    history = train(own).history
+    cells.unlink()
+    assert train(own, resume=True).history == history
