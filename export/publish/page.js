@@ -80,8 +80,10 @@ async function classify(blob) {
       line.append(name, part);
       answer.append(line);
     }
+    await picture.decode().catch(() => {}); // it pushes the answer down
     window.found = { probabilities: [...result], ms };
     say(`${facts.classes[order[0]]}, ${(100 * result[order[0]]).toFixed(1)} %. The network took ${ms.toFixed(1)} ms.`);
+    answer.parentElement.scrollIntoView({ block: "nearest" }); // on a phone it lies below the examples
   } catch (error) {
     window.found = { error: String(error.message ?? error) };
     say(`This picture can't be read here: ${error.message ?? error}`, true);

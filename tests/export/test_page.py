@@ -282,7 +282,7 @@ def test_transparent_and_wide_gamut_pictures_are_told_apart(carried, browser, tm
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_and_a_keyboard_can_use_it(carried, browser, scheme):
     address, _ = carried
-    tab, said, _ = opened(browser, address, viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    tab, said, _ = opened(browser, address, viewport={"width": 390, "height": 667}, color_scheme=scheme)
     assert tab.evaluate("() => document.documentElement.scrollWidth") == 390
     tab.keyboard.press("Tab")
     assert tab.evaluate("() => document.activeElement.id") == "file"
@@ -291,6 +291,9 @@ def test_a_phone_and_a_keyboard_can_use_it(carried, browser, scheme):
     assert sum(found["probabilities"]) == pytest.approx(1, abs=1e-5)
     assert tab.get_attribute("#state", "aria-live") == "polite"
     assert tab.locator("#answer li").count() == 5
+    box = tab.locator("#answer").bounding_box()
+    assert box["y"] > 0  # it has come into sight
+    assert box["y"] + box["height"] <= 667
     assert tab.evaluate("() => [...document.images].every((image) => image.hasAttribute('alt'))")
     assert said == []
     tab.close()
