@@ -1,41 +1,111 @@
-"""The cells of an epoch as a picture of pixels, for trackers; drawings of cells are in ``export.cells``."""
+"""Cells of a search as a picture: of an epoch for trackers, of several epochs below one another for `nas-zoo genotype`.
 
-from collections.abc import Callable, Mapping
-from typing import Any
+Large drawings of one genotype are in ``export.cells``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nas_zoo.genotype import KINDS, Genotype
+from nas_zoo.genotype import KINDS, Cell, Genotype
 from nas_zoo.models.palette import color_of
+from nas_zoo.runs.files import replacing
+from nas_zoo.text import counted
 
-__all__ = ["changed_cells", "picture_of"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["changed_cells", "draw_rows", "picture_of"]
+
+#: What a drawing may be saved as.
+SUFFIXES = (".svg", ".png", ".pdf")
+
+
+def figure_of(rows: Sequence[tuple[str, Genotype]]) -> Figure:
+    """A row of a normal and a reduction cell for each name and genotype, below one another.
+
+    Nodes stand in a line, inputs first; an arc is an edge with its operation, in the same place in each row. From the
+    second row on the edges that the row above lacks, or has with another operation, are thick.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, as all of it
+    from matplotlib.figure import Figure
+
+    last = max(len(cells.cell(kind).nodes) for _, cells in rows for kind in KINDS) + 1
+    figure = Figure(figsize=(1.9 * (last + 1), (0.5 * last + 0.3) * len(rows)), dpi=80, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(len(rows), len(KINDS), squeeze=False)
+    above: Genotype | None = None
+    for (name, cells), places in zip(rows, grid, strict=True):
+        for kind, axes in zip(KINDS, places, strict=True):
+            cell = cells.cell(kind)
+            new = set(_edges(cell)) - set(_edges((above or cells).cell(kind)))
+            words = [name, {"normal": "normal cell", "reduce": "reduction cell"}[kind]]
+            if above is not None:
+                words.append(counted(len(new), "new edge") if new else "none new")
+            axes.set_title(", ".join(filter(None, words)), fontsize=9, loc="left", parse_math=False)
+            axes.set(xlim=(-0.5, last + 0.5), ylim=(-(last // 2) - 0.3, (last + 1) // 2 - 0.2))
+            axes.axis("off")
+            _paint(axes, cell, new)
+        above = cells
+    return figure
+
+
+def _edges(cell: Cell) -> list[tuple[int, int, str]]:
+    """(node, source, operation) of each."""
+    return [(node, edge.source, edge.operation) for node, edges in enumerate(cell.nodes, 2) for edge in edges]
+
+
+def _paint(axes: Axes, cell: Cell, thick: set[tuple[int, int, str]]) -> None:
+    from matplotlib.patches import Arc
+
+    drawn: set[tuple[int, int]] = set()
+    for node, source, operation in _edges(cell):
+        middle, radius, color = (node + source) / 2, (node - source) / 2, color_of(operation)
+        # Odd steps above and even ones below, so labels of one height stand a node apart; a second edge opposite.
+        above = (node - source) % 2 != ((node, source) in drawn)
+        drawn.add((node, source))
+        first, width = (0, 180) if above else (180, 360), 3.0 if (node, source, operation) in thick else 1.3
+        axes.add_patch(Arc((middle, 0), 2 * radius, 2 * radius, theta1=first[0], theta2=first[1], color=color,
+                           linewidth=width))  # fmt: skip
+        axes.text(middle, radius if above else -radius, operation, color=color, ha="center", va="center", fontsize=7,
+                  parse_math=False, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # fmt: skip
+    for node in range(len(cell.nodes) + 2):
+        text, used = f"c{node - 2}" if node < 2 else str(node), node < 2 or node in cell.concat
+        axes.text(node, 0, text, ha="center", va="center", fontsize=8,
+                  bbox={"boxstyle": "circle", "facecolor": "#DDE7F0" if used else "white"})  # fmt: skip
+
+
+def draw_rows(rows: Sequence[tuple[str, Genotype]], path: Path) -> None:
+    """Draws such rows to a file; the same bytes each time.
+
+    Raises:
+        ValueError: The file's name does not end in .svg, .png or .pdf, or its folder does not exist.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"the picture's name must end in .svg, .png or .pdf, got {str(path)!r}")
+    if not path.parent.is_dir():
+        raise ValueError(f"{str(path)!r}: there is no such folder")
+    import matplotlib
+
+    # None of the user's settings, letters as letters, and nothing that another version or day would change.
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "nas-zoo"})
+        said: dict[str, Any] = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None},
+                                ".pdf": {"CreationDate": None, "Creator": None, "Producer": None}}[suffix]  # fmt: skip
+        with replacing(path) as file:
+            figure_of(rows).savefig(file, format=suffix[1:], dpi=160, metadata=said)
 
 
 def picture_of(genotype: Genotype) -> np.ndarray:
-    """Both cells, one above the other, (H, W, 3) uint8: nodes in a row, an arc for each edge with its operation."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 8), dpi=80, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    for axes, kind in zip(figure.subplots(len(KINDS)), KINDS, strict=True):
-        cell = genotype.cell(kind)
-        last = len(cell.nodes) + 1
-        axes.set(title=f"{kind} cell", xlim=(-0.5, last + 0.5), ylim=(-last / 2 - 0.2, last / 2 + 0.2))
-        axes.axis("off")
-        arcs = [(number, edge) for number, edges in enumerate(cell.nodes, start=2) for edge in edges]
-        for place, (number, edge) in enumerate(arcs):
-            side, color = 1 if place % 2 else -1, color_of(edge.operation)
-            x = np.linspace(0, np.pi, 40)
-            middle, radius = (number + edge.source) / 2, (number - edge.source) / 2
-            axes.plot(middle - radius * np.cos(x), side * radius * np.sin(x), color=color)
-            axes.text(middle, side * radius, edge.operation, color=color, ha="center", va="center", fontsize=7,
-                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # fmt: skip
-        for number in range(last + 1):
-            text = f"c{number - 2}" if number < 2 else str(number)
-            used = number < 2 or number in cell.concat
-            axes.text(number, 0, text, ha="center", va="center",
-                      bbox={"boxstyle": "circle", "facecolor": "#DDE7F0" if used else "white"})  # fmt: skip
+    """Both cells, (H, W, 3) uint8."""
+    canvas: Any = figure_of([("", genotype)]).canvas
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 

@@ -3,6 +3,7 @@
     nas-zoo genotype runs/edas                                   # those of genotype.json
     nas-zoo genotype runs/edas --rule darts --to edas_e8.json
     nas-zoo genotype runs/da2s --edges 4/14 --epoch 12
+    nas-zoo genotype runs/edas --epoch 1 5 10 25 --draw cells.svg     # how they changed, below one another
     nas-zoo train --genotype edas_e8.json ...                    # what it writes is taken wherever cells are
 
 Needs the run's log.jsonl and nothing else, and works while the run goes on. Rules: argmax (every edge keeps its
@@ -27,6 +28,8 @@ from nas_zoo.search.arguments import add_code_flags, load_code
 from nas_zoo.search.discretize import DERIVATIONS
 from nas_zoo.search.found import need_folder
 from nas_zoo.search.method import find_method
+from nas_zoo.search.picture import draw_rows
+from nas_zoo.text import plain
 
 __all__ = ["cells_of_run", "main"]
 
@@ -91,8 +94,17 @@ def make_parser() -> Parser:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--rule", choices=tuple(DERIVATIONS), help="rule of derivation (default: the method's own)")
     how.add_argument("--edges", help="configuration of edges instead: 8/14 to 3/14, or groups such as 2+3:1,4:1,5:1")
-    parser.add_argument("--epoch", type=whole(1), help="after which epoch, from 1 (default: the last)")
+    parser.add_argument(
+        "--epoch",
+        type=whole(1),
+        nargs="+",
+        default=[None],
+        help="after which epoch, from 1 (default: the last); several with --draw",
+    )
     parser.add_argument("--to", type=Path, metavar="FILE", help="genotype file to write (default: print it)")
+    parser.add_argument(
+        "--draw", type=Path, metavar="FILE", help="draw the cells instead, .svg, .png or .pdf: a row for each epoch"
+    )
     add_code_flags(parser)
     return parser
 
@@ -102,12 +114,17 @@ def main(argv: list[str] | None = None) -> int:
     """The program: 0, or 2 for a mistake of the user's."""
     options = make_parser().parse_args(argv)
     load_code(options)
-    genotype, come_from = cells_of_run(
-        options.run, options.edges if options.rule is None else options.rule, options.epoch
-    )
-    if options.to is None:
-        print(genotype.to_json(2), end="")
-    else:
+    if len(options.epoch) > 1 and (options.draw is None or options.to is not None):
+        raise ValueError(f"--epoch takes one number, or several with --draw and without --to, got {options.epoch}")
+    rule = options.edges if options.rule is None else options.rule
+    found = [cells_of_run(options.run, rule, epoch) for epoch in options.epoch]
+    if options.draw is not None:
+        draw_rows([(f"epoch {come_from['epochs']}", genotype) for genotype, come_from in found], options.draw)
+        print(plain(options.draw))
+    ((genotype, come_from), *_) = found
+    if options.to is not None:
         write_json(options.to, json.loads(genotype.to_json()) | {"provenance": come_from})
-        print(options.to)
+        print(plain(options.to))
+    elif options.draw is None:
+        print(genotype.to_json(2), end="")
     return 0

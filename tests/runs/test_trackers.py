@@ -66,7 +66,7 @@ def test_tensorboard_shows_every_figure_of_every_epoch_also_over_a_resume(kind, 
     if kind == "search":
         images = shown.Images("cells")
         assert images[0].step == 1
-        assert (images[0].width, images[0].height) == (720, 640)
+        assert (images[0].width, images[0].height) == (912, 224)
     else:
         assert not shown.Tags()["images"]
 

@@ -3,11 +3,13 @@
 import json
 import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from nas_zoo.cli import main
 from nas_zoo.genotype import Genotype, load_genotype
+from nas_zoo.models.palette import OPERATION_COLORS
 from nas_zoo.runs.log import RunLog
 from nas_zoo.search.rederive import cells_of_run
 
@@ -39,10 +41,42 @@ def test_other_numbers_of_edges_are_written_as_a_genotype_file(tmp_path, capsys)
     assert Genotype.from_json(capsys.readouterr().out) == cells
 
 
+def test_cells_of_several_epochs_are_drawn_below_one_another(tmp_path, capsys):
+    run, file = RESULTS / "edas_c8_c10", tmp_path / "cells.svg"
+    assert main(["genotype", str(run), "--epoch", "1", "4", "10", "--draw", str(file)]) == 0
+    assert capsys.readouterr().out == f"{file}\n"
+    words = [element.text for element in ElementTree.fromstring(file.read_text("utf-8")).iter() if element.text]
+    edges = {}
+    for epoch in (1, 4, 10):
+        cells, _ = cells_of_run(run, None, epoch)
+        for kind in ("normal", "reduce"):
+            edges[epoch, kind] = {
+                (node, *edge) for node, inputs in enumerate(cells.cell(kind).nodes) for edge in inputs
+            }
+    for kind, name in (("normal", "normal cell"), ("reduce", "reduction cell")):
+        assert f"epoch 1, {name}" in words
+        for before, after in ((1, 4), (4, 10)):
+            new = len(edges[after, kind] - edges[before, kind])
+            told = f"{new} new edge{'s' if new > 1 else ''}" if new else "none new"
+            assert f"epoch {after}, {name}, {told}" in words
+    drawn = sum(word in OPERATION_COLORS for word in words)
+    assert drawn == sum(map(len, edges.values()))
+    again = tmp_path / "again.svg"
+    assert main(["genotype", str(run), "--epoch", "1", "4", "10", "--draw", str(again)]) == 0
+    assert again.read_bytes() == file.read_bytes()
+    picture, cells_file = tmp_path / "last.png", tmp_path / "last.json"
+    assert main(["genotype", str(run), "--draw", str(picture), "--to", str(cells_file)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert load_genotype(cells_file) == cells_of_run(run)[0]
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (["--epoch", "99"], "epoch must be one that"),
+        (["--epoch", "1", "2"], "--epoch takes one number, or several with --draw and without --to, got [1, 2]"),
+        (["--draw", "cells.gif"], "must end in .svg, .png or .pdf, got 'cells.gif'"),
+        (["--draw", "no/cells.svg"], "'no/cells.svg': there is no such folder"),
         (["--edges", "9/14"], "'9/14' is neither"),
         (["--edges", ""], "got '', in which '' is neither"),  # which gave the method's own cells
     ],
