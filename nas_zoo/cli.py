@@ -187,10 +187,9 @@ def info(options: argparse.Namespace) -> int:
         **paper,
         "stages": [dataclasses.asdict(stage) for stage in stages],
         "features": [{"channels": level["num_chs"], "reduction": level["reduction"]} for level in model.feature_info],
-        "pretrained": bool(cfg.get("hf_hub_id") or cfg.get("file") or cfg.get("url")),
+        "pretrained": not kwargs and bool(cfg.get("hf_hub_id") or cfg.get("file") or cfg.get("url")),
         "license": cfg.get("license"),
-        **({} if kwargs else _as_measured(name)),
-        **_as_reported(name),
+        **({} if kwargs else _as_measured(name) | _as_reported(name)),
     }
     if options.json:
         print(json.dumps(facts, indent=1))
@@ -202,7 +201,7 @@ def info(options: argparse.Namespace) -> int:
         "activations": f"{counts.activations / 1e6:,.2f}M",
         "input_size": "x".join(map(str, counts.input_size)),
         "features": features,
-        "pretrained": "yes" if facts["pretrained"] else f"no ({_where_weights_are(name)})",
+        "pretrained": "yes" if facts["pretrained"] else "no" if kwargs else f"no ({_where_weights_are(name)})",
     }
     shown.pop("stages")
     width = max(map(len, shown))

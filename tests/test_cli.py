@@ -129,6 +129,9 @@ def test_a_name_that_is_both_means_the_same_cells():
     from nas_zoo.genotype import list_genotypes
     from nas_zoo.models.catalog import cells_named
 
+    for gone in ("edas_c10.json", "darts_v2_c10_s.jpg_e4", "darts_v2_c10.py:CELLS"):  # these gave a model's cells
+        with pytest.raises(ValueError, match=re.escape(gone)):
+            cells_named(gone)
     both = sorted(set(list_genotypes()) & set(MODELS))
     assert "edas_c10" in both
     assert [load_genotype(MODELS[name]["cell"]) for name in both] == [cells_named(name) for name in both]

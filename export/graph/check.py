@@ -518,8 +518,8 @@ def main(argv: Iterable[str] | None = None) -> int:
         classifier = OnnxClassifier(namespace.file)
         size = classifier.input_size or (3, None, None)
         images = real_images(
-            place, classes=classifier.labels, num_classes=classifier.num_classes, in_chans=size[0],
-            limit=settings.check_images,
+            place, split="test" if settings.images is None else None, classes=classifier.labels,
+            num_classes=classifier.num_classes, in_chans=size[0], limit=settings.check_images,
         )  # fmt: skip
     figures = check_onnx(namespace.file, model, images, batches=settings.batches, atol=settings.atol)
     print(summary(figures))

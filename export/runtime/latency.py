@@ -2,7 +2,7 @@
 
     nas-zoo latency edas_c10_s --threads 1 --measure
     nas-zoo latency runs/search --init-channels 16 --num-cells 8 --image-size 32
-    nas-zoo latency da2s --layout imagenet --image-size 160 --to table.json
+    nas-zoo latency da2s_c10 --layout imagenet --image-size 160 --to table.json
 
 The pieces (an operation at its channels, resolution and stride, and what stands around it) are timed once a machine,
 each as an ONNX file of its own, then some whole networks of the same shape with random cells, on which scale and offset
@@ -363,7 +363,7 @@ def named_network(name: str, settings: LatencySettings) -> tuple[Genotype, Shape
         made = f"local-dir:{name}"
     elif name.split(".")[0] in MODELS:
         find_cfg(name)  # which knows its tags
-        made = name.split(".")[0]
+        made = name
     else:
         kwargs["genotype"] = cells_named(name)
         made = f"cell_net_{settings.layout or 'cifar'}"

@@ -95,11 +95,16 @@ def cells_named(value: Any) -> Genotype:
 
 
 def _cell_of_model(value: Any) -> str | None:
-    """The cell's name where a value is a model's name and nothing that ``as_genotype`` takes."""
+    """The cell's name where a value is a model's name, with a tag or without, and not what ``as_genotype`` takes."""
     if not isinstance(value, str) or (base := value.partition(".")[0]) not in MODELS:
         return None
     from nas_zoo.genotype import list_records
+    from nas_zoo.models.public import public_weights
+    from nas_zoo.models.results import package_results
 
+    tagged = {row.name for row in package_results()} | {row.name for row in public_weights()}
+    if value != base and value not in tagged:
+        return None  # edas_c10.json is a file that is not there
     return None if value in list_records() or os.path.exists(value) else str(MODELS[base]["cell"])
 
 

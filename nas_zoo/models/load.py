@@ -1,16 +1,20 @@
 """A model with its weights, from whatever a user calls it by: a run's folder, a Hub id, a name, a weights file."""
 
+import json
 import pickle
 import re
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import timm
 import torch
+from safetensors import safe_open
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
+from nas_zoo.genotype import Genotype, name_of_cells
 from nas_zoo.models.catalog import hint_for_model, network_named, words_for_cells
 from nas_zoo.models.config import check_config
 from nas_zoo.models.results import hub_is_away
@@ -94,6 +98,7 @@ def load_model(
         except RuntimeError as error:
             lines = [line.strip() for line in str(error).splitlines()]
             raise ValueError(f"weights {str(weights)!r} do not fit {model!r}: {' '.join(lines[:2])}") from error
+        _as_the_file_says(made, Path(weights), model)
     elif part := _untrained(made) if pretrained else "all":
         if not random_weights:
             sizes = "classes" if part == "classifier" else "channels of an image"
@@ -103,6 +108,30 @@ def load_model(
             )
         made.random_weights = part  # type: ignore[assignment]
     return made.eval()
+
+
+def _as_the_file_says(made: Any, weights: Path, model: str) -> None:
+    """Takes the classes that training wrote into a weights file; ValueError where it says that they are of other cells.
+
+    Cells that differ in operations without parameters alone fit each other's weights and mean something else.
+    """
+    if weights.suffix != ".safetensors":
+        return
+    with safe_open(weights, "pt") as file:
+        told = file.metadata() or {}
+    try:
+        cells = Genotype.from_json(told["genotype"]) if "genotype" in told else None
+        classes = json.loads(told.get("classes", "null"))
+    except ValueError:  # of another program
+        return
+    own = getattr(made, "genotype", None)
+    if cells is not None and isinstance(own, Genotype) and cells != own:
+        raise ValueError(
+            f"weights {str(weights)!r} were trained with cells {name_of_cells(cells.digest)}, and {model!r} has "
+            f"{name_of_cells(own.digest)}"
+        )
+    if isinstance(classes, list) and len(classes) == getattr(made, "num_classes", None):
+        made.pretrained_cfg = dict(made.pretrained_cfg) | {"label_names": tuple(map(str, classes))}
 
 
 def make_named(name: str, said: str, **kwargs: Any) -> nn.Module:
@@ -147,7 +176,13 @@ def class_names(cfg: Any) -> tuple[str, ...] | None:
 
 
 def find_cfg(model: str) -> Any:
-    """timm's configuration of MODEL or MODEL.TAG; None where the model has none. A ValueError for an unknown tag."""
+    """timm's configuration of MODEL, MODEL.TAG, ``hf-hub:ORG/NAME`` or ``local-dir:FOLDER``; None where it has none.
+
+    A ValueError for an unknown tag.
+    """
+    if model.startswith(("hf-hub:", "hf_hub:", "local-dir:")):  # which it knows only with the model
+        with torch.device("meta"):
+            return SimpleNamespace(**make_named(model, model).pretrained_cfg)  # type: ignore[arg-type]
     try:
         return timm.get_pretrained_cfg(model)
     except RuntimeError as error:

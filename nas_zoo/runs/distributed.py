@@ -39,6 +39,7 @@ __all__ = [
     "keep_freed_memory",
     "max_over_processes",
     "merged_over_processes",
+    "process_index",
     "start_accelerator",
     "sum_over_processes",
     "take_statistics",
@@ -57,9 +58,14 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def process_index() -> int:
+    """Of this process among all, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
 def is_first() -> bool:
     """Whether this is the one of all processes that tells things."""
-    return world_size() == 1 or dist.get_rank() == 0
+    return process_index() == 0
 
 
 def sum_over_processes(values: Tensor) -> Tensor:

@@ -129,7 +129,8 @@ class Loop:
                 if accelerator.is_main_process:  # the others have added theirs to it
                     self._sums += resume["sums"]
                 self.log.take_up(resume["log_lines"], resume["settings"], changeable=CHANGEABLE)
-            self.log.event("resumed", epoch=self.epoch + 1, iteration=self.step, commit=facts["commit"])
+            if self.epoch < settings.epochs:
+                self.log.event("resumed", epoch=self.epoch + 1, iteration=self.step, commit=facts["commit"])
             before, now = resume.get("processes"), accelerator.num_processes
             others = ""
             if isinstance(before, int) and before != now:

@@ -520,6 +520,27 @@ def settings_from(
     ValueError for an unknown name, a value of the wrong type, a missing one, or what the class's own __post_init__
     refuses; each names the setting, the value and where it was written.
     """
+    fields = _fields(settings_class)
+    values, sources = _read_layers(settings_class, flags, config, under)
+    for name, field in fields.items():
+        if name not in values and _default(field) is dataclasses.MISSING:
+            raise ValueError(f"{name} is needed: give {_flag(name)} or write `{name}:` in the config file")
+    try:
+        settings = settings_class(**values)
+    except ValueError as error:
+        raise ValueError(_with_sources(str(error), fields, values, sources)) from error
+    # beside the fields, so that equality, repr and asdict do not see it
+    object.__setattr__(settings, "_sources", sources)
+    return settings
+
+
+def _read_layers(
+    settings_class: type[Any],
+    flags: Mapping[str, Any] | None,
+    config: Path | str | None,
+    under: Mapping[str, Mapping[str, Any]] | None = None,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The settings that are given, each in its field's type, and where each was written."""
     fields, hints = _fields(settings_class), _types(settings_class)
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -536,16 +557,7 @@ def settings_from(
         except ValueError as error:
             raise ValueError(f"{source}: {name} {error}") from None
         sources[name] = source
-    for name, field in fields.items():
-        if name not in values and _default(field) is dataclasses.MISSING:
-            raise ValueError(f"{name} is needed: give {_flag(name)} or write `{name}:` in the config file")
-    try:
-        settings = settings_class(**values)
-    except ValueError as error:
-        raise ValueError(_with_sources(str(error), fields, values, sources)) from error
-    # beside the fields, so that equality, repr and asdict do not see it
-    object.__setattr__(settings, "_sources", sources)
-    return settings
+    return values, sources
 
 
 def _with_sources(
@@ -576,12 +588,10 @@ def resumed_settings(
     run has, such as what accelerate was asked for; a flag holds against them. ValueError for a setting that would
     change what is computed, naming it and both values.
     """
-    settings = settings_from(settings_class, flags, config)
-    given = set(flags) | (set() if config is None else set(read_config(config)))
-    now = to_dict(settings)
-    for name in sorted(given - set(changeable)):
-        if now[name] != saved.get(name):
-            raise ValueError(f"{name} must stay {saved.get(name)!r} as in the run that is resumed, got {now[name]!r}")
+    given, _ = _read_layers(settings_class, flags, config)
+    for name in sorted(given.keys() - set(changeable)):
+        if (now := _plain(given[name])) != saved.get(name):
+            raise ValueError(f"{name} must stay {saved.get(name)!r} as in the run that is resumed, got {now!r}")
     for where, layer in (under or {}).items():
         for name, value in layer.items():
             before = saved.get(name, _default(_fields(settings_class)[name]))
@@ -590,8 +600,9 @@ def resumed_settings(
                     f"{name} must stay {before!r} as in the run that is resumed, got {value!r} from {where}; "
                     f"{_flag(name)} {_show(before)} holds against it"
                 )
-    kept = {name: value for name, value in saved.items() if name not in given and name not in forgotten}
-    return settings_from(settings_class, kept | {name: value for name, value in now.items() if name in given})
+    # What is given has to fit what the run has, not the defaults of the class.
+    kept = {name: value for name, value in saved.items() if name not in forgotten}
+    return settings_from(settings_class, flags, config, under={"the run": kept})
 
 
 def to_dict(settings: Any) -> dict[str, Any]:

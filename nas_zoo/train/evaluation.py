@@ -27,7 +27,15 @@ from nas_zoo.data.named import open_source
 from nas_zoo.data.own import DATA, TEST_DATA, LabelledImages
 from nas_zoo.data.sources import ImageSource
 from nas_zoo.models.load import class_names, load_model
-from nas_zoo.runs.distributed import autocast_for, max_over_processes, start_accelerator, sum_over_processes, world_size
+from nas_zoo.runs.distributed import (
+    autocast_for,
+    is_first,
+    max_over_processes,
+    process_index,
+    start_accelerator,
+    sum_over_processes,
+    world_size,
+)
 from nas_zoo.runs.ending import program
 from nas_zoo.runs.launch import asked_settings
 from nas_zoo.runs.settings import (
@@ -98,7 +106,7 @@ def evaluate_model(
     workers: int | None = 0,
     autocast: Callable[[], Any] | None = None,
 ) -> dict[str, Any]:
-    """`evaluate` over all images of a source; scaled as the model's pretrained_cfg says unless told.
+    """`evaluate` over all images of a source, by all processes; scaled as the model's pretrained_cfg says unless told.
 
     ValueError where model and images have other classes or channels.
     """
@@ -127,6 +135,8 @@ def evaluate_model(
         mean=mean or (tuple(cfg["mean"]) if fitting else None),
         std=std or (tuple(cfg["std"]) if fitting else None),
         workers=workers,
+        rank=process_index(),
+        world=world_size(),
     )
     return evaluate(model.to(device), batches.once("evaluating"), autocast)
 
@@ -205,6 +215,8 @@ def main(argv: list[str] | None = None) -> int:
     namespace = make_parser().parse_args(argv)
     settings = settings_from(EvaluateSettings, given_flags(namespace), under=asked_settings(EvaluateSettings))
     figures = evaluate_on(namespace.model, settings)
+    if not is_first():
+        return 0
     of_test = settings.split == "test" and settings.test_data is not None
     data = {"data": settings.test_data if of_test else settings.data, "split": settings.split}
     if figures["same_classes"] is None:

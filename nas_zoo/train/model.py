@@ -81,7 +81,7 @@ def make_model(
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **args)
     except RuntimeError as error:
-        if "Unknown model" not in str(error) and "pretrained tag" not in str(error):
+        if not any(words in str(error) for words in ("Unknown model", "pretrained tag", "No pretrained weights")):
             raise
         raise ValueError(f"model={settings.model!r}: {words_of(error, settings.model)}") from None
     except TypeError as error:
@@ -105,7 +105,7 @@ def load_first(model: Any, settings: TrainSettings, classes: Sequence[str]) -> s
         whose, count = repr(str(file)), len(classes)
     elif settings.pretrained:
         cfg = find_cfg(settings.model)
-        assert cfg is not None
+        assert cfg is not None  # else there would have been no weights
         known, whose, count = class_names(vars(cfg)), settings.model, cfg.num_classes
         model.pretrained_cfg.pop("tag", None)  # it names weights that these will not be any more
     else:

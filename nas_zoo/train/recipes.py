@@ -175,6 +175,8 @@ class TrainSettings:
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "from 0 to below 1")
         require_finite(self, "lr", above=True)
         require(self.min_lr <= self.lr, "min_lr", self.min_lr, f"at most lr ({self.lr})")
+        if self.schedule == "one_cycle":  # which has to fall again
+            require_most(self, warmup_epochs=self.epochs - 1)
         for name in ("crop_pct", "crop_area_min", "layer_decay"):
             require(0 < getattr(self, name) <= 1, name, getattr(self, name), "greater than 0 and at most 1")
         for name, least, unit in (("image_size", 8, " pixels"), ("train_limit", 2, " images")):
@@ -222,6 +224,11 @@ class TrainSettings:
     def drop_path_rate(self, epoch: int) -> float:
         """Drop path's probability in an epoch from 0: ``drop_path * epoch / epochs``, as in DARTS."""
         return self.drop_path * epoch / self.epochs
+
+
+def folder_of(flags: Mapping[str, Any], config: Path | None = None) -> Path:
+    """Where the run of these flags and that file is to lie."""
+    return Path(str(flags.get("out") or (read_config(config) if config else {}).get("out") or TrainSettings.out))
 
 
 def settings_of(flags: Mapping[str, Any], config: Path | None = None) -> TrainSettings:

@@ -65,7 +65,7 @@ from nas_zoo.text import plain
 from nas_zoo.train.auxiliary import AuxiliaryHead, Trained, take_tensor_drop_paths
 from nas_zoo.train.evaluation import evaluate
 from nas_zoo.train.model import chosen_args, load_first, make_model, origin_of_cells, save_model, scaled_as_trained
-from nas_zoo.train.recipes import TrainSettings, settings_of
+from nas_zoo.train.recipes import TrainSettings, folder_of, settings_of
 
 __all__ = ["Training", "main", "parse", "train"]
 
@@ -232,9 +232,9 @@ class Training:
             line["unreadable"] = len(self.source.skips.found)
         if settings.eval_every and (epoch + 1) % settings.eval_every == 0:
             if self.val_batches is not None:
-                line["val"] = self.evaluated(self.val_batches)
+                line["val"] = self.evaluated(self.val_batches, self.autocast)
             if settings.test_curve:
-                line["test"] = self.evaluated(self.test_batches)
+                line["test"] = self.evaluated(self.test_batches, self.autocast)
         return line
 
     def report(self, line: Mapping[str, Any]) -> str:
@@ -279,13 +279,13 @@ class Training:
         """Those that are evaluated, the result's first: the moving average where there is one, and the last."""
         return ({} if self.ema is None else {"ema": self.ema.module}) | {"last": self.model}
 
-    def evaluated(self, batches: Batches) -> dict[str, dict[str, Any]]:
+    def evaluated(self, batches: Batches, autocast: Any = None) -> dict[str, dict[str, Any]]:
         """``evaluate`` of each of the weights."""
-        return {name: evaluate(net, batches.once("evaluating"), self.autocast) for name, net in self.weights.items()}
+        return {name: evaluate(net, batches.once("evaluating"), autocast) for name, net in self.weights.items()}
 
     def result(self) -> dict[str, Any]:
         """The final figures on the test split: those of the weights that were named beforehand, and of the others."""
-        found = self.evaluated(self.test_batches)
+        found = self.evaluated(self.test_batches)  # in float32 whatever they were trained in: so they are saved
         genotype = getattr(self.model, "genotype", None)
         first, *others = found
         began_with = {"began_with": self.settings.model} if self.settings.pretrained else {}
@@ -390,11 +390,10 @@ def parse(argv: list[str]) -> tuple[TrainSettings, dict[str, Any] | None]:
     for name in filter(None, namespace.operations.split(",")):
         load_operation(name)
     flags, config = given_flags(namespace), namespace.config
-    settings = settings_of(flags, config)
-    saved, state = run_to_resume(settings.out, namespace.resume, CHECKPOINT_KIND)
-    if saved is not None:
-        settings = resumed_settings(TrainSettings, saved, flags, config, under=asked_settings(TrainSettings))
-    return settings, state
+    saved, state = run_to_resume(folder_of(flags, config), namespace.resume, CHECKPOINT_KIND)
+    if saved is None:
+        return settings_of(flags, config), None
+    return resumed_settings(TrainSettings, saved, flags, config, under=asked_settings(TrainSettings)), state
 
 
 @program("nas-zoo train")

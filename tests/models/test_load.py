@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 
 from nas_zoo.export.graph.onnx_file import export_onnx
 from nas_zoo.export.runtime.bench import bench_model
 from nas_zoo.export.runtime.latency import LatencySettings, main, named_network
+from nas_zoo.genotype import KINDS, Genotype, load_genotype
 from nas_zoo.models.load import load_model
 
 ARGS: dict[str, Any] = {"genotype": "darts_v2", "init_channels": 4, "num_cells": 3, "num_classes": 3}
@@ -50,6 +52,35 @@ def test_a_config_of_another_kind_is_told_with_its_place(folder, config, told):
     for read in (load_model, lambda name: named_network(name, LatencySettings())):
         with pytest.raises(ValueError, match=rf"^'.*config\.json'.* {told}"):
             read(str(folder))
+
+
+def test_the_latency_of_weights_is_that_of_their_network():
+    """It was that of a thousand classes at 224 pixels, under the name of ten at 128."""
+    _, shape = named_network("edas_e8_in1k.imagenette_e20_r128", LatencySettings())
+    assert (shape.num_classes, shape.input_size) == (10, (3, 128, 128))
+    assert named_network("edas_e8_in1k", LatencySettings())[1].num_classes == 1000
+
+
+def test_a_file_of_weights_says_what_its_classes_and_cells_are(tmp_path):
+    """The model's own are of the data that its name stands for."""
+    file, classes = tmp_path / "model.safetensors", [f"c{i}" for i in range(10)]
+    small: dict[str, Any] = {"num_cells": 2}
+    model: Any = timm.create_model("darts_v2_c10", init_channels=4, **small)
+    metadata = {"genotype": model.genotype.to_json(), "classes": json.dumps(classes)}
+    save_file(model.state_dict(), file, metadata)
+    again: Any = load_model("darts_v2_c10", file, init_channels=4, **small)
+    assert list(again.pretrained_cfg["label_names"]) == classes
+    cells = load_genotype("darts_v2")
+    other = json.loads(cells.to_json())  # without parameters of its own, the operation leaves none
+    place = next((kind, i, j) for kind in KINDS for i, node in enumerate(cells.cell(kind).nodes)
+                 for j, edge in enumerate(node) if edge.operation == "skip_connect" and kind == "normal")  # fmt: skip
+    other[place[0]]["nodes"][place[1]][place[2]][0] = "max_pool_3x3"
+    metadata["genotype"] = Genotype.from_json(other).to_json()
+    save_file(model.state_dict(), file, metadata)
+    with pytest.raises(ValueError, match=r"were trained with cells .* and 'darts_v2_c10' has darts_v2"):
+        load_model("darts_v2_c10", file, init_channels=4, **small)
+    save_file(model.state_dict(), file, {"genotype": "of another program", "classes": "[1"})
+    assert load_model("darts_v2_c10", file, init_channels=4, **small).num_classes == 10
 
 
 def test_the_latency_is_of_networks_of_cells(tmp_path):

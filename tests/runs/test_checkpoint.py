@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from nas_zoo.runs import checkpoint
-from nas_zoo.runs.checkpoint import check_finite, load_checkpoint, previous_path, save_checkpoint
+from nas_zoo.runs.checkpoint import check_finite, check_place, load_checkpoint, previous_path, save_checkpoint
 
 STATE: dict[str, Any] = {
     "step": 7,
@@ -347,3 +347,11 @@ def test_weights_that_are_not_finite_are_noticed(bad):
     tensors[0][1] = bad
     with pytest.raises(FloatingPointError, match="not finite in epoch 3; the last checkpoint is kept"):
         check_finite(tensors, "in epoch 3")
+
+
+def test_a_run_goes_on_whose_epoch_could_not_be_ended():
+    """Its last iteration was done and saved, and a look at held-out images failed."""
+    place = {"epoch": 1, "step": 5, "seconds": 1.0, "log_lines": 2, "sums": torch.zeros(3, dtype=torch.float64)}
+    check_place(place, epochs=4, steps=5, num_sums=3)
+    with pytest.raises(ValueError, match="step must be a whole number from 0 to 5, got 6"):
+        check_place(place | {"step": 6}, epochs=4, steps=5, num_sums=3)

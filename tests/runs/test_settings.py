@@ -14,11 +14,14 @@ from nas_zoo.runs.settings import (
     given_flags,
     read_config,
     require,
+    resumed_settings,
     setting,
     settings_from,
+    source_of,
     to_dict,
     whole,
 )
+from nas_zoo.train.recipes import TrainSettings, settings_of
 
 
 @dataclass(frozen=True)
@@ -279,6 +282,17 @@ def test_an_empty_file_holds_nothing_and_json_is_yaml(tmp_path):
         assert read_config(write(tmp_path, text)) == {}
     text = '\N{ZERO WIDTH NO-BREAK SPACE}{"lr": 1e-3, "mean": [0.5, 1], "data": "no", "resume": null, "x": 010}'
     assert read_config(write(tmp_path, text)) == {"lr": 0.001, "mean": [0.5, 1], "data": "no", "resume": None, "x": 10}
+
+
+def test_what_a_run_that_goes_on_is_given_has_to_fit_its_settings_and_not_the_defaults():
+    begun = settings_of({"recipe": "finetune", "pretrained": True, "layer_decay": 0.75})
+    again = resumed_settings(TrainSettings, to_dict(begun), {"layer_decay": "0.75", "time_budget": 60.0})
+    assert again == dataclasses.replace(begun, time_budget=60.0)  # aux_weight is 0 there, and 0.4 by default
+    assert (source_of(again, "aux_weight"), source_of(again, "layer_decay")) == ("the run", "flag --layer-decay")
+    begun = settings_of({"recipe": "quick", "min_lr": 0.05})  # lr is 0.1 there, and 0.025 by default
+    assert resumed_settings(TrainSettings, to_dict(begun), {"min_lr": 0.05}) == begun
+    with pytest.raises(ValueError, match=r"lr must stay 0\.1 as in the run that is resumed, got 0\.2"):
+        resumed_settings(TrainSettings, to_dict(begun), {"lr": 0.2})
 
 
 def test_a_setting_without_default_is_needed():

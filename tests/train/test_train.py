@@ -257,6 +257,8 @@ def test_the_learning_rate_at_its_first_and_last_steps():
     assert budget.rate(7, 9, 10) == budget.rate(8, 0, 10) == pytest.approx(0.15)
     assert budget.rate(24, 0, 10) == pytest.approx(0.15 / 2)
     assert budget.rate(39, 9, 10) == pytest.approx(0.15 / 320)
+    with pytest.raises(ValueError, match="warmup_epochs must be at most 5, got 8"):  # which would end on its way up
+        tiny_settings("--recipe", "budget", "--epochs", "6")
 
 
 def test_weight_decay_is_on_everything_or_as_timm_has_it():
