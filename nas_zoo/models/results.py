@@ -295,10 +295,14 @@ def package_results() -> tuple[Result, ...]:
 # ------------------------------------------------------------------------------------------------------- the weights
 
 
-def with_row(rows: Sequence[Result], row: Result) -> list[Result]:
-    """The rows with this one: in the place of the one of its name, since a model's first is the default; else last."""
-    if any(other.name == row.name for other in rows):
-        return [row if other.name == row.name else other for other in rows]
+def with_row(rows: Sequence[Result], row: Result, old: str = "") -> list[Result]:
+    """The rows with this one: in the place of the one named `old`, or of its own name; a new one is the last.
+
+    A model's first row is its default.
+    """
+    old = old or row.name
+    if any(other.name == old for other in rows):
+        return [row if other.name == old else other for other in rows]
     return [*rows, row]
 
 

@@ -2,13 +2,15 @@
 
     nas-zoo adopt runs/edas_c10_s --tag jpeg_e60 --data cifar10-jpeg-train.tar.xz --test-data cifar10-jpeg-test.tar.xz
     nas-zoo adopt runs/seed0 --tag jpeg_e60 --also runs/seed1 runs/seed2
+    nas-zoo adopt runs/longer --tag jpeg_e60 --instead-of jpeg_e4
     nas-zoo adopt runs/edas_c10 --tag e600 --hub owner/edas_c10@0123456789abcdef0123456789abcdef01234567
 
 Nothing is typed by hand: figures, settings and versions come from the run's result.json and log.jsonl, the accuracy of
 the published file is measured here on the run's test images, and a run whose own accuracy does not come out again on
 them is refused. Weights are stored as float16 where that costs no more than a tenth of a point (--dtype).
 
-Weights of other classes than the model's (Imagenette's ten for an ImageNet network) are had by MODEL.TAG alone.
+Weights of other classes than the model's (Imagenette's ten for an ImageNet network) are had by MODEL.TAG alone. Of
+those of the model's own classes the first are had by MODEL; --instead-of gives that place to others.
 
 Of several seeds (--also) the first run is the published one, whichever it is; the others give mean and spread.
 """
@@ -137,6 +139,8 @@ class Run:
         settings = to_dict(TrainSettings()) | self.settings
         return {key: value for key, value in settings.items() if key not in free} | {
             "genotype": self.result["genotype"],
+            "classes": list(self.config["label_names"]),
+            **{key: self.config["pretrained_cfg"][key] for key in ("mean", "std")},  # of other images they are others
             "images": self.log[0]["data"]["train"],
             "test images": self.result["n"],
         }
@@ -351,6 +355,7 @@ def adopt(
     dataset: Dataset | None = None,
     hub: str | None = None,
     replace: bool = False,
+    instead_of: str | None = None,
     package: Path | None = None,
     license: str | None = None,
 ) -> tuple[Result, str]:
@@ -362,6 +367,7 @@ def adopt(
         data, test_data, data_root: Where the run's images lie; as the run had them if None.
         hub: ORG/NAME@COMMIT where the weights are published already; then they are not put into the package.
         replace: The row of that model and tag, if there is one.
+        instead_of: Tag of weights of the model that go, and whose place in the table the new ones take.
         package: Folder with results.csv and weights/; the installed one if None.
 
     Raises:
@@ -372,11 +378,11 @@ def adopt(
         raise ValueError(f"dtype must be auto, {' or '.join(DTYPES)}, got {dtype!r}")
     row = result_of_run(folder, tag=tag, model=model, also=also, dataset=dataset, license=license)
     run = read_run(folder)
-    if began_with := run.result.get("began_with"):
+    began_with = run.result.get("began_with") or run.settings.get("init_weights")
+    if began_with and not _of_a_search(run):
         raise ValueError(f"run {str(folder)!r} began with {began_with}: only runs from scratch come into the package")
-    rows = results.read_results(place / "results.csv")
-    if any(other.name == row.name for other in rows) and not replace:
-        raise ValueError(f"{row.name} is in the table already; give another --tag, or --replace")
+    old = f"{row.model}.{instead_of}" if instead_of else row.name if replace else ""
+    _check_place(results.read_results(place / "results.csv"), row, old)
     tensors = read_state_dict(run.weights)
     _check_fits(row, tensors)
 
@@ -402,7 +408,7 @@ def adopt(
         raise ValueError(f"{source.name}: has {len(source)} test images, the run was measured on {row.test_images}")
     network = load_model(str(folder))
     again = evaluate_model(network, source)
-    allowed = 0.5 if settings.get("precision") == "bf16" else SAME
+    allowed = 0.5 if settings.get("precision") == "bf16" else SAME  # a run until 0.2.0 was measured in bfloat16
     if abs(100 * again["top1"] - row.run_top1) > max(allowed, 200 / len(source)):
         raise ValueError(
             f"{source.name}: the run's weights reach {100 * again['top1']:.2f} % there, its result.json says "
@@ -435,8 +441,23 @@ def adopt(
         top5=round(100 * figures["top5"], 4) if "top5" in figures else None,
         loss=round(figures["loss"], 6),
     )
-    _write(place, rows, row, run, stored, reference_tensors(network, size))
+    _write(place, row, run, stored, reference_tensors(network, size), old)
     return next(r for r in results.read_results(place / "results.csv") if r.name == row.name), words
+
+
+def _check_place(rows: Sequence[Result], row: Result, old: str) -> None:
+    """ValueError where a row cannot come into the table in the place of the one named `old` ("": as a new one)."""
+    names = [other.name for other in rows]
+    if row.name in names and row.name != old:
+        raise ValueError(f"{row.name} is in the table already; give another --tag, or --replace")
+    if old and old != row.name and old not in names:
+        tags = ", ".join(other.tag for other in rows if other.model == row.model)
+        raise ValueError(f"instead_of: there are no weights {old}; {row.model} has {tags or 'none'}")
+
+
+def _of_a_search(run: Run) -> bool:
+    """Whether a run's first weights were those of a derived network, which a search leaves beside its cells."""
+    return Path(run.settings.get("init_weights") or "").name.startswith("derived") and "began_with" not in run.result
 
 
 def _check_fits(row: Result, tensors: Mapping[str, Tensor]) -> None:
@@ -490,22 +511,28 @@ def _published_there(row: Result, tensors: Mapping[str, Tensor], hub: str) -> tu
 
 def _write(
     place: Path,
-    rows: Sequence[Result],
     row: Result,
     run: Run,
     stored: Mapping[str, Tensor],
     reference: Mapping[str, Tensor],
+    old: str,
 ) -> None:
+    """Puts the row and its files into the package, and takes out those of the row `old`, if another is meant."""
     folder, name = place / "weights", f"{row.name}.safetensors"
+    gone = [f"weights/{name}"] if row.hub_id else []
+    if old and old != row.name:
+        files = (f"weights/{old}.{kind}" for kind in ("safetensors", "reference.safetensors", "log.jsonl"))
+        gone += [file for file in files if (place / file).exists()]
     # Last the table, since it is its row that publishes the files.
-    with staged(place, last="results.csv", gone=[f"weights/{name}"] if row.hub_id else []) as aside:
+    with staged(place, last="results.csv", gone=gone) as aside:
+        rows = results.read_results(place / "results.csv")  # minutes of measuring ago it may have been another
+        _check_place(rows, row, old)
         if not row.hub_id:
             row = dataclasses.replace(row, weights=name)
             path = results.weights_path(row, aside)
-            others = sum(
-                file.stat().st_size for file in folder.glob("*") if not file.name.startswith((f"{row.name}.", "."))
-            )
-            size = sum(tensor.numel() * tensor.element_size() for tensor in stored.values())
+            before = tuple(f"{one}." for one in (row.name, old) if one)
+            others = sum(file.stat().st_size for file in folder.glob("*") if not file.name.startswith((*before, ".")))
+            size = sum(value.numel() * value.element_size() for held in (stored, reference) for value in held.values())
             if others + size > results.MAX_BYTES:
                 raise ValueError(
                     f"{row.name}: {size / 1e6:.1f} MB beside {others / 1e6:.1f} MB are more than the "
@@ -515,7 +542,7 @@ def _write(
             row = dataclasses.replace(row, size=path.stat().st_size, sha256=results.file_sha256(path))
         write_weights(results.reference_path(row, aside), reference, {"model": row.name})
         write_text(aside / "weights" / f"{row.name}.log.jsonl", published_log(run.log))
-        results.write_results(results.with_row(rows, row), aside / "results.csv")
+        results.write_results(results.with_row(rows, row, old), aside / "results.csv")
 
 
 def compare_with_reference(model: nn.Module, path: Path | str) -> tuple[float, float]:
@@ -550,6 +577,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset-id", default="", help="its id on the Hub")
     parser.add_argument("--hub", metavar="ORG/NAME@COMMIT", help="where the weights lie, instead of in the package")
     parser.add_argument("--replace", action="store_true", help="replace the weights of that model and tag")
+    parser.add_argument("--instead-of", metavar="TAG", help="replace the model's weights of this tag")
     parser.add_argument("--license", help="of the weights (default: apache-2.0)")
     return parser
 
@@ -561,7 +589,8 @@ def main(argv: list[str] | None = None) -> int:
     if given.dataset is None and (given.dataset_note or given.dataset_id):
         raise ValueError("--dataset-note and --dataset-id can be given with --dataset only")
     dataset = Dataset(given.dataset, given.dataset_note, given.dataset_id) if given.dataset else None
-    same = ("tag", "model", "dtype", "also", "data", "test_data", "data_root", "hub", "replace", "license")
+    same = ("tag", "model", "dtype", "also", "data", "test_data", "data_root", "hub", "replace", "license",
+            "instead_of")  # fmt: skip
     row, words = adopt(given.run, dataset=dataset, **{name: getattr(given, name) for name in same})
     print(words)
     where = f"{row.hub_id} at {row.hub_revision[:12]}" if row.hub_id else f"weights/{row.weights}"
@@ -571,4 +600,9 @@ def main(argv: list[str] | None = None) -> int:
     if own is not None and own.num_classes != row.num_classes:
         print(f"{row.model} has {own.num_classes} classes, these weights {row.num_classes}: they are had by their tag, "
               f"timm.create_model({row.name!r}, pretrained=True)")  # fmt: skip
+    else:
+        rows = results.read_results(results.PACKAGE / "results.csv")
+        default = next(r for r in rows if (r.model, r.num_classes) == (row.model, row.num_classes))
+        stays = "" if default.name == row.name else f"; --instead-of {default.tag} would give these its place"
+        print(f"timm.create_model({row.model!r}, pretrained=True) has the weights {default.name}{stays}")
     return 0

@@ -474,8 +474,7 @@ def test_wherever_publishing_fails_the_package_is_as_it_was(runs, tmp_path, monk
     reference = {"pixel_values": torch.zeros(1, 3, 32, 32), "logits": torch.zeros(1, 10)}
     package.mkdir()
     results.write_results([], package / "results.csv")
-    adopt_module._write(package, [], row, run, stored, reference)  # an earlier one, which is replaced
-    rows = results.read_results(package / "results.csv")
+    adopt_module._write(package, row, run, stored, reference, row.name)  # an earlier one, which is replaced
     before = {path: path.read_bytes() for path in package.rglob("*") if path.is_file()}
     assert len(before) == 4
     other = {name: tensor + 1 for name, tensor in stored.items()}
@@ -498,7 +497,7 @@ def test_wherever_publishing_fails_the_package_is_as_it_was(runs, tmp_path, monk
                 with monkeypatch.context() as patch:
                     patch.setattr(os, call, fails)
                     try:
-                        adopt_module._write(package, rows, changed, run, other, reference)
+                        adopt_module._write(package, changed, run, other, reference, row.name)
                     except OSError:
                         after = {path: path.read_bytes() for path in package.rglob("*") if path.is_file()}
                         assert after == before
@@ -506,9 +505,46 @@ def test_wherever_publishing_fails_the_package_is_as_it_was(runs, tmp_path, monk
                         failed += 1
                         continue
                 assert results.read_results(package / "results.csv")[0].loss == changed.loss
-                adopt_module._write(package, [], row, run, stored, reference)
+                adopt_module._write(package, row, run, stored, reference, row.name)
                 assert {path: path.read_bytes() for path in package.rglob("*") if path.is_file()} == before
             assert failed >= (7 if call != "unlink" else moves_to_the_hub)
+
+
+def test_weights_take_the_place_of_older_ones_and_a_row_that_came_meanwhile_stays(runs, tmp_path):
+    run, package, stored = read_run(runs[1]), tmp_path / "package", load_file(runs[1] / "model.safetensors")
+    reference = {"pixel_values": torch.zeros(1, 3, 32, 32), "logits": torch.zeros(1, 10)}
+    package.mkdir()
+    results.write_results([], package / "results.csv")
+    rows = {tag: result_of_run(runs[1], model="tiny_c10", tag=tag) for tag in "abc"}
+    for tag in "ab":  # the table that the second had read before it measured lacked the first
+        adopt_module._write(package, rows[tag], run, stored, reference, "")
+    assert [row.tag for row in results.read_results(package / "results.csv")] == ["a", "b"]
+    adopt_module._write(package, rows["c"], run, stored, reference, "tiny_c10.a")
+    assert [row.tag for row in results.read_results(package / "results.csv")] == ["c", "b"]
+    files = {path.name for path in (package / "weights").iterdir()}
+    kinds = ("safetensors", "reference.safetensors", "log.jsonl")
+    assert files == {f"tiny_c10.{tag}.{kind}" for tag in "bc" for kind in kinds}
+    for tag, old, told in (("b", "", "in the table already"), ("b", "tiny_c10.c", "in the table already"),
+                           ("a", "tiny_c10.d", "there are no weights tiny_c10.d; tiny_c10 has c, b")):  # fmt: skip
+        with pytest.raises(ValueError, match=told):
+            adopt_module._write(package, rows[tag], run, stored, reference, old)
+    assert {path.name for path in (package / "weights").iterdir()} == files
+
+
+def test_runs_that_began_with_weights_or_saw_other_images_are_told_apart(runs, tmp_path, capsys):
+    folder, seed1 = tmp_path / "run", tmp_path / "seed1"
+    shutil.copytree(runs[1], folder)
+    result = json.loads((folder / "result.json").read_text())
+    settings = result["settings"] | {"init_weights": "other/model.safetensors"}
+    (folder / "result.json").write_text(json.dumps(result | {"settings": settings}))
+    assert adopt_main([str(folder), "--tag", "x"]) == 2
+    assert "only runs from scratch come into the package" in capsys.readouterr().err
+    shutil.copytree(runs[2], seed1)
+    config = json.loads((seed1 / "config.json").read_text())
+    config["pretrained_cfg"]["mean"] = [0.1, 0.1, 0.1]
+    (seed1 / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"mean=\[0.1, 0.1, 0.1\], the published run has"):
+        result_of_run(runs[1], also=[seed1])
 
 
 @pytest.mark.slow
