@@ -74,9 +74,11 @@ def write_cells(
 
 def save_derived(supernet: Supernet, method: Method, classes: Sequence[str], out: Path) -> None:
     """The derived networks with the search's own weights: by the method's rule, and by the others where they differ."""
-    own, others = method.genotype(), genotypes_by(method, DERIVATIONS)
-    found = {"derived": own} | {f"derived_{rule}": cells for rule, cells in others.items() if cells not in (None, own)}
+    own, *others = genotypes_by(method, (None, *DERIVATIONS)).items()
+    found = {"derived": own[1]} | {f"derived_{rule}": cells for rule, cells in others if cells != own[1]}
     told = {"classes": json.dumps(classes)}
     for name, genotype in found.items():
+        if genotype is None:
+            continue
         network = derived_network(supernet, genotype)
         write_weights(out / f"{name}.safetensors", network.state_dict(), told | {"genotype": genotype.to_json()})

@@ -8,7 +8,8 @@
 Cuts the supernet of a run's checkpoint to each configuration with the method's own ranking of edges and prints the
 held-out accuracy before and after, with running and with re-estimated BatchNorm statistics (``search.discretize``).
 Configurations: 8/14 to 3/14, groups of nodes with the number of edges they keep, the rules darts and argmax, or found:
-the method's own. The held-out images are those of the search, so with none of these flags "found" repeats the log.
+the method's own. The held-out images are those of a search's last epoch, so of one that has ended "found" repeats the
+log with none of these flags.
 """
 
 import dataclasses
@@ -76,9 +77,15 @@ def measure(
     # between two epochs: the one whose log line tells of this state
     epoch = state["epoch"] - 1 if state["step"] == 0 and state["epoch"] > 0 else state["epoch"]
     edges = ["found", *configurations(run.method.space)] if edges is None else edges
-    genotypes = {name: run.method.genotype(None if name == "found" else name) for name in edges}
+    genotypes = {}
+    for name in edges:
+        try:
+            genotypes[name] = run.method.genotype(None if name == "found" else name)
+        except ValueError as error:  # of a rule: 'none' on every edge of a cell
+            raise ValueError(f"{name}: {error}; --edges takes those that there are") from None
     gap = run.gap(epoch, genotypes, run.eval_batches)
-    return gap | {"n": run.eval_batches.num_samples, "method": settings.method, "epochs": state["epoch"]}
+    return gap | {"n": run.eval_batches.num_samples, "method": settings.method, "epochs": state["epoch"],
+                  "iterations": state["step"]}  # fmt: skip
 
 
 def make_parser() -> Parser:
@@ -109,4 +116,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.save:
         write_json(options.run / GAP_FILE, gap)
     print(json.dumps(gap) if options.json else gap_table(gap, gap["n"]))
+    if gap["iterations"] and not options.json:
+        print(
+            f"weights and cells of epoch {gap['epochs'] + 1}, which has not ended, after {gap['iterations']} iterations"
+        )
     return 0

@@ -24,6 +24,7 @@ import torch
 from nas_zoo.data.sources import ImageSource
 from nas_zoo.genotype import KINDS, Genotype, Kind
 from nas_zoo.models.latency import Expected, LatencyTable, Shape
+from nas_zoo.search.found import genotypes_by
 from nas_zoo.search.method import Method, SearchSettings, Step
 from nas_zoo.search.supernet import EdgeMixing, Mixing
 
@@ -72,7 +73,9 @@ class LatencyLimit:
 
     def expected(self, mixing: Mapping[str, Mixing]) -> torch.Tensor:
         """E of a mixing, () in milliseconds, differentiable in its weights."""
-        genotype = self._method.genotype()
+        genotype = genotypes_by(self._method, (None,))["found"]
+        if genotype is None:  # 'none' has won on every edge of a cell for now: there is nothing to be too slow
+            return torch.zeros(())
         competes = self._none_competes(genotype)
         total: torch.Tensor | float = self._expected.fixed(genotype)
         for kind in KINDS:
@@ -114,6 +117,8 @@ class LatencyLimit:
             cost = sum(_weighed(mixes[e], ms[e]) for e in edges)
             counts = [1.0 if competes or op != space.none_index else 0.0 for op in range(space.num_operations)]
             mass = sum(_weighed(mixes[e], counts) for e in edges)
+            if isinstance(mass, torch.Tensor):  # 0 where a sampled edge has drawn 'none', and then the cost is 0 too
+                mass = mass.clamp_min(1e-12)
             if isinstance(mass, torch.Tensor) or mass > 0:
                 total = total + kept * cost / mass
         return total

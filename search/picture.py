@@ -14,6 +14,7 @@ import numpy as np
 from nas_zoo.genotype import KINDS, Cell, Genotype
 from nas_zoo.models.palette import color_of
 from nas_zoo.runs.files import replacing
+from nas_zoo.search.report.figures import short
 from nas_zoo.text import counted
 
 if TYPE_CHECKING:
@@ -30,12 +31,16 @@ def figure_of(rows: Sequence[tuple[str, Genotype]]) -> Figure:
     """A row of a normal and a reduction cell for each name and genotype, below one another.
 
     Nodes stand in a line, inputs first; an arc is an edge with its operation, in the same place in each row. From the
-    second row on the edges that the row above lacks, or has with another operation, are thick.
+    second row on the edges that the row above lacks, or has with another operation, are thick, and those that are gone
+    are counted.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, as all of it
     from matplotlib.figure import Figure
 
     last = max(len(cells.cell(kind).nodes) for _, cells in rows for kind in KINDS) + 1
+    twice = any(len(edges) > len({edge[:2] for edge in edges}) for edges in (
+        _edges(cells.cell(kind)) for _, cells in rows for kind in KINDS))  # fmt: skip
+    odd, even = (last / 2, last / 2) if twice else ((last - 1) // 2 + 0.5, last // 2)  # the widest arc above and below
     figure = Figure(figsize=(1.9 * (last + 1), (0.5 * last + 0.3) * len(rows)), dpi=80, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(rows), len(KINDS), squeeze=False)
@@ -43,12 +48,15 @@ def figure_of(rows: Sequence[tuple[str, Genotype]]) -> Figure:
     for (name, cells), places in zip(rows, grid, strict=True):
         for kind, axes in zip(KINDS, places, strict=True):
             cell = cells.cell(kind)
-            new = set(_edges(cell)) - set(_edges((above or cells).cell(kind)))
+            before = _edges((above or cells).cell(kind))
+            new = set(_edges(cell)) - set(before)
+            gone = len({edge[:2] for edge in before} - {edge[:2] for edge in _edges(cell)})
             words = [name, {"normal": "normal cell", "reduce": "reduction cell"}[kind]]
             if above is not None:
                 words.append(counted(len(new), "new edge") if new else "none new")
+                words += [f"{gone} gone"] * (gone > 0)
             axes.set_title(", ".join(filter(None, words)), fontsize=9, loc="left", parse_math=False)
-            axes.set(xlim=(-0.5, last + 0.5), ylim=(-(last // 2) - 0.3, (last + 1) // 2 - 0.2))
+            axes.set(xlim=(-0.5, last + 0.5), ylim=(-even - 0.3, odd + 0.3))
             axes.axis("off")
             _paint(axes, cell, new)
         above = cells
@@ -72,8 +80,9 @@ def _paint(axes: Axes, cell: Cell, thick: set[tuple[int, int, str]]) -> None:
         first, width = (0, 180) if above else (180, 360), 3.0 if (node, source, operation) in thick else 1.3
         axes.add_patch(Arc((middle, 0), 2 * radius, 2 * radius, theta1=first[0], theta2=first[1], color=color,
                            linewidth=width))  # fmt: skip
-        axes.text(middle, radius if above else -radius, operation, color=color, ha="center", va="center", fontsize=7,
-                  parse_math=False, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # fmt: skip
+        axes.text(middle, radius if above else -radius, short(operation), color=color, ha="center", va="center",
+                  fontsize=8, parse_math=False,
+                  bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # fmt: skip
     for node in range(len(cell.nodes) + 2):
         text, used = f"c{node - 2}" if node < 2 else str(node), node < 2 or node in cell.concat
         axes.text(node, 0, text, ha="center", va="center", fontsize=8,

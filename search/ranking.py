@@ -21,6 +21,8 @@ def kendall_tau(before_EO: ArrayLike, after_EO: ArrayLike) -> float:
 
     Tau-a: pairs that are equal in one of the two count as neither kept nor turned.
     """
+    if np.shape(before_EO)[1] < 2:  # of one operation there is one order
+        return 1.0
     scores = [np.asarray(logits_EO) for logits_EO in (before_EO, after_EO)]
     first, second = np.triu_indices(scores[0].shape[1], k=1)
     before, after = (np.sign(s[:, first] - s[:, second]) for s in scores)

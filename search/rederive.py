@@ -72,7 +72,10 @@ def cells_of_run(folder: Path, rule: str | None = None, epoch: int | None = None
         "by": "nas-zoo",
         "facts": {key: first[key] for key in ("versions", "device", "commit") if key in first},
     }
-    return method.genotype(rule), come_from
+    try:
+        return method.genotype(rule), come_from
+    except ValueError as error:
+        raise ValueError(f"{folder}, epoch {line['epoch']}: {error}") from None
 
 
 def _take_up(parameters: Any, logged: dict[str, Any], where: str) -> None:

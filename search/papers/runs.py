@@ -192,7 +192,8 @@ def _stands_for(
     aside = {*CHANGEABLE, "derive", *(["sync_bn"] if lines[0].get("processes") == 1 else [])}
     names = [Path(str(place)).name for place in (lines[0].get("data", {}).get("name"), data.data)]
     had = {**default, **logged}
-    same = all(had[name] == wanted[name] or wanted[name] is None for name in wanted.keys() - aside)
+    had, wanted = ({**one, "edges": one.get("edges") or "8/14"} for one in (had, wanted))  # two a node, written out
+    same = all(had.get(name) == wanted[name] for name in wanted.keys() - aside)
     return same and names[0] == names[1]
 
 

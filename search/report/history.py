@@ -144,7 +144,8 @@ class Run:
     @property
     def rule(self) -> str:
         """What derives the method's own cells: a rule or a configuration of edges."""
-        return str(self.settings.get("edges") or self.settings.get("derive") or "darts")
+        own = "own" if is_outside(self.settings["method"]) else "darts"
+        return str(self.settings.get("edges") or self.settings.get("derive") or own)
 
     def over_epochs(self, *keys: str) -> list[Any]:
         """A value of each epoch's line, None where it has none."""
@@ -193,6 +194,11 @@ class Run:
             stops = np.cumsum(range(2, self.num_nodes + 2))
             result[kind] = [_softmax(part) for part in np.split(values, stops[:-1], axis=1)]
         return result
+
+    @property
+    def peak_memory_gb(self) -> float | None:
+        """Of all epochs: a process that went on with a run began to count anew."""
+        return max((v for v in self.over_epochs("peak_memory_gb") if v is not None), default=None)
 
     @property
     def operations(self) -> list[str]:
@@ -247,7 +253,9 @@ class Run:
             row["alike"] = [rule for rule in alike if row["cells"] == "found" and rule != self.rule]
         if self.gap is not None:
             before = _UNMEASURED | self.gap["before"]
-            measured = {"n": self.gap.get("n"), "epoch": self.gap.get("epochs"), "before": before}
+            part = bool(self.gap.get("iterations"))  # of the next epoch, of which the log has no line yet
+            epoch = (self.gap.get("epochs") or 0) + part
+            measured = {"n": self.gap.get("n"), "epoch": epoch, "before": before, "part": part}
             same = "gap" in self.last and measured["epoch"] == self.done  # else it tells more than the log, or other
             known = {(row["cells"], row["edge_weights"]) for row in rows} if same else set()
             rows += [

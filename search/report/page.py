@@ -221,7 +221,7 @@ def _gap(run: Run) -> Row:
         words = ["+".join(str(row["edges"][kind]) for kind in KINDS) + " edges"]
         words += [f"edge weights {row['edge_weights']}"] * (row["edge_weights"] != "none")
         words += [f"n = {row['n']:,}"] if row["n"] not in (None, n) else []
-        words += [f"after epoch {row['epoch']}"] * (row["epoch"] != run.done)
+        words += [f"{'in' if row.get('part') else 'after'} epoch {row['epoch']}"] * (row["epoch"] != run.done)
         both = {key: (row["before"][key], row[key]) for key in ("running", "reestimated")}
         rows.append({"name": run.row_name(row), "words": words, **both})
     return {"figure": _figure("Supernet (ring) → after discretization (disc), %", svg), "rows": rows, "n": n}
@@ -351,7 +351,7 @@ def _latency(run: Run) -> list[Row]:
 
 
 def _entropy_lines(title: str, series: Sequence[Line], most: float, epochs: int) -> str:
-    top = math.ceil(2 * most * 1.04) / 2
+    top = max(0.5, math.ceil(2 * most * 1.04) / 2)  # of one candidate there is no entropy
     return figures.lines(
         title, series, y_range=(0, top), y_ticks=np.arange(0, top + 0.01, 0.5).tolist(), end_format="{:.2f}",
         references={"no preference": most}, epochs=epochs,
@@ -483,7 +483,7 @@ def _machine(runs: Sequence[Run]) -> Row:
         ("versions", lambda r: ", ".join(f"{k} {v}" for k, v in (r.facts.get("versions") or {}).items())),
         ("data", _data),
         ("time", lambda r: _of_last(r, "seconds", "{:,.0f} s", f" in {counted(r.done, 'epoch')}")),
-        ("peak memory", lambda r: _of_last(r, "peak_memory_gb", "{:.2f} GB")),
+        ("peak memory", lambda r: _memory(r.peak_memory_gb)),
         ("stopped and resumed", _events),
         ("command", lambda r: str(r.facts.get("command", _NOTHING))),
     ]  # fmt: skip
@@ -498,6 +498,10 @@ def _machine(runs: Sequence[Run]) -> Row:
 def _of_last(run: Run, name: str, form: str, more: str = "") -> str:
     value = run.last.get(name) if run.epochs else None
     return _NOTHING if value is None else form.format(value) + more
+
+
+def _memory(peak_gb: float | None) -> str:
+    return _NOTHING if peak_gb is None else f"{peak_gb:.2f} GB, of the process"
 
 
 def _processes(run: Run) -> str:
@@ -539,7 +543,7 @@ def _comparison(runs: Sequence[Run]) -> Row:
             row |= {kind: _NOTHING if found is None else _counts(found.histogram()[kind]) for kind in KINDS}
             row |= {
                 "seconds": run.last.get("seconds"),
-                "memory": run.last.get("peak_memory_gb"),
+                "memory": run.peak_memory_gb,
                 "running": (run.supernet[-1], run.derived("found")[-1]),
                 "reestimated": (None, None) if own is None else (own["before"]["reestimated"], own["reestimated"]),
                 "entropy": _last_entropies(run),
@@ -612,6 +616,7 @@ def _headline(run: Run) -> Row | None:
     """The figures one looks for first, of a single run."""
     if not run.epochs:
         return None
+    kept = next((row["edge_weights"] for row in run.gap_rows() if row["cells"] == "found"), "none")
     return {
         "n": run.last["held_out"].get("n"),
         "before": run.supernet[-1],
@@ -623,8 +628,9 @@ def _headline(run: Run) -> Row | None:
         "seconds": run.last.get("seconds"),
         "done": run.done,
         "planned": run.planned,
-        "memory": run.last.get("peak_memory_gb"),
+        "memory": run.peak_memory_gb,
         "device": str(run.facts.get("device", "")),
+        "shared": kept == "shared out",
     }
 
 

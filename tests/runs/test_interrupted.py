@@ -131,6 +131,13 @@ def test_report_and_gap_read_the_interrupted_search(tmp_path, capsys):
     figures = json.loads(capsys.readouterr().out)
     assert (figures["n"], figures["epochs"]) == (20, 1)
     assert [row["cells"] for row in figures["after"]] == ["found", "3/14"]
+    assert figures["iterations"] == 1  # so its weights are not those that the log's line is of
+    assert gap.main([str(out), "--edges", "found", "3/14", "--images", "20", "--save"]) == 0
+    assert "of epoch 2, which has not ended, after 1 iterations" in capsys.readouterr().out
+    assert page.main([str(out)]) == 0
+    text = (out / "report.html").read_text()
+    assert text.count("in epoch 2") >= 2  # of both, found too
+    assert "after epoch 2" not in text
 
 
 @pytest.mark.parametrize("kind", MAINS)

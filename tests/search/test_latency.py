@@ -106,6 +106,15 @@ def test_the_gradient_is_that_of_differences(name, table):
         )
 
 
+def test_a_sampled_node_whose_edges_have_all_drawn_none_costs_nothing(table):
+    """It was 0 / 0, and a search with GDAS ended as one whose loss is not finite."""
+    method, limit = limited("gdas", table, budget=0.01)
+    none = EdgeMixing((method.space.none_index,), torch.ones(1, dtype=torch.float64, requires_grad=True))
+    nothing = limit.expected(dict.fromkeys(KINDS, (none,) * len(method.space.edges)))
+    assert float(nothing.detach()) == pytest.approx(0.8 * limit._expected.fixed(method.genotype()) + 0.05)
+    assert all(torch.isfinite(limit(method.mixing(Step(1, draw, 5, "alpha")))) for draw in range(40))
+
+
 def test_within_the_budget_there_is_no_term(table):
     method, limit = limited("darts", table, budget=1e6)
     assert float(limit(method.mixing(STEP)).detach()) == 0

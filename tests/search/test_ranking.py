@@ -20,6 +20,10 @@ def test_kendalls_tau_by_hand():
     assert kendall_tau(before, np.array([[2.0, 3.0, 1.0], [9.0, 8.0, 7.0]])) == pytest.approx((1 / 3 + 1) / 2)
 
 
+def test_one_operation_has_one_order():
+    assert kendall_tau([[0.0], [1.0]], [[1.0], [0.0]]) == 1.0
+
+
 def test_an_edge_counts_where_another_operation_has_become_the_strongest():
     before = {kind: np.array([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]]) for kind in ("normal", "reduce")}
     after = {"normal": np.array([[3.0, 1.0, 2.0], [1.0, 2.0, 3.0]]), "reduce": -before["reduce"]}

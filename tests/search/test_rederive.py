@@ -12,6 +12,7 @@ from nas_zoo.genotype import Genotype, load_genotype
 from nas_zoo.models.palette import OPERATION_COLORS
 from nas_zoo.runs.log import RunLog
 from nas_zoo.search.rederive import cells_of_run
+from nas_zoo.search.report.figures import short
 
 RESULTS = Path(__file__).parents[2] / "search" / "results"
 RUNS = sorted(path.parent for path in RESULTS.glob("**/log.jsonl"))
@@ -58,8 +59,10 @@ def test_cells_of_several_epochs_are_drawn_below_one_another(tmp_path, capsys):
         for before, after in ((1, 4), (4, 10)):
             new = len(edges[after, kind] - edges[before, kind])
             told = f"{new} new edge{'s' if new > 1 else ''}" if new else "none new"
+            places = [{edge[:1] + edge[2:] for edge in edges[epoch, kind]} for epoch in (before, after)]
+            told += f", {gone} gone" if (gone := len(places[0] - places[1])) else ""
             assert f"epoch {after}, {name}, {told}" in words
-    drawn = sum(word in OPERATION_COLORS for word in words)
+    drawn = sum(word in map(short, OPERATION_COLORS) for word in words)
     assert drawn == sum(map(len, edges.values()))
     again = tmp_path / "again.svg"
     assert main(["genotype", str(run), "--epoch", "1", "4", "10", "--draw", str(again)]) == 0

@@ -242,6 +242,38 @@ def test_missing_figures_leave_gaps(folders, tmp_path):
     page_of(folder, folders["edas"])
 
 
+def test_a_page_says_what_a_figure_is_of(folders, tmp_path):
+    """Edge weights that a cut network keeps, the peak of a run in pieces, and the rule of a method from outside."""
+    assert "cut, edge weights kept" in page_of(folders["da2s"]).words
+    assert "derived, search's own weights" in page_of(folders["edas"]).words
+
+    def pieces(lines):
+        lines[1]["peak_memory_gb"], lines[2]["peak_memory_gb"] = 3.25, 1.5
+
+    assert "3.25 GB" in page_of(changed(folders["edas"], tmp_path / "pieces", pieces)).words
+
+    def outside(lines):
+        lines[0]["settings"]["method"] = "my.py:Mine"
+        for name in ("derive", "edges"):
+            lines[0]["settings"].pop(name, None)
+
+    words = page_of(changed(folders["edas"], tmp_path / "outside", outside)).words
+    assert "found (own" in words
+    assert "found (darts rule" not in words
+
+
+def test_a_search_among_one_operation_has_a_page(folders, tmp_path):
+    """Only its edges are searched; the axis of entropy had no height."""
+
+    def one(lines):
+        for line in lines[1:]:
+            line["operations"] = line["operations"][3:4]
+            for kind in ("normal", "reduce"):
+                line["alpha"][kind] = [row[3:4] for row in line["alpha"][kind]]
+
+    assert "entropy" in page_of(changed(folders["da2s"], tmp_path / "one", one)).words
+
+
 def test_the_first_logs_without_gap_and_found_are_read_too():
     words = page_of(OLD_LOG).words
     assert "43.6 → 9.9" in words

@@ -9,6 +9,7 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from nas_zoo.runs import outside
 from nas_zoo.runs.log import RunLog
 from nas_zoo.search import papers
 from nas_zoo.search.papers.edas import depth
-from nas_zoo.search.papers.experiment import Results, marks
+from nas_zoo.search.papers.experiment import Results, marks, transfer
 from nas_zoo.search.papers.experiments import EXPERIMENTS
 from nas_zoo.search.papers.findings import RULE, Check, above, agrees, better, exact, more_often, verdict
 from nas_zoo.search.papers.launch import Launcher, Share
@@ -30,6 +31,7 @@ from nas_zoo.search.papers.scales import SCALES, retraining, searching
 from nas_zoo.search.report.history import Run
 
 DIGITS = Data("digits")
+RESULTS = Path(__file__).parents[3] / "search" / "results"
 
 
 @pytest.fixture(scope="module")
@@ -309,6 +311,33 @@ def test_a_borrowed_log_stands_in_for_the_same_search_and_for_no_other(tmp_path)
     store = Store(tmp_path / "out", DIGITS, [tmp_path / "lent"])
     assert store.search(searching("random", tiny, 0)).finished
     assert not store.search(searching("random", tiny, 0, crop_padding=3)).finished
+
+
+def test_a_search_for_other_edges_is_not_borrowed_for_one_that_names_none(tmp_path):
+    """Two edges a node are the default, 8/14 written out; a search for 4/14 was taken for it."""
+    wanted = searching("da2s", SCALES["small"], 0)
+    assert wanted.settings.get("edges") is None
+    logs = {name: tmp_path / name for name in ("da2s_e4", "da2s")}
+    for name, folder in logs.items():
+        folder.mkdir()
+        text = (RESULTS / "comparison_cpu" / name / "log.jsonl").read_text("utf-8")
+        (folder / "log.jsonl").write_text(text.replace("cifar10-jpeg-train.tar.xz", "digits"), "utf-8")
+    found = Store(tmp_path, DIGITS, list(logs.values())).search(wanted)
+    assert (found.borrowed, found.folder) == (True, logs["da2s"])
+    assert not Store(tmp_path, DIGITS, [logs["da2s_e4"]]).search(wanted).borrowed
+
+
+def test_a_count_of_multiply_adds_says_nothing_of_a_transfer():
+    results: Any = SimpleNamespace(models={}, scale=SimpleNamespace(own=True))
+    for name, paper in (("edas_in1k", None), ("da2s_in1k", (24.4, 5.0, 565.0))):
+        found = transfer(results, name, paper, "")
+        assert verdict(found.checks, "paper") == "not comparable at this scale"
+        results.models[name] = [{"top1": 0.75}]
+        assert verdict(transfer(results, name, paper, "").checks, "paper") == (
+            "not comparable at this scale" if paper is None else "contradicted"
+        )
+        results.models[name] = [{"top1": 0.756}]
+    assert verdict(transfer(results, "da2s_in1k", (24.4, 5.0, 565.0), "").checks, "paper") == "reproduced"
 
 
 @pytest.mark.slow
