@@ -1,6 +1,7 @@
 """The flags of a search: those that all methods share, and those of the method that is named among them."""
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def parse(argv: Sequence[str], description: str | None = None) -> tuple[SearchSe
 
 def resume_command(settings: SearchSettings) -> str:
     """The command that goes on with a run, code from outside named."""
-    words = ["nas-zoo search --resume --out", str(settings.out)]
+    words = ["nas-zoo search --resume --out", shlex.quote(str(settings.out))]
     if is_outside(settings.method):
         words += ["--method", place_of(settings.method, "method")]
     operations = [place_of(name, "operation") for name in settings.operations if is_outside(name)]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -183,7 +184,7 @@ def _told_how_to_go_on(out: Path) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        print(f"stopped; continue with: nas-zoo auto --resume --out {out}", flush=True)
+        print(f"stopped; continue with: nas-zoo auto --resume --out {shlex.quote(str(out))}", flush=True)
         raise
 
 

@@ -44,7 +44,8 @@ class Division:
                 f"division: {len(lacking)} of its images are not among the training images of {whole.name}, such as "
                 f"{lacking[0]!r}; it was made for other data"
             )
-        held, out = (np.isin(names, np.array(list(some), dtype=object)) for some in (self.val, self.left_out))
+        # numpy.isin compares each with each where they are objects
+        held, out = (np.array([name in some for name in names]) for some in map(set, (self.val, self.left_out)))
         divided = dict(parts) | {"train": whole.subset(np.flatnonzero(~held & ~out))}
         if self.val:
             divided["val"] = dataclasses.replace(whole.subset(np.flatnonzero(held)), part="val/")

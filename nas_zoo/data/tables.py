@@ -200,6 +200,8 @@ def _values(table: Any, label: str) -> list[Any]:
 def _classes(feature: Any, values: Mapping[str, list[Any]], label: str, data: str) -> tuple[str, ...]:
     """Names of the classes: those of ClassLabel, the texts themselves, or the whole numbers from 0 on."""
     faulty = f"data {data!r}: column {label!r}"
+    if any(isinstance(value, (list, dict)) for words in values.values() for value in words):
+        raise ValueError(f"{faulty} holds no classes, but {_kind(feature)}; one number or text an image is needed")
     found = {value for words in values.values() for value in words}
     if found & {None, -1}:
         count = sum(word in (None, -1) for words in values.values() for word in words)
@@ -245,7 +247,11 @@ def csv_paths(place: Path, names: Sequence[str], columns: Columns) -> tuple[list
             if not name or not label:
                 what = f"picture {file!r} is not there" if label else f"picture {file!r} has no label"
                 raise ValueError(f"{str(place / table)!r}, line {line}: {what}")
-            label_of[name] = label
+            if label_of.setdefault(name, label) != label:
+                raise ValueError(
+                    f"{str(place / table)!r}, line {line}: picture {file!r} has the label {label!r}, and "
+                    f"{label_of[name]!r} in a line before; one class an image is needed"
+                )
     paths: list[tuple[str, ...]] = []
     for name in names:
         first, _, rest = name.partition("/")

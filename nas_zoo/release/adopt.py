@@ -22,6 +22,7 @@ import dataclasses
 import fnmatch
 import json
 import math
+import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -154,7 +155,11 @@ def read_run(folder: Path | str) -> Run:
     for name in ("result.json", "config.json", "model.safetensors", "log.jsonl"):
         if not (folder / name).is_file():
             unfinished = (folder / "checkpoint.pt").exists()
-            hint = f"it has not ended: nas-zoo train --resume --out {folder}" if unfinished else "not a training run?"
+            hint = (
+                f"it has not ended: nas-zoo train --resume --out {shlex.quote(str(folder))}"
+                if unfinished
+                else "not a training run?"
+            )
             raise ValueError(f"run {str(folder)!r}: has no {name} ({hint})")
     try:
         result, config = (json.loads((folder / name).read_text("utf-8")) for name in ("result.json", "config.json"))

@@ -103,7 +103,10 @@ def stopped(reason: str | None, how: str) -> int:
     """The exit code of a run that ended (None) or was stopped; `how` is the command that goes on with it."""
     if reason is None:
         return 0
-    print(f"stopped ({reason}); continue with: {how}")
+    from nas_zoo.runs.distributed import is_first  # slow to import
+
+    if is_first():
+        print(f"stopped ({reason}); continue with: {how}")
     return 128 + signal.Signals[reason] if reason.startswith("SIG") else 0
 
 

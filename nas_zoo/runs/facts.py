@@ -111,7 +111,9 @@ def peak_memory_gb(device: torch.device | str) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     if sys.platform == "win32":
-        raise ValueError("peak memory of a CPU run is not known on Windows")
+        import psutil  # which accelerate brings
+
+        return psutil.Process().memory_info().peak_wset / 1e9
     import resource  # not there on Windows
 
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB on Linux

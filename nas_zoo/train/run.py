@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -405,4 +406,4 @@ def main(argv: list[str] | None = None) -> int:
     reason = train(settings, state, started)
     operations = make_parser().parse_args(words).operations
     named = f" --operations {operations}" if operations else ""
-    return stopped(reason, f"nas-zoo train --resume --out {settings.out}{named}")
+    return stopped(reason, f"nas-zoo train --resume --out {shlex.quote(str(settings.out))}{named}")

@@ -128,6 +128,15 @@ def test_the_test_part_is_the_first_split_with_labels(tmp_path: Path) -> None:
     assert {split: len(part) for split, part in open_parts(tmp_path / "one").items()} == {"train": 16, "test": 4}
 
 
+def test_several_labels_an_image_are_no_class(tmp_path: Path) -> None:
+    """A column of lists that is named, as the message without one advises."""
+    datasets.Dataset.from_dict({"image": [encoded(0), encoded(1)], "labels": [[0, 1], [1]]}).to_parquet(
+        str(tmp_path / "a.parquet")
+    )
+    with pytest.raises(ValueError, match=r"'labels' holds no classes, but .*; one number or text an image is needed"):
+        open_source(tmp_path, label_column="labels")
+
+
 def test_columns_are_found_or_named(tmp_path: Path) -> None:
     fine = datasets.ClassLabel(names=["a", "b", "c"])
     data = {"img": rows(9)["image"], "fine": [i % 3 for i in range(9)], "coarse": [i % 2 for i in range(9)]}
@@ -274,6 +283,10 @@ def test_a_csv_of_each_part_and_names_without_endings(tmp_path: Path) -> None:
         ("a,b,c\n0.png,cat,1\n", r"has no column that is the image; name it with --image-column. It has: a, b, c"),
         ("file,b,c\n0.png,cat,1\n", r"has no column that is the label; name it with --label-column"),
         ("", r"has no column that is the image.* It has: none"),
+        (
+            "file_name,label\n0.png,cat\n1.png,owl\n0.png,owl\n",
+            r"line 4: picture '0.png' has the label 'owl', and 'cat'",
+        ),
         ("file_name,label\n0.png,cat\n1.png,cat\n", "has only one class, 'cat'"),
     ],
 )
