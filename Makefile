@@ -24,7 +24,7 @@ demo: $(READY)  ## search, retrain, export, predict and write two pages on handw
 	$(BIN)/nas-zoo demo --out runs/demo --overwrite
 
 # CI (.ci/run) is to end within 60 minutes of two cores; each part says how many of them it may take.
-test: $(READY)  ## the whole test suite (18 minutes of two quiet cores)
+test: $(READY)  ## the whole test suite (20 to 40 of CI's 60 minutes)
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 # Files whose tests take little each and long together; `make test` has them.

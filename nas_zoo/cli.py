@@ -151,7 +151,7 @@ def info(options: argparse.Namespace) -> int:
     import timm
 
     from nas_zoo.genotype import list_genotypes, load_genotype
-    from nas_zoo.models.catalog import MODELS, hint_for_model, network_named, words_for_cells
+    from nas_zoo.models.catalog import MODELS, hint_for_model, network_named, settings_of, words_for_cells
     from nas_zoo.models.count import CONVENTION, count, count_stages
     from nas_zoo.models.table import figures_beside
 
@@ -162,7 +162,11 @@ def info(options: argparse.Namespace) -> int:
     if cells:
         print(f"nas-zoo info: {words_for_cells(options.model)}", file=sys.stderr)
     given = {key: getattr(options, key) for key in ("genotype", "init_channels", "num_cells", "num_classes")}
-    kwargs = cells | {key: value for key, value in given.items() if value is not None}
+    own = {
+        **settings_of(name.split(".")[0]),
+        "num_classes": getattr(timm.get_pretrained_cfg(name), "num_classes", None),
+    }
+    kwargs = cells | {key: value for key, value in given.items() if value not in (None, own.get(key))}
     model: Any = timm.create_model(name, device="meta", **kwargs)
     cfg = model.pretrained_cfg
     size = options.input_size

@@ -7,6 +7,7 @@ learning rate: Adam moves alpha by about that rate a step, and the paper takes t
 import json
 import math
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -201,7 +202,9 @@ def run_demo(out: Path, seed: int = 0, overwrite: bool = False) -> dict[str, Any
     )  # fmt: skip
     print("\nOpen in a browser:")
     print(f"  {'the search':<18} {page}")
-    print(f"  {'the network':<18} python -m http.server --directory {site}    then http://localhost:8000")
+    print(
+        f"  {'the network':<18} python -m http.server --directory {shlex.quote(str(site))}    then http://localhost:8000"
+    )
     print(f"  {'':<18} (it fetches ONNX Runtime for browsers: the browser needs the internet)")
     print("\nWhere it lies:")
     for what, place in (

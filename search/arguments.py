@@ -81,11 +81,11 @@ def parse(argv: Sequence[str], description: str | None = None) -> tuple[SearchSe
 
 def resume_command(settings: SearchSettings) -> str:
     """The command that goes on with a run, code from outside named."""
-    words = ["nas-zoo search --resume --out", shlex.quote(str(settings.out))]
+    words = ["nas-zoo", "search", "--resume", "--out", str(settings.out)]
     if is_outside(settings.method):
         words += ["--method", place_of(settings.method, "method")]
     operations = [place_of(name, "operation") for name in settings.operations if is_outside(name)]
-    return " ".join(words + (["--operations", ",".join(operations)] if operations else []))
+    return shlex.join(words + (["--operations", ",".join(operations)] if operations else []))
 
 
 def add_code_flags(parser: argparse.ArgumentParser) -> None:

@@ -29,6 +29,7 @@ from nas_zoo.search.found import need_folder
 from nas_zoo.search.method import find_method
 from nas_zoo.search.report.history import GAP_FILE
 from nas_zoo.search.run import Search
+from nas_zoo.text import counted
 
 __all__ = ["main", "make_parser", "measure"]
 
@@ -118,6 +119,7 @@ def main(argv: list[str] | None = None) -> int:
     print(json.dumps(gap) if options.json else gap_table(gap, gap["n"]))
     if gap["iterations"] and not options.json:
         print(
-            f"weights and cells of epoch {gap['epochs'] + 1}, which has not ended, after {gap['iterations']} iterations"
+            f"weights and cells of epoch {gap['epochs'] + 1}, which has not ended, after "
+            f"{counted(gap['iterations'], 'iteration')}"
         )
     return 0

@@ -3,7 +3,7 @@
     nas-zoo genotype runs/edas                                   # those of genotype.json
     nas-zoo genotype runs/edas --rule darts --to edas_e8.json
     nas-zoo genotype runs/da2s --edges 4/14 --epoch 12
-    nas-zoo genotype runs/edas --epoch 1 5 10 25 --draw cells.svg     # how they changed, below one another
+    nas-zoo genotype runs/edas --epoch 1,5,10,25 --draw cells.svg     # how they changed, below one another
     nas-zoo train --genotype edas_e8.json ...                    # what it writes is taken wherever cells are
 
 Needs the run's log.jsonl and nothing else, and works while the run goes on. Rules: argmax (every edge keeps its
@@ -91,6 +91,11 @@ def _take_up(parameters: Any, logged: dict[str, Any], where: str) -> None:
                 row.copy_(value)
 
 
+def _epochs(text: str) -> list[int | None]:
+    """Of "5" or "1,5,10"."""
+    return [whole(1)(word) for word in text.split(",")]
+
+
 def make_parser() -> Parser:
     parser = Parser(prog="nas-zoo genotype", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="folder of a search")
@@ -99,10 +104,9 @@ def make_parser() -> Parser:
     how.add_argument("--edges", help="configuration of edges instead: 8/14 to 3/14, or groups such as 2+3:1,4:1,5:1")
     parser.add_argument(
         "--epoch",
-        type=whole(1),
-        nargs="+",
+        type=_epochs,
         default=[None],
-        help="after which epoch, from 1 (default: the last); several with --draw",
+        help="after which epoch, from 1 (default: the last); with --draw several, with commas",
     )
     parser.add_argument("--to", type=Path, metavar="FILE", help="genotype file to write (default: print it)")
     parser.add_argument(

@@ -209,9 +209,9 @@ class Search:
             "collapsed": collapsed(found) if found else None,
             **({"unreadable": len(self.source.skips.found)} if self.source.skips.found else {}),
         }
-        self.last_logits = logits
         if self.accelerator.is_main_process:
             write_cells(genotypes, settings, line, self.source)
+        self.last_logits = logits  # last, since an epoch's end that fails is done again
         return line
 
     def report(self, line: Mapping[str, Any]) -> str:
@@ -311,7 +311,8 @@ def search(
                 save_derived(run.supernet, run.method, run.source.classes, settings.out)
             last = RunLog.read(settings.out)[-1]
             print(gap_table(last["gap"], last["held_out"]["n"]))
-            print(f"search finished in {loop.seconds:.0f} s: {settings.out / 'genotype.json'}")
+            found = settings.out / "genotype.json" if last["found"] else "no cells, since 'none' has won everywhere"
+            print(f"search finished in {loop.seconds:.0f} s: {found}")
     end_run(accelerator)
     return None
 

@@ -82,7 +82,8 @@ async function classify(blob) {
     }
     await picture.decode().catch(() => {}); // it pushes the answer down
     window.found = { probabilities: [...result], ms };
-    say(`${facts.classes[order[0]]}, ${(100 * result[order[0]]).toFixed(1)} %. The network took ${ms.toFixed(1)} ms.`);
+    // isolated, or a name that is written from right to left would turn the rest round
+    say(`\u2068${facts.classes[order[0]]}\u2069, ${(100 * result[order[0]]).toFixed(1)} %. The network took ${ms.toFixed(1)} ms.`);
     answer.parentElement.scrollIntoView({ block: "nearest" }); // on a phone it lies below the examples
   } catch (error) {
     window.found = { error: String(error.message ?? error) };

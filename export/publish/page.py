@@ -16,6 +16,7 @@ import base64
 import hashlib
 import json
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -221,5 +222,7 @@ def main(argv: list[str] | None = None) -> int:
     given = make_parser().parse_args(argv)
     examples, checkpoint = examples_in(given.examples), open_chosen(given)
     write_page(checkpoint, given.to, examples=examples, runtime=given.runtime, say=print)
-    print(f"see it: python -m http.server --directory {plain(given.to)}    then http://localhost:8000")
+    print(
+        f"see it: python -m http.server --directory {plain(shlex.quote(str(given.to)))}    then http://localhost:8000"
+    )
     return 0

@@ -22,7 +22,7 @@ from nas_zoo.models.public import PublicWeights, find_public
 from nas_zoo.models.registry import find_result
 from nas_zoo.models.results import Result
 from nas_zoo.release.adopt import Dataset, read_run, reference_tensors, result_of_run
-from nas_zoo.runs.facts import published_log
+from nas_zoo.runs.facts import published, published_log
 from nas_zoo.runs.files import write_weights
 
 __all__ = ["DATASETS", "Checkpoint", "Described", "add_choices", "open_checkpoint", "open_chosen"]
@@ -131,7 +131,7 @@ def open_checkpoint(
         raise ValueError(f"--name must be letters, digits, '.', '_' and '-', got {called!r}")
     if folder.is_dir():
         run = read_run(folder)
-        began_with = run.result.get("began_with")
+        began_with = published(run.result).get("began_with")
         row = result_of_run(folder, license=license, figures=figures)
         title = called or name_of_run(folder)
         provenance = _provenance(row.cell) if row.cell else _of_search(run.log[0].get("cells") or {})

@@ -8,6 +8,7 @@ It is the page of `nas-zoo page` with a README.md that says what a Space is set 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,5 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     given = make_parser().parse_args(argv)
     examples, checkpoint = examples_in(given.examples), open_chosen(given)
     write_space(checkpoint, given.to, examples=examples, runtime=given.runtime, repo=given.repo, say=print)
-    print(f"see it: python -m http.server --directory {plain(given.to)}    then http://localhost:8000")
+    print(
+        f"see it: python -m http.server --directory {plain(shlex.quote(str(given.to)))}    then http://localhost:8000"
+    )
     return 0

@@ -73,7 +73,9 @@ def compare(auto: Auto, clock: Clock) -> dict[str, Any]:
     kept = auto.out / "compare.json"
     if kept.exists():
         known: dict[str, Any] = json.loads(kept.read_text("utf-8"))
-        if known["of"] == [rival.folder for rival in wanted]:
+        less = known["left_out"] or any(row["epochs"] < row["epochs_wanted"] for row in known["rows"])
+        more = math.isfinite(clock.budget) and clock.budget > known["budget"]
+        if known["of"] == [rival.folder for rival in wanted] and not (less and more):
             return known
     if not math.isfinite(clock.budget):
         clock.budget = 60 + 1.3 * len(wanted) * _own(auto)["seconds"]
@@ -88,7 +90,7 @@ def compare(auto: Auto, clock: Clock) -> dict[str, Any]:
                 except (ValueError, OSError) as error:
                     if rival.kind != "pretrained":  # all else is had without a network
                         raise
-                    said = f"its weights could not be had: {str(error).splitlines()[0]}"
+                    said = f"it could not be fine-tuned: {str(error).splitlines()[0]}"
             if said is None:
                 done.append(rival)
             else:
@@ -147,16 +149,21 @@ def _made(auto: Auto, rival: Rival, clock: Clock, left: int, val: ImageSource) -
                 )
             ratio = theirs / mine
         epoch_s, seconds = ratio * own["seconds"] / own["epochs"], 0.9 * clock.left / left
-        wanted = max(1, round(own["epochs"] / ratio))
-        epochs = min(wanted, auto.settings.max_epochs, int(seconds / epoch_s))
+        wanted = min(auto.settings.max_epochs, max(1, round(own["epochs"] / ratio)))
+        epochs, known = min(wanted, int(seconds / epoch_s)), {"wanted": wanted, "budget": clock.budget}
         if epochs < 1:
-            return {"epochs": 0, "epoch_s": epoch_s, "seconds": max(0.0, seconds)}
-        return like | {"epochs": epochs, "wanted": wanted, "warmup_epochs": min(epochs - 1, max(1, epochs // 5))}
+            return known | {"epochs": 0, "epoch_s": epoch_s, "seconds": max(0.0, seconds)}
+        return known | like | {"epochs": epochs, "warmup_epochs": min(epochs - 1, max(1, epochs // 5))}
 
     chosen = dict(auto.chosen(f"compare {rival.folder}", choose))
+    if chosen["epochs"] < chosen.get("wanted", 1) and chosen.get("budget", 0.0) < clock.budget:  # it has more time now
+        shutil.rmtree(folder)
+        folder.mkdir()
+        chosen = dict(auto.chosen(f"compare {rival.folder}", choose, again=True))
     if not chosen["epochs"]:
         return f"an epoch takes {chosen['epoch_s']:.0f} s, and {chosen['seconds']:.0f} s were left for it"
-    chosen.pop("wanted")
+    for name in ("wanted", "budget"):
+        chosen.pop(name, None)
     clock.note(f"{chosen['epochs']} epochs")
     run = folder / "train"
     if not (run / "result.json").is_file():

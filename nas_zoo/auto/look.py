@@ -229,7 +229,8 @@ def same_pictures(seen: Sequence[Seen | None]) -> list[int]:
         pooled = thumb.reshape(8, 2, 8, 2).mean((1, 3))
         signs = (pooled[:, 1:] > pooled[:, :-1]).reshape(4, 14)
         for group, bits in enumerate(signs):
-            buckets[group, bits.tobytes()].append(i)
+            if bits.any():  # else a plain background, which a whole set may share
+                buckets[group, bits.tobytes()].append(i)
 
     def root(i: int) -> int:
         while number[i] != i:
@@ -237,13 +238,12 @@ def same_pictures(seen: Sequence[Seen | None]) -> list[int]:
         return i
 
     for members in buckets.values():
-        for at, i in enumerate(members):
-            others = members[at + 1 :]
-            if others:
-                away = np.abs(np.stack([thumbs[j] for j in others]) - thumbs[i]).mean((1, 2))
-                for j in np.flatnonzero(away <= _NEAR):
-                    low, high = sorted((root(i), root(others[j])))
-                    number[high] = low
+        together = np.stack([thumbs[j] for j in members])
+        for at, i in enumerate(members[:-1]):
+            away = np.abs(together[at + 1 :] - together[at]).mean((1, 2))
+            for j in np.flatnonzero(away <= _NEAR):
+                low, high = sorted((root(i), root(members[at + 1 + j])))
+                number[high] = low
     return [i if i < 0 else root(i) for i in number]
 
 

@@ -78,6 +78,7 @@ class Plan:
     images_per_second: float = 0.0  # that the reference cells train with here
     networks: int = 12  # that the estimate is fitted on
     seconds: Seconds = Seconds(0, 0, 0, 0)
+    bound_by: str = ""  # what a larger size would miss: "latency", "time"; "": there is none, or it was given
 
     @property
     def shape(self) -> Shape:

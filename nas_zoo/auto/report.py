@@ -109,7 +109,7 @@ def _trained_less(rival: Row) -> str:
         return ""
     return (
         f"But it had {rival['epochs']} of the {counted(rival['epochs_wanted'], 'epoch')} that would be as long a "
-        "training, so this decides nothing: give --compare-budget more, and --max-epochs."
+        "training, so this decides nothing: give --compare-budget more."
     )
 
 
@@ -141,7 +141,8 @@ def _told(summary: Row, rows: Sequence[Row], left_out: Sequence[str], confusion:
         over = f"{100 * (measured / limit - 1):.0f} % more"
         say(f"The limit is missed: {_ms(measured)} measured, {_ms(limit)} allowed, {over}.", bad=True)
     elif measured < 0.6 * limit:
-        say("It is far below the limit: the time budget, not the limit, has bound its size. More time may give more.")
+        why = ": the time budget, not the limit, has bound its size. More time may give more"
+        say(f"It is far below the limit{why if summary.get('bound_by') == 'time' else ''}.")
     if summary["train_epochs"] < LEAST_EPOCHS:
         trained = counted(summary["train_epochs"], "epoch")
         say(
@@ -149,7 +150,9 @@ def _told(summary: Row, rows: Sequence[Row], left_out: Sequence[str], confusion:
         )
     elif summary["top1"] - 2 * standard_error(summary["top1"], summary["n"]) <= confusion["most"]:
         say("It is no better than always to answer with the most frequent class.", bad=True)
-    found = next((row for row in rows if row["kind"] == "found"), None)
+    own = [row for row in rows if row["kind"] in ("found", "found_int8")]
+    delivered = [row for row in own if row.get("file") == summary["file"]]
+    found = next(iter([*delivered, *own]), None)
     if found is None:
         say(
             "This network was compared with nothing, so that it is not known whether the search has paid off. "
@@ -288,6 +291,8 @@ def page(folder: Path) -> str:
     rows, confusion = compared.get("rows", []), _confusion(predictions, titles)
     own = {"kind": "found", "name": "found", "what": summary["file"], **{key: summary[key] for key in (
         "top1", "balanced_accuracy", "n", "measured_latency_ms", "predicted_latency_ms", "parameters")}}  # fmt: skip
+    if summary["file"] != "model.onnx":
+        own["predicted_latency_ms"] = None  # the estimate is of float32
     genotype = load_genotype(folder / "genotype.json")
     operations = [edge.operation for kind in KINDS for node in genotype.cell(kind).nodes for edge in node]
     names = {"normal": "Normal cell", "reduce": "Reduction cell"}

@@ -82,7 +82,9 @@ def parse(argv: list[str]) -> tuple[AutoSettings, bool]:
     if namespace.resume:
         if not ours:
             raise ValueError(f"there is nothing to resume in {out}: it holds no log.jsonl of `nas-zoo auto`")
-        saved = lines[0]["settings"]
+        saved = dict(lines[0]["settings"])
+        for line in lines:  # what a later start was given
+            saved |= line["chosen"] if (line["kind"], line.get("name")) == ("choice", "settings") else {}
         if begun:
             flags["out"], may = out, (*CHANGEABLE, *COMPARISON)
             return resumed_settings(AutoSettings, saved, flags, changeable=may, forgotten=()), True
@@ -122,6 +124,8 @@ def auto(settings: AutoSettings, resume: bool = False) -> dict[str, Any]:
         screen = sys.stdout, sys.stderr
         if resume:
             log.event("resumed", seconds=clock.spent)
+            kept = {name: getattr(settings, name) for name in ("time_budget", *COMPARISON)}
+            log.append({"kind": "choice", "name": "settings", "chosen": kept})
         else:
             log.start(to_dict(settings), run_facts("cpu"), overwrite=True, program="auto", stages=list(STAGES))
         with (
@@ -146,7 +150,7 @@ def auto(settings: AutoSettings, resume: bool = False) -> dict[str, Any]:
         f"{found['parameters']:,} parameters, {found['seconds']:.0f} of {settings.time_budget:g} s"
     )
     print(f"how good that is: {out / 'report.html'}")
-    print(f"see it: python -m http.server --directory {out / 'page'}    then http://localhost:8000")
+    print(f"see it: python -m http.server --directory {shlex.quote(str(out / 'page'))}    then http://localhost:8000")
     if not found["within_budget"]:
         raise BudgetMissed(
             f"{out / found['file']} takes {ms:.3f} ms, {100 * (ms / most - 1):.0f} % more than the {most:g} ms allowed"

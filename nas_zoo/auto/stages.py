@@ -64,7 +64,7 @@ from nas_zoo.export.runtime.latency import (
 )
 from nas_zoo.genotype import Genotype, load_genotype
 from nas_zoo.models.count import count
-from nas_zoo.models.latency import LatencyTable, Shape, all_pieces
+from nas_zoo.models.latency import Conditions, LatencyTable, Shape, all_pieces
 from nas_zoo.models.load import load_model, name_of_run
 from nas_zoo.models.results import Result, file_sha256
 from nas_zoo.runs.files import staged, write_json, write_text
@@ -289,6 +289,7 @@ class Auto:
         # about what training gets; the exact division follows when all is measured
         seconds = 0.5 * self.clock.left
         chosen: tuple[Rung, int] | None = None
+        bound_by = ""
         for size in sizes:
             if ms(ladder[0], size) > budget:
                 continue
@@ -298,6 +299,7 @@ class Auto:
             affordable = ladder[: max(0, enough) + 1]
             at = widest(affordable, lambda rung, size=size: ms(rung, size) <= SPARE * budget)  # type: ignore[misc]
             chosen = affordable[max(0, at)], size
+            bound_by = "latency" if at < len(affordable) - 1 else "time" if len(affordable) < len(ladder) else ""
             break
         if chosen is None:
             least = min(measured, key=measured.__getitem__)
@@ -324,7 +326,7 @@ class Auto:
             layout=shape.layout, init_channels=rung.init_channels, num_cells=rung.num_cells, image_size=size,
             channels=found.channels, num_classes=len(found.classes), search_size=search_size_for(size),
             max_latency_ms=budget, reference_ms=ms(rung, size), measured=measured,
-            images_per_second=rate(rung, size), networks=max(2, networks), seconds=divided,
+            images_per_second=rate(rung, size), networks=max(2, networks), seconds=divided, bound_by=bound_by,
         )  # fmt: skip
         self.clock.say(
             f"      {rung} at {size} pixels, {shape.layout} layout: {made.reference_ms:.3f} ms with reference cells, "
@@ -464,7 +466,7 @@ class Auto:
             return TrainSettings.from_recipe(
                 recipe, **self.data_settings(), **chosen, model=f"cell_net_{shape.layout}",
                 genotype=str(self.out / "genotype.json"), init_channels=shape.init_channels,
-                num_cells=shape.num_cells, image_size=made.image_size,
+                num_cells=shape.num_cells, image_size=made.image_size, crop_pct=1.0,  # as all else here sees them
             )  # fmt: skip
 
         def choose() -> dict[str, Any]:
@@ -531,7 +533,8 @@ class Auto:
         parts = self.divided(size)
         val = parts["val"]
         model = load_model(str(self.out / "train"))
-        real = source_images(val, limit=256)
+        # among few pictures one that is a near thing would decide; the classes of more of them say as much
+        real = source_images(val if len(val) >= 100 else parts["train"], limit=256)
         self.clock.note("float32")
         deliver(model, self.out, Forms(layout="NHWC"), images=real)
         input_size = shape.input_size
@@ -573,6 +576,7 @@ class Auto:
             "file": chosen, "images_file": chosen.replace(".onnx", "_images.onnx"), "measured_ms": ms,
             "val": {name: dataclasses.asdict(one) for name, one in scores.items()}, "int8": said,
             "busy": self.timer.word(), "sha256": file_sha256(self.out / chosen),
+            "conditions": dataclasses.asdict(self.conditions),
         }  # fmt: skip
 
     def test(self) -> dict[str, Any]:
@@ -621,6 +625,8 @@ class Auto:
                 "anew with another --out"
             )
         seconds = {name: self._lines["stage", name]["seconds"] for name in STAGES}
+        # those of the measurement: a run that goes on may do so elsewhere, or with another runtime
+        timed = Conditions(**exported["conditions"]) if "conditions" in exported else self.conditions
         found = {
             "file": exported["file"], "images_file": exported["images_file"],
             "max_latency_ms": budget,
@@ -634,18 +640,24 @@ class Auto:
             "layout": shape.layout, "init_channels": shape.init_channels, "num_cells": shape.num_cells,
             "image_size": shape.input_size[1], "genotype": self.genotype.digest, "method": settings.method,
             "search_epochs": self.result("search")["epochs"], "train_epochs": self.result("train")["epochs"],
-            "threads": self.conditions.threads, "runtime": self.conditions.runtime, "device": self.conditions.device,
+            "threads": timed.threads, "runtime": timed.runtime, "device": timed.device, "bound_by": self._bound_by(),
             "seed": settings.seed,
             "seconds": round(sum(seconds.values()), 1), "time_budget": settings.time_budget,
             "seconds_by_stage": seconds,
             "measured_on": {
-                "latency": f"{exported['file']}, {self.conditions}",
+                "latency": f"{exported['file']}, {timed}",
                 "accuracy": f"{tested['n']} test pictures of {self.look_found.data}, which decided nothing",
                 "busy": exported["busy"],
             },
         }  # fmt: skip
         write_json(self.out / "summary.json", found)
         return found
+
+    def _bound_by(self) -> str:
+        """What the size was held back by, where the network has the size of the plan."""
+        made, derived = self.plan_made, self.result("derive")
+        same = (derived["init_channels"], derived["num_cells"]) == (made.init_channels, made.num_cells)
+        return made.bound_by if same else "latency"
 
     def _table(self) -> LatencyTable:
         for path in self._tables():

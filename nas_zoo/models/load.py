@@ -181,6 +181,7 @@ def find_cfg(model: str) -> Any:
     A ValueError for an unknown tag.
     """
     if model.startswith(("hf-hub:", "hf_hub:", "local-dir:")):  # which it knows only with the model
+        require_hub(model)
         with torch.device("meta"):
             return SimpleNamespace(**make_named(model, model).pretrained_cfg)  # type: ignore[arg-type]
     try:

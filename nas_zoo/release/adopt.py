@@ -101,8 +101,11 @@ DATASETS = {
 
 
 def _dataset(name: str) -> Dataset:
-    word = Path(name).name
-    return next((known for pattern, known in DATASETS.items() if fnmatch.fnmatch(word, pattern)), Dataset(word))
+    word = Path(name).name or Path(name).resolve().name
+    for pattern, known in DATASETS.items():  # a folder called digits is somebody's own
+        if name == pattern or ("*" in pattern and fnmatch.fnmatch(word, pattern)):
+            return known
+    return Dataset(word)
 
 
 # ----------------------------------------------------------------------------------------------------------- the run
@@ -314,7 +317,13 @@ def result_of_run(
 
 def _license_of(run: Run) -> str:
     """The licence of a run's weights where the user gives none; ValueError where it is for others to give."""
-    others = find_public(run.result.get("began_with") or "")
+    began_with = run.result.get("began_with") or ""
+    if began_with.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+        raise ValueError(
+            f"run {str(run.folder)!r} began with {began_with}, whose licence is not known here; --license says under "
+            "which its weights may be published"
+        )
+    others = find_public(began_with)
     return "apache-2.0" if others is None else others.license_to_publish(f"run {str(run.folder)!r} began with")
 
 
@@ -379,6 +388,10 @@ def adopt(
         ValueError: For anything that does not fit; nothing is written then.
     """
     place = package or results.PACKAGE
+    if instead_of is not None and (replace or instead_of == tag):
+        raise ValueError(
+            "instead_of names another tag than the new weights', and replace is for the same: give one of them"
+        )
     if dtype not in ("auto", *DTYPES):
         raise ValueError(f"dtype must be auto, {' or '.join(DTYPES)}, got {dtype!r}")
     row = result_of_run(folder, tag=tag, model=model, also=also, dataset=dataset, license=license)
@@ -413,7 +426,7 @@ def adopt(
         raise ValueError(f"{source.name}: has {len(source)} test images, the run was measured on {row.test_images}")
     network = load_model(str(folder))
     again = evaluate_model(network, source)
-    allowed = 0.5 if settings.get("precision") == "bf16" else SAME  # a run until 0.2.0 was measured in bfloat16
+    allowed = 0.5 if settings.get("precision") == "bf16" else SAME  # a run before 0.2.0 was measured in bfloat16
     if abs(100 * again["top1"] - row.run_top1) > max(allowed, 200 / len(source)):
         raise ValueError(
             f"{source.name}: the run's weights reach {100 * again['top1']:.2f} % there, its result.json says "
@@ -462,7 +475,8 @@ def _check_place(rows: Sequence[Result], row: Result, old: str) -> None:
 
 def _of_a_search(run: Run) -> bool:
     """Whether a run's first weights were those of a derived network, which a search leaves beside its cells."""
-    return Path(run.settings.get("init_weights") or "").name.startswith("derived") and "began_with" not in run.result
+    first = Path(run.settings.get("init_weights") or "")  # a search's folder, or a file in it
+    return (not first.suffix or first.name.startswith("derived")) and "began_with" not in run.result
 
 
 def _check_fits(row: Result, tensors: Mapping[str, Tensor]) -> None:
@@ -608,6 +622,8 @@ def main(argv: list[str] | None = None) -> int:
     else:
         rows = results.read_results(results.PACKAGE / "results.csv")
         default = next(r for r in rows if (r.model, r.num_classes) == (row.model, row.num_classes))
-        stays = "" if default.name == row.name else f"; --instead-of {default.tag} would give these its place"
+        stays = (
+            "" if default.name == row.name else f"; with --instead-of {default.tag} and another tag these had its place"
+        )
         print(f"timm.create_model({row.model!r}, pretrained=True) has the weights {default.name}{stays}")
     return 0

@@ -122,6 +122,7 @@ def peak_memory_gb(device: torch.device | str) -> float:
 
 #: What names on the Hub begin with.
 _HUB = ("hf:", "hf-hub:", "hf_hub:")
+_FOLDER = "local-dir:"  # of a model in a folder
 #: Keys of settings, results and provenance whose value may be a path.
 _PATH_KEYS = (
     "data", "test_data", "data_root", "division", "out", "init_weights", "genotype", "latency_table",
@@ -155,6 +156,8 @@ def _published(record: Any, keys: tuple[str, ...]) -> Any:
         return record
     if keys[-1:] == ("command",):
         return " ".join(map(_without_folders, record.split(" ")))
+    if keys[-1:] in (("model",), ("began_with",)) and record.startswith(_FOLDER):
+        return _FOLDER + Path(record.removeprefix(_FOLDER)).name
     is_path = keys[-2:] == ("data", "name") or (keys and keys[-1] in _PATH_KEYS)
     return Path(record).name or record if is_path and not record.startswith(_HUB) else record
 

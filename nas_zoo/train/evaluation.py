@@ -125,18 +125,19 @@ def evaluate_model(
     channels = getattr(model, "in_chans", source.in_chans)
     if channels != source.in_chans:
         raise ValueError(f"{source.name} has {source.in_chans} channel(s), the model takes {channels}")
+    world = world_size()
     fitting = len(cfg.get("mean", ())) == source.in_chans
     batches = Batches(
         source,
         None,
-        batch_size,
+        -(-batch_size // world) * world,
         image_size=image_size,
         device=device,
         mean=mean or (tuple(cfg["mean"]) if fitting else None),
         std=std or (tuple(cfg["std"]) if fitting else None),
         workers=workers,
         rank=process_index(),
-        world=world_size(),
+        world=world,
     )
     return evaluate(model.to(device), batches.once("evaluating"), autocast)
 

@@ -291,7 +291,7 @@ class Training:
         first, *others = found
         began_with = {"began_with": self.settings.model} if self.settings.pretrained else {}
         return {
-            "model": self.settings.model.partition(".")[0],  # a tag names weights that these no longer are
+            "model": self.settings.model if ":" in self.settings.model else self.settings.model.partition(".")[0],
             "genotype": genotype.digest if isinstance(genotype, Genotype) else None,
             "parameters": self.num_parameters,
             "data": self.source.name,
@@ -404,6 +404,5 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     settings, state = parse(words)
     reason = train(settings, state, started)
-    operations = make_parser().parse_args(words).operations
-    named = f" --operations {operations}" if operations else ""
-    return stopped(reason, f"nas-zoo train --resume --out {shlex.quote(str(settings.out))}{named}")
+    named = ["--operations", given] if (given := make_parser().parse_args(words).operations) else []
+    return stopped(reason, shlex.join(["nas-zoo", "train", "--resume", "--out", str(settings.out), *named]))

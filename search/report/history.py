@@ -256,7 +256,7 @@ class Run:
             part = bool(self.gap.get("iterations"))  # of the next epoch, of which the log has no line yet
             epoch = (self.gap.get("epochs") or 0) + part
             measured = {"n": self.gap.get("n"), "epoch": epoch, "before": before, "part": part}
-            same = "gap" in self.last and measured["epoch"] == self.done  # else it tells more than the log, or other
+            same = not part and "gap" in self.last and epoch == self.done  # else it tells more than the log, or other
             known = {(row["cells"], row["edge_weights"]) for row in rows} if same else set()
             rows += [
                 _UNMEASURED | row | measured

@@ -192,6 +192,11 @@ def _reestimated(line: Mapping[str, Any]) -> float | None:
     return next((row.get("reestimated") for row in rows if row["cells"] == "found"), None)
 
 
+def _when(row: Row) -> str:
+    """Of what the weights are; `nas-zoo gap` may have measured them before an epoch had ended."""
+    return f"{'in' if row.get('part') else 'after'} epoch {row['epoch']}"
+
+
 def _gap_pairs(run: Run) -> list[Pair]:
     """Pairs of the picture: edge weights as methods are compared (shared out), equal cells once."""
     pairs: list[Pair] = []
@@ -199,13 +204,14 @@ def _gap_pairs(run: Run) -> list[Pair]:
     for row in run.gap_rows():
         if row["edge_weights"] == "plain":
             continue
-        if (key := (row["cells"], row["epoch"])) in seen:
+        if (key := (row["cells"], _when(row))) in seen:
             continue
         seen.add(key)
-        if row["cells"] == run.rule and ("found", row["epoch"]) in seen:
+        if row["cells"] == run.rule and ("found", _when(row)) in seen:
             continue
         edges = "+".join(str(row["edges"][kind]) for kind in KINDS)
-        name = f"{run.row_name(row)}, {edges} edges" + f", epoch {row['epoch']}" * (row["epoch"] != run.done)
+        then = bool(row.get("part")) or row["epoch"] != run.done
+        name = f"{run.row_name(row)}, {edges} edges" + f", {_when(row)}" * then
         pairs.append(Pair(name, row["before"]["running"], row["running"], run.color))
         if row["reestimated"] is not None:
             pairs.append(Pair(f"{name}, re-estimated", row["before"]["reestimated"], row["reestimated"], "pale"))
@@ -221,7 +227,7 @@ def _gap(run: Run) -> Row:
         words = ["+".join(str(row["edges"][kind]) for kind in KINDS) + " edges"]
         words += [f"edge weights {row['edge_weights']}"] * (row["edge_weights"] != "none")
         words += [f"n = {row['n']:,}"] if row["n"] not in (None, n) else []
-        words += [f"{'in' if row.get('part') else 'after'} epoch {row['epoch']}"] * (row["epoch"] != run.done)
+        words += [_when(row)] * (bool(row.get("part")) or row["epoch"] != run.done)
         both = {key: (row["before"][key], row[key]) for key in ("running", "reestimated")}
         rows.append({"name": run.row_name(row), "words": words, **both})
     return {"figure": _figure("Supernet (ring) → after discretization (disc), %", svg), "rows": rows, "n": n}

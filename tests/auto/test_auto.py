@@ -17,7 +17,7 @@ import pytest
 import timm
 
 import nas_zoo
-from nas_zoo.auto.run import main
+from nas_zoo.auto.run import main, parse
 from nas_zoo.auto.settings import AutoSettings
 from nas_zoo.auto.stages import STAGES, Scores, score
 from nas_zoo.data.division import Division
@@ -174,6 +174,11 @@ def test_a_finished_run_says_its_result_again_and_a_missed_budget_ends_with_1(fi
     assert main(["--resume", "--out", str(copy)]) == 0
     assert "% of 359 test pictures right" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*.onnx")} == before
+    # what a later start was given holds for the next, as for the command that is told when it is stopped
+    assert main(["--resume", "--out", str(copy), "--time-budget", "5000"]) == 0
+    capsys.readouterr()
+    settings, again = parse(["--resume", "--out", str(copy)])
+    assert (settings.time_budget, settings.compare, again) == (5000, False, True)
     # as where the machine is slower when the file is finished than when the size was chosen
     lines = RunLog.read(copy)
     for line in lines:

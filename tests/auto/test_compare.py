@@ -122,4 +122,9 @@ def test_weights_that_cannot_be_had_and_time_that_is_used_up_are_told(tmp_path):
     assert [row["kind"] for row in record["rows"]] == ["found"]
     assert len(record["left_out"]) == 4
     assert "random cells (same width and depth), an epoch takes" in record["left_out"][0]
-    assert "published weights, fine-tuned), its weights could not be had" in record["left_out"][3]
+    assert "published weights, fine-tuned), it could not be fine-tuned" in record["left_out"][3]
+    again = Auto(auto.settings, auto.log, auto.clock)  # with more time, as the page advises, they are trained
+    assert compare(again, Clock(auto.out / "compare", 0.001)) == record
+    more = compare(again, Clock(auto.out / "compare", 600.0))
+    assert [row["kind"] for row in more["rows"]] == ["found", "random", "catalogue", "timm"]
+    assert all(row["epochs"] == row["epochs_wanted"] for row in more["rows"])

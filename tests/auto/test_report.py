@@ -116,6 +116,27 @@ def test_random_cells_that_miss_the_limit_are_told_so(tmp_path):
     assert "it has kept the limit, which they miss" in text
 
 
+def test_others_are_held_against_the_file_that_is_delivered(tmp_path):
+    """A network between the times of its float32 and its int8 form was called faster."""
+    folder = made(tmp_path, [row("found_int8", 0.95, 0.1, file="model_int8.onnx"), row("timm", 0.95, 0.15)], ms=0.1)
+    compared = json.loads((folder / "compare.json").read_text())
+    compared["rows"][0] |= {"file": "model.onnx", "measured_latency_ms": 0.3}
+    (folder / "compare.json").write_text(json.dumps(compared))
+    assert "as good and faster" in words(folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | {"file": "model_int8.onnx"}))
+    assert "is as good: " in words(folder)
+    assert "as good and faster" not in words(folder)
+
+
+def test_time_is_said_to_have_bound_the_size_only_where_it_has(tmp_path):
+    folder = made(tmp_path, ms=0.05)
+    assert "It is far below the limit." in words(folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | {"bound_by": "time"}))
+    assert "It is far below the limit: the time budget, not the limit, has bound its size." in words(folder)
+
+
 def test_without_a_comparison_the_page_says_that_nothing_is_known_of_the_search(tmp_path):
     text = words(made(tmp_path))
     assert "compared with nothing" in text
@@ -143,8 +164,8 @@ def test_a_training_that_had_no_time_and_an_answer_that_is_chance_are_told(tmp_p
 
 
 def test_what_was_left_out_of_the_comparison_is_told(tmp_path):
-    text = words(made(tmp_path, [row("random", 0.95)], left_out=(f"{EVIL}, its weights could not be had: offline",)))
-    assert f"Left out of the comparison: {EVIL}, its weights could not be had: offline." in text
+    text = words(made(tmp_path, [row("random", 0.95)], left_out=(f"{EVIL}, it could not be fine-tuned: offline",)))
+    assert f"Left out of the comparison: {EVIL}, it could not be fine-tuned: offline." in text
 
 
 def test_names_from_files_are_text_and_nothing_is_loaded(tmp_path):

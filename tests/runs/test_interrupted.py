@@ -133,11 +133,14 @@ def test_report_and_gap_read_the_interrupted_search(tmp_path, capsys):
     assert [row["cells"] for row in figures["after"]] == ["found", "3/14"]
     assert figures["iterations"] == 1  # so its weights are not those that the log's line is of
     assert gap.main([str(out), "--edges", "found", "3/14", "--images", "20", "--save"]) == 0
-    assert "of epoch 2, which has not ended, after 1 iterations" in capsys.readouterr().out
+    assert "of epoch 2, which has not ended, after 1 iteration\n" in capsys.readouterr().out
     assert page.main([str(out)]) == 0
     text = (out / "report.html").read_text()
     assert text.count("in epoch 2") >= 2  # of both, found too
     assert "after epoch 2" not in text
+    assert run.main(["--resume", "--out", str(out)]) == 0  # and of the end of that epoch they are not, either
+    assert page.main([str(out)]) == 0
+    assert (out / "report.html").read_text().count("in epoch 2") >= 2
 
 
 @pytest.mark.parametrize("kind", MAINS)

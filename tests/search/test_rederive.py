@@ -44,7 +44,7 @@ def test_other_numbers_of_edges_are_written_as_a_genotype_file(tmp_path, capsys)
 
 def test_cells_of_several_epochs_are_drawn_below_one_another(tmp_path, capsys):
     run, file = RESULTS / "edas_c8_c10", tmp_path / "cells.svg"
-    assert main(["genotype", str(run), "--epoch", "1", "4", "10", "--draw", str(file)]) == 0
+    assert main(["genotype", str(run), "--epoch", "1,4,10", "--draw", str(file)]) == 0
     assert capsys.readouterr().out == f"{file}\n"
     words = [element.text for element in ElementTree.fromstring(file.read_text("utf-8")).iter() if element.text]
     edges = {}
@@ -65,7 +65,7 @@ def test_cells_of_several_epochs_are_drawn_below_one_another(tmp_path, capsys):
     drawn = sum(word in map(short, OPERATION_COLORS) for word in words)
     assert drawn == sum(map(len, edges.values()))
     again = tmp_path / "again.svg"
-    assert main(["genotype", str(run), "--epoch", "1", "4", "10", "--draw", str(again)]) == 0
+    assert main(["genotype", str(run), "--epoch", "1,4,10", "--draw", str(again)]) == 0
     assert again.read_bytes() == file.read_bytes()
     picture, cells_file = tmp_path / "last.png", tmp_path / "last.json"
     assert main(["genotype", str(run), "--draw", str(picture), "--to", str(cells_file)]) == 0
@@ -77,7 +77,7 @@ def test_cells_of_several_epochs_are_drawn_below_one_another(tmp_path, capsys):
     ("words", "told"),
     [
         (["--epoch", "99"], "epoch must be one that"),
-        (["--epoch", "1", "2"], "--epoch takes one number, or several with --draw and without --to, got [1, 2]"),
+        (["--epoch", "1,2"], "--epoch takes one number, or several with --draw and without --to, got [1, 2]"),
         (["--draw", "cells.gif"], "must end in .svg, .png or .pdf, got 'cells.gif'"),
         (["--draw", "no/cells.svg"], "'no/cells.svg': there is no such folder"),
         (["--edges", "9/14"], "'9/14' is neither"),
