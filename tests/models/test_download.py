@@ -195,7 +195,9 @@ def test_damaged_notes_are_passed_over(notes, server, tmp_path):
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_came_and_the_next_command_goes_on(server, tmp_path):
     server.fault("slow", seconds=2)  # so that a busy machine does not miss its middle
-    code = "import sys; from tests.models.test_download import row; from pathlib import Path; "
+    # of its own, since a shell that starts the tests in the background has it ignored by all that they start
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "import sys; from tests.models.test_download import row; from pathlib import Path; "
     code += "from nas_zoo.models.download import fetch_public; fetch_public(row(sys.argv[1]), folder=Path(sys.argv[2]))"
     root = Path(__file__).parents[2]
     partial = tmp_path / "relativenas_c10.emi.pt.partial"
