@@ -139,9 +139,10 @@ def fit(
 ) -> Image.Image:
     """The picture at `size` (a square's side, or height and width): resized to cover size / crop_pct, then centre crop.
 
-    Sides of size / crop_pct are rounded down, as in timm; Pillow's resampling is antialiased. A picture that has the
-    size already passes unchanged. With `part` the part of the picture that it names is resized, whatever its shape.
-    Of a picture of an extreme shape only what the crop keeps is resized, so that memory is bounded by `size`.
+    Sides of size / crop_pct are rounded down, as in timm; Pillow's resampling is antialiased. Where crop_pct is 1 a
+    picture that has the size already passes unchanged. With `part` the part of the picture that it names is resized,
+    whatever its shape. Of a picture of an extreme shape only what the crop keeps is resized, so that memory is bounded
+    by `size`.
     """
     height, width = (size, size) if isinstance(size, int) else size
     if part is not None:

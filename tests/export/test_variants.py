@@ -259,6 +259,19 @@ def test_a_file_with_preprocessing_gives_the_probabilities_of_pytorch(
         np.testing.assert_allclose(got.sum(1), 1, atol=1e-5)
 
 
+def test_a_file_with_preprocessing_that_crops_agrees_without_images_too(
+    base: onnx.ModelProto, model: Any, tmp_path: Path
+) -> None:
+    figures = check_onnx(saved(tmp_path, with_preprocessing(base)), model)
+    assert (figures["images"], figures["n"]) == ("noise", 16)
+
+
+def test_an_array_is_cropped_as_a_picture_is(exported: Path) -> None:
+    classifier = OnnxClassifier(exported)
+    picture = photograph(0).resize((SIDE, SIDE))
+    np.testing.assert_array_equal(classifier.preprocess(np.asarray(picture)), classifier.preprocess(picture))
+
+
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_the_graph_resizes_as_pillow_does(base: onnx.ModelProto, interpolation: str) -> None:
     """Of the graph the part before the model, whose pixels are compared with those of OnnxClassifier.preprocess."""

@@ -113,7 +113,26 @@ def test_every_dialect_says_the_same_genotype(name, tmp_path):
 
 def test_nni_concatenates_all_nodes_or_loose_ends():
     assert [cell.concat for cell in nni.read(NNI)] == [(2, 3, 4, 5)] * 2
-    assert [cell.concat for cell in nni.read(NNI, concat="loose_end")] == [(5,), (5,)]
+    assert [cell.concat for cell in nni.read(NNI | {"concat": "loose_end"})] == [(5,), (5,)]
+    assert as_genotype(NNI | {"concat": "all", "width": 36}) == EXPECTED
+    with pytest.raises(ValueError, match="NNI model_dict, key concat: must be 'all' or 'loose_end', got 'some'"):
+        as_genotype(NNI | {"concat": "some"})
+
+
+def test_five_nodes_of_nni_are_not_guessed():
+    """Its spaces of five nodes differ in what a cell joins, and its dictionary does not name them."""
+    fifth = {
+        f"{kind}/{what}_6_{k}": value
+        for kind in ("normal", "reduce")
+        for k, edge in enumerate((("sep_conv_3x3", 0), ("skip_connect", 1)))
+        for what, value in zip(("op", "input"), edge, strict=True)
+    }
+    with pytest.raises(ValueError, match=r"normal cell: five nodes, .* \(5, 6\).*; add \"concat\": \"all\" or"):
+        as_genotype(NNI | fifth)
+    assert as_genotype(NNI | fifth | {"concat": "all"}).normal.concat == (2, 3, 4, 5, 6)
+    assert as_genotype(NNI | fifth | {"concat": "loose_end"}).normal.concat == (5, 6)
+    same = {key: 0 if "input" in key else value for key, value in (NNI | fifth).items()}  # no node reads another
+    assert as_genotype(same).normal.concat == (2, 3, 4, 5, 6)
 
 
 NNI_NONE = NNI | {"normal/op_4_0": "none", "normal/op_4_1": "none"}

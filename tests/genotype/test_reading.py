@@ -338,6 +338,7 @@ def test_nas_bench_201_is_known_and_refused_as_another_space(value, tmp_path):
         ({"normal_concat": [2]} | {"a": 1}, "unknown key 'a'"),
         ("{'normal': 1, 'b'", "Python text, line 1"),
         ("{'normal': open('x')}", "Call is no literal"),
+        ("{'normal': OrderedDict(5)}", "Call is no literal"),
         ("prose {'normal': [], 'normal_concat': [2]} " + "x" * 50, "DARTS text, line 1"),
         (CALL.replace("3)]", "3), ]").replace("('sep_conv_5x5', 1)", "('sep_conv_5x5', ...)"), "Ellipsis: only lists"),
         (CALL.replace("normal=", "normal=np.int64("), "DARTS text, line 1"),

@@ -141,11 +141,7 @@ def expresses(normal: Cell, reduce: Cell) -> bool:
     """Whether DARTS' own code builds these cells of the text of ``write``: two edges a node, and its operations."""
     cells = (normal, reduce)
     operations = {edge.operation for cell in cells for node in cell.nodes for edge in node}
-    return (
-        _is_flat(cells)
-        and operations <= _OWN_OPERATIONS
-        and all(min(cell.concat) >= NUM_INPUTS for cell in cells)  # it joins nodes of one size
-    )
+    return _is_flat(cells) and operations <= _OWN_OPERATIONS
 
 
 def _is_flat(cells: Iterable[Cell]) -> bool:

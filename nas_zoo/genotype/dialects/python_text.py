@@ -100,7 +100,9 @@ def _value(node: ast.expr, depth: int) -> Any:
             pairs = _value(node.args[0], depth + 1)
             if isinstance(pairs, dict):
                 return pairs
-            if all(isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs):
+            if isinstance(pairs, (list, tuple)) and all(
+                isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs
+            ):
                 return dict(pairs)
     what = show(node.value) if isinstance(node, ast.Constant) else type(node).__name__
     raise ValueError(f"Python text, line {node.lineno}: {what} is no literal")
