@@ -11,9 +11,11 @@ dot          both cells as one Graphviz graph
 """
 
 import ast
+import builtins
 import inspect
 import keyword
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,8 +58,8 @@ def export_model(
     if to not in FORMATS:
         raise ValueError(f"format {to!r} is unknown; it must be one of {', '.join(FORMATS)}{near_names(to, FORMATS)}")
     if name is None:
-        name = Path(output).stem if output is not None and to == "timm-module" else Path(str(genotype)).stem
-        name = re.sub(r"\W+", "_", name) if isinstance(genotype, str | Path) or output is not None else "derived"
+        name = _default_name(genotype, output if to == "timm-module" else None)
+        name = name.lower() if to == "timm-module" else name
     cells = cells_named(genotype)
     if to == "timm-module":
         text = to_timm_module(cells, name, **kw)
@@ -73,6 +75,15 @@ def export_model(
     if output is not None:
         write_text(output, text)
     return text
+
+
+def _default_name(genotype: Any, output: Path | str | None) -> str:
+    """Of the file it will be, else of where the cells come from: "genotypes.py:DARTS_V2" is DARTS_V2."""
+    if output is None and not isinstance(genotype, str | Path):
+        return "derived"
+    before, _, last = str(genotype).rpartition(":")
+    own = last if before and last.isidentifier() else Path(str(genotype)).stem
+    return re.sub(r"\W+", "_", own if output is None else Path(output).stem)
 
 
 def to_dot(genotype: Genotype, name: str = "cells") -> str:
@@ -114,6 +125,11 @@ def to_timm_module(
     """
     if not re.fullmatch(r"[a-z_][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise ValueError(f"name {name!r}: a model's must be a Python name in lower case (letters, digits, _)")
+    class_name = "".join(part.capitalize() for part in name.split("_")) or "Derived"
+    if not class_name.isidentifier():  # of "_1"
+        class_name = f"Network{class_name}"
+    if {name, class_name} & _TAKEN or name in _OF_OTHERS:
+        raise ValueError(f"name {name!r}: means something else in Python, in torch or in the module; take another")
     if layout not in (None, *LAYOUTS):
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     data = DATA["in1k" if layout == "imagenet" else "c10"]
@@ -123,11 +139,11 @@ def to_timm_module(
     blocks: list[Any] = [StemBlock, operations.PointwiseNorm, operations.FactorizedReduce]
     blocks += [made for start, made in _CLASSES.items() if any(op.startswith(start) for op in genotype.operations)]
     imagenet = data.layout == "imagenet"
-    own, futures = _from_outside(genotype)
+    own, futures = _from_outside(genotype, {name, class_name})
     return fill(
         "nas_zoo.export.cells", "module.py.j2",
         name=name,
-        class_name="".join(part.capitalize() for part in name.split("_")) or "Derived",
+        class_name=class_name,
         version=__version__,
         digest=genotype.digest,
         layout=data.layout,
@@ -158,15 +174,20 @@ _TAKEN = {
     "NORMAL", "REDUCE", "every_other_pixel", "DepthwiseConv", "StemBlock", "PointwiseNorm", "FactorizedReduce",
     "SeparableConv", "DilatedConv", "StackedConv", "make_operation", "Node", "Cell", "SkippedCell", "inputs_read",
     "default_cfgs", "DropPath", "create_classifier", "build_model_with_cfg", "checkpoint", "generate_default_cfgs",
-    "register_model", "__all__",
+    "register_model", "__all__", "Any", "torch", "F", "nn",
 }  # fmt: skip
+
+#: What a file or a function of that name would hide from the module or from torch.
+_OF_OTHERS = {"timm", *dir(builtins), *sys.stdlib_module_names}
 
 
 _TWO_ONLY = "the module shall need torch and timm only"
 
 
-def _from_outside(genotype: Genotype) -> tuple[str, list[str]]:
+def _from_outside(genotype: Genotype, names: set[str]) -> tuple[str, list[str]]:
     """The source of the files that the genotype's own operations come from, and what they import from __future__.
+
+    `names` are those of the model, which the files must leave to it as they must _TAKEN.
 
     Raises:
         ValueError: For operations of installed packages, for files that need nas-zoo, and for names that two files, or
@@ -178,7 +199,7 @@ def _from_outside(genotype: Genotype) -> tuple[str, list[str]]:
         if found.path is None:
             raise ValueError(f"the operation {name!r} comes from a package; {_TWO_ONLY}")
         sources.setdefault(f"{found.path.name} ({found.mark})", found.path.read_text("utf-8"))
-    texts, futures, taken = [], [], dict.fromkeys(_TAKEN, "the module")
+    texts, futures, taken = [], [], dict.fromkeys(_TAKEN | names, "the module")
     for place, source in sources.items():
         tree, lines = ast.parse(source), source.splitlines()
         for node in tree.body:

@@ -451,12 +451,12 @@ def summary(figures: Mapping[str, Any]) -> str:
     top1, agreement, limit = figures["top1"], figures["top1_agreement"], figures["accepted"]["difference"]
     right = "" if top1 is None else f", right {top1['onnx']:.2%} (PyTorch {top1['pytorch']:.2%})"
     classes = "classes not compared" if agreement is None else f"same class {agreement:.2%}{right}"
-    random = f"; RANDOM WEIGHTS: {figures['random_weights']}" if figures["random_weights"] else ""
+    random = f"; RANDOM WEIGHTS: {plain(figures['random_weights'])}" if figures["random_weights"] else ""
     return (
         f"{plain(figures['file'])}: {figures['bytes'] / 1e6:.2f} MB, "
         f"differs by {figures['largest_difference']:.1e} at most "
         f"({'' if limit is None else f'of {limit:.1e} allowed, '}batches {', '.join(map(str, figures['batches']))}), "
-        f"{classes}; {counted(figures['n'], 'image')} of {figures['images']}{random}"
+        f"{classes}; {counted(figures['n'], 'image')} of {plain(figures['images'])}{random}"
     )
 
 

@@ -40,6 +40,12 @@ from nas_zoo.text import plain
 __all__ = ["ExportSettings", "main", "make_parser"]
 
 
+#: Settings that say nothing where another is not given.
+_OF_FOLDER = ("dtype", "int8", "with_preprocessing", "images", "data", "agreement")
+_OF_INT8 = ("calibration", "calibration_images", "calibration_method", "int8_target", "reduce_range")
+_OF_SERVER = ("tensorrt_cache", "tensorrt_fp16", "cudnn_search")
+
+
 @dataclass(frozen=True)
 class ExportSettings(ModelSettings):
     """The model and the file"""
@@ -82,10 +88,21 @@ class ExportSettings(ModelSettings):
         super().__post_init__()
         require_least(self, calibration_images=1, check_images=1, input_size=1)
         require(self.agreement is None or 0 <= self.agreement <= 1, "agreement", self.agreement, "from 0 to 1")
-        server = ("tensorrt_cache", "tensorrt_fp16", "cudnn_search")
-        given = [name for name in server if getattr(self, name) != getattr(type(self), name)]
-        if given and self.to_triton is None:
-            raise ValueError(f"{given[0]} is of a server's repository: give --to-triton REPOSITORY")
+        folder = self.to is not None or self.to_triton is not None
+        for there, needed, names in (
+            (folder, "--to FOLDER or --to-triton REPOSITORY", _OF_FOLDER),
+            (not folder, "neither --to nor --to-triton", ("output",)),
+            (self.to_triton is not None, "--to-triton REPOSITORY", ("model_name", "overwrite", *_OF_SERVER)),
+            (self.int8, "--int8", _OF_INT8),
+            (self.with_preprocessing, "--with-preprocessing", ("layout",)),
+            (self.images is not None or self.data is not None, "--images or --data", ("check_images",)),
+            (bool(self.images or self.data or self.calibration), "--images, --data or --calibration", ("agreement",)),
+            (self.check, "a check (without --no-check)", ("images", "data", "agreement")),
+        ):
+            given = [name for name in names if getattr(self, name) != getattr(type(self), name)]
+            if given and not there:
+                flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+                raise ValueError(f"{flags} can be given with {needed} only")
 
 
 def make_parser() -> Parser:
@@ -122,15 +139,6 @@ def _how(settings: ExportSettings) -> dict[str, Any]:
 
 
 def _write_one(name: str, settings: ExportSettings) -> None:
-    given = {
-        "dtype": settings.dtype != "float32",
-        "int8": settings.int8,
-        "with_preprocessing": settings.with_preprocessing,
-        "images": settings.images,
-        "data": settings.data,
-    }
-    if asked := [f"--{key.replace('_', '-')}" for key, value in given.items() if value]:
-        raise ValueError(f"{', '.join(asked)} can be given with --to FOLDER or --to-triton REPOSITORY only")
     model = named_model(name, settings, random_weights=settings.random_weights)
     path = settings.output or Path("model.onnx")
     if (path.exists() and not path.is_file()) or not path.parent.is_dir():
@@ -143,14 +151,10 @@ def _write_one(name: str, settings: ExportSettings) -> None:
 
 
 def _write_folder(name: str, settings: ExportSettings) -> None:
-    if settings.output is not None:
-        raise ValueError("--output can be given without --to and --to-triton only")
     if settings.images is not None and settings.data is not None:
         raise ValueError("--images and --data: give one of them, not both")
     if settings.images is not None and not settings.images.exists():
         raise ValueError(f"images {str(settings.images)!r}: no such {PLACES}")
-    if settings.calibration is not None and not settings.int8:
-        raise ValueError("--calibration can be given with --int8 only")
     forms = Forms(
         float16=settings.dtype == "float16",
         int8=settings.int8,
@@ -164,10 +168,15 @@ def _write_folder(name: str, settings: ExportSettings) -> None:
     model = named_model(name, settings, random_weights=settings.random_weights)
     how = _how(settings)
     metadata, of_model = images_of(model, **{key: value for key, value in how.items() if key in OF_IMAGES})
+    if forms.layout is not None and of_model["in_chans"] not in (1, 3):
+        channels = of_model["in_chans"]
+        raise ValueError(
+            f"--with-preprocessing: {name!r} takes images of {channels} channels, and pictures have 1 or 3"
+        )
     folder = Path(name.removeprefix("local-dir:"))
     own = name_of_run(folder) if folder.is_dir() else metadata.get("model", "model")
     called = settings.model_name or own.replace(".", "_")
-    server = {key: getattr(settings, key) for key in ("tensorrt_cache", "tensorrt_fp16", "cudnn_search")}
+    server = {key: getattr(settings, key) for key in _OF_SERVER}
     if settings.to_triton is not None:
         check_free(settings.to_triton, called, overwrite=settings.overwrite)
         compiled = forms.layout is None and (not forms.int8 or forms.int8_target == "tensorrt")

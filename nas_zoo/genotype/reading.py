@@ -46,7 +46,8 @@ def as_genotype(value: Any, *, models: Sequence[str] = ()) -> Genotype:
         return value
     if isinstance(value, (str, bytes)):
         text = decoded(value, "genotype") if isinstance(value, bytes) else value
-        return _from_text(text) if _is_genotype_text(text) else load_genotype(text, models=models)
+        is_text = _is_genotype_text(text) and not os.path.isfile(_file_and_name(text)[0])  # "Genotype (1).json"
+        return _from_text(text) if is_text else load_genotype(text, models=models)
     if isinstance(value, os.PathLike):
         return load_genotype(value)
     if isinstance(value, (dict, list, tuple)):

@@ -12,7 +12,7 @@ from torch import nn
 from nas_zoo.runs.files import write_json
 from nas_zoo.text import show
 
-__all__ = ["check_config", "write_config"]
+__all__ = ["check_config", "check_images", "write_config"]
 
 
 def check_config(path: Path) -> None:
@@ -24,17 +24,34 @@ def check_config(path: Path) -> None:
     if not isinstance(config, dict):
         raise ValueError(f"{str(path)!r} must hold an object, got {show(config)}")
     named, cfg, args = config.get("architecture"), config.get("pretrained_cfg", {}), config.get("model_args", {})
-    size = cfg.get("input_size", [1, 1, 1]) if isinstance(cfg, dict) else None
-    sizes = isinstance(size, list) and len(size) == 3 and all(type(side) is int and side > 0 for side in size)
     for name, right, what in (
         ("architecture", isinstance(named, str) and timm.is_model(named.split(".")[0]), "a model of ours or of timm"),
         ("pretrained_cfg", isinstance(cfg, dict), "an object"),
         ("model_args", isinstance(args, dict), "an object"),
-        ("pretrained_cfg.input_size", sizes, "three whole numbers (C, H, W)"),
     ):
         if not right:
-            got = size if "." in name else config.get(name)
-            raise ValueError(f"{str(path)!r}: {name} must be {what}, got {show(got)}")
+            raise ValueError(f"{str(path)!r}: {name} must be {what}, got {show(config.get(name))}")
+    check_images(cfg, f"{str(path)!r}: pretrained_cfg.")
+
+
+def check_images(cfg: Mapping[str, Any], place: str) -> None:
+    """ValueError, beginning with `place`, where a pretrained_cfg of JSON says of images or classes what cannot be."""
+    for name, kind, right, what in (
+        ("input_size", list, lambda v: len(v) == 3 and all(type(side) is int and side > 0 for side in v),
+         "three whole numbers (C, H, W)"),
+        ("mean", list, lambda v: v and all(map(_is_number, v)), "a list of numbers"),
+        ("std", list, lambda v: v and all(_is_number(one) and one > 0 for one in v), "a list of numbers above 0"),
+        ("crop_pct", (int, float), lambda v: _is_number(v) and 0 < v <= 1, "a number above 0, at most 1"),
+        ("interpolation", str, lambda v: True, "a name"),
+        ("label_names", list, lambda v: all(isinstance(one, str) for one in v), "a list of names"),
+    ):  # fmt: skip
+        value = cfg.get(name)
+        if value is not None and not (isinstance(value, kind) and right(value)):
+            raise ValueError(f"{place}{name} must be {what}, got {show(value)}")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and -1e9 < value < 1e9  # not NaN
 
 
 def write_config(

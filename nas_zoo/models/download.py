@@ -283,7 +283,7 @@ def _receive(row: PublicWeights, path: Path, partial: Path, timeout: float) -> N
                 file.truncate()
                 got = start
                 try:
-                    while data := answer.read1(_CHUNK):
+                    while data := _read(answer):
                         file.write(data)
                         got += len(data)
                         bar.update(len(data))
@@ -310,6 +310,17 @@ def _receive(row: PublicWeights, path: Path, partial: Path, timeout: float) -> N
         raise _Cut(f"the server cannot be reached ({_said(error.reason)})") from None
     except ValueError as error:  # of a link that leads on to what is no address
         raise _Failed(f"the link leads to what is no address ({_said(error)})") from None
+
+
+def _read(answer: Any) -> bytes:
+    """The next bytes; what the network raises (TLS, no route) is told apart from what a full disk does."""
+    try:
+        data: bytes = answer.read1(_CHUNK)
+    except TimeoutError:
+        raise
+    except OSError as error:
+        raise _Cut(f"the connection broke ({_said(error)})") from None
+    return data
 
 
 def _tell_status(code: int) -> NoReturn:

@@ -16,7 +16,7 @@ from torch import nn
 
 from nas_zoo.genotype import Genotype, name_of_cells
 from nas_zoo.models.catalog import hint_for_model, network_named, words_for_cells
-from nas_zoo.models.config import check_config
+from nas_zoo.models.config import check_config, check_images
 from nas_zoo.models.results import hub_is_away
 from nas_zoo.text import near_names, show
 
@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 StateDict = dict[str, torch.Tensor]
+_OF_IMAGES = ("input_size", "mean", "std", "crop_pct", "interpolation")
 
 
 def name_of_run(folder: Path | str) -> str:
@@ -111,9 +112,10 @@ def load_model(
 
 
 def _as_the_file_says(made: Any, weights: Path, model: str) -> None:
-    """Takes the classes that training wrote into a weights file; ValueError where it says that they are of other cells.
+    """Takes what training wrote into a weights file: the classes, and how images are prepared.
 
-    Cells that differ in operations without parameters alone fit each other's weights and mean something else.
+    ValueError where it says that they are of other cells, or of images what cannot be. Cells that differ in operations
+    without parameters alone fit each other's weights and mean something else.
     """
     if weights.suffix != ".safetensors":
         return
@@ -121,8 +123,8 @@ def _as_the_file_says(made: Any, weights: Path, model: str) -> None:
         told = file.metadata() or {}
     try:
         cells = Genotype.from_json(told["genotype"]) if "genotype" in told else None
-        classes = json.loads(told.get("classes", "null"))
-    except ValueError:  # of another program
+        classes, images = (json.loads(told.get(name, "null")) for name in ("classes", "images"))
+    except (ValueError, RecursionError):  # of another program
         return
     own = getattr(made, "genotype", None)
     if cells is not None and isinstance(own, Genotype) and cells != own:
@@ -132,6 +134,9 @@ def _as_the_file_says(made: Any, weights: Path, model: str) -> None:
         )
     if isinstance(classes, list) and len(classes) == getattr(made, "num_classes", None):
         made.pretrained_cfg = dict(made.pretrained_cfg) | {"label_names": tuple(map(str, classes))}
+    if isinstance(images, dict):
+        check_images(images, f"weights {str(weights)!r}: images.")
+        made.pretrained_cfg = dict(made.pretrained_cfg) | {name: images[name] for name in _OF_IMAGES if name in images}
 
 
 def make_named(name: str, said: str, **kwargs: Any) -> nn.Module:
@@ -220,11 +225,12 @@ def read_state_dict(path: Path) -> StateDict:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return state_dict_of(load_file(path), named)
-        passed_over = torch.serialization.safe_globals([(_Unread, name) for name in _PASSED_OVER])
-        with passed_over, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old forms
-            value = torch.load(path, map_location="cpu", weights_only=True)
+            value: Any = load_file(path)
+        else:
+            passed_over = torch.serialization.safe_globals([(_Unread, name) for name in _PASSED_OVER])
+            with passed_over, warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of old forms
+                value = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own words go on to tell how to run the code in it all the same.
         known = _first_line(str(error).partition("GLOBAL ")[2].split(maxsplit=1)[:1])

@@ -213,23 +213,19 @@ def save_model(
 ) -> None:
     """model.safetensors and config.json, as ``timm.create_model('local-dir:FOLDER', pretrained=True)`` reads them.
 
-    The config has the genotype itself, the class names and how images have to be prepared: those of `source`.
+    Both have the genotype itself, the class names and how images have to be prepared: those of `source`.
     """
     size = image_size or source.image_size
+    images = {
+        "input_size": (source.in_chans, size, size),
+        "mean": source.mean,
+        "std": source.std,
+        "crop_pct": crop_pct,
+        "interpolation": "bilinear",
+    }
     genotype = getattr(model, "genotype", None)
     metadata = {"genotype": genotype.to_json()} if isinstance(genotype, Genotype) else {}
-    metadata["classes"] = json.dumps(source.classes)
+    metadata |= {"classes": json.dumps(source.classes), "images": json.dumps(images)}
     with staged(folder) as aside:
         write_weights(aside / "model.safetensors", model.state_dict(), metadata)
-        write_config(
-            model,
-            aside / "config.json",
-            source.classes,
-            {
-                "input_size": (source.in_chans, size, size),
-                "mean": source.mean,
-                "std": source.std,
-                "crop_pct": crop_pct,
-                "interpolation": "bilinear",
-            },
-        )
+        write_config(model, aside / "config.json", source.classes, images)

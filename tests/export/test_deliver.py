@@ -186,7 +186,15 @@ def test_a_calibration_on_few_pictures_is_told_with_what_it_does(delivered: Path
     ("words", "message"),
     [
         (["--dtype=float16"], "--dtype can be given with --to FOLDER"),
-        (["--to=out", "--output=x.onnx"], "--output can be given without --to"),
+        (["--to=out", "--output=x.onnx"], "--output can be given with neither --to nor --to-triton only"),
+        (["--to=out", "--agreement=0.5"], "--agreement can be given with --images, --data or --calibration only"),
+        (["--agreement=0.5"], "--agreement can be given with --to FOLDER"),
+        (["--to=out", "--model-name=x", "--overwrite"], "--model-name, --overwrite can be given with --to-triton"),
+        (["--to=out", "--tensorrt-fp16"], "--tensorrt-fp16 can be given with --to-triton REPOSITORY only"),
+        (["--to=out", "--reduce-range"], "--reduce-range can be given with --int8 only"),
+        (["--to=out", "--layout=NCHW"], "--layout can be given with --with-preprocessing only"),
+        (["--to=out", "--check-images=5"], "--check-images can be given with --images or --data only"),
+        (["--to=out", "--images=.", "--no-check"], "--images can be given with a check (without --no-check) only"),
         (["--to=out", "--int8"], "--int8: needs --calibration"),
         (["--to=out", "--calibration=digits"], "--calibration can be given with --int8 only"),
         (["--to=out", "--images=nowhere"], "images 'nowhere': no such folder, tar or zip"),
@@ -206,6 +214,16 @@ def test_a_mistake_is_told_before_anything_is_exported(
         code = int(exit_.code or 0)
     assert code == 2
     assert message in capsys.readouterr().err.replace("10 classes, the model", "digits has")
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_that_take_pictures_are_not_made_for_channels_that_no_picture_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["cell_net_cifar", "--num-cells=2", "--init-channels=4", "--in-chans=4", "--random-weights",
+             *("--mean", *"5555", "--std", *"5555")]  # fmt: skip
+    assert main([*words, f"--to={tmp_path / 'out'}", "--with-preprocessing"]) == 2
+    assert "'cell_net_cifar' takes images of 4 channels, and pictures have 1 or 3" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

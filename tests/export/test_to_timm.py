@@ -111,6 +111,17 @@ def test_the_texts_are_read_back(name, tmp_path, capsys):
         assert capsys.readouterr().out.split("=", 1)[-1] == path.read_text().split("=", 1)[-1] or to == "json"
 
 
+def test_a_name_that_begins_with_a_digit_has_a_class_all_the_same():
+    text = to_timm_module(load_genotype("darts_v2"), "_1")
+    compile(text, "_1.py", "exec")
+    assert "class Network1(nn.Module):" in text
+
+
+def test_cells_of_a_file_go_by_their_own_name(tmp_path):
+    (tmp_path / "genotypes.py").write_text(f"DARTS_X = {load_genotype('darts_v2').to_darts()}")
+    assert "def darts_x(" in export_model(f"{tmp_path / 'genotypes.py'}:DARTS_X", "timm-module")
+
+
 def test_dot_has_every_edge():
     genotype = load_genotype("darts_v2")
     text = to_dot(genotype)
@@ -125,6 +136,10 @@ def test_dot_has_every_edge():
     [
         (["darts_v2", "--to", "keras"], "'keras' is unknown; it must be one of timm-module, darts, json, dot"),
         (["darts_v2", "--to", "timm-module", "--name", "a.b"], "name 'a.b'"),
+        *(
+            (["darts_v2", "--to", "timm-module", "--name", name], f"name {name!r}: means something else in Python")
+            for name in ("torch", "timm", "nn", "cell", "node", "checkpoint", "make_operation", "sum", "random", "any")
+        ),
         (
             ["darts_v2", "--to", "timm-module", "--layout", "mnist"],
             "layout must be one of cifar, imagenet, got 'mnist'",

@@ -388,3 +388,10 @@ def test_a_huge_or_deep_text_is_refused_in_little_time():
             as_genotype("{'a': 1} Genotype( " + unit * (size // len(unit)))
         with pytest.raises(ValueError, match=r"."):
             as_genotype("{" + unit * (size // len(unit)))
+
+
+@pytest.mark.parametrize("name", ["Genotype (1).json", "[best] cells.json", "{x}.json:found"])
+def test_a_file_whose_name_looks_like_a_genotype_is_opened(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name.removesuffix(":found")).write_text(json.dumps({"found": CALL}))
+    assert as_genotype(name) == EXPECTED

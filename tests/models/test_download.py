@@ -4,7 +4,9 @@ The faults and what each gives are one table (FAULTS) that a reader can go throu
 """
 
 import dataclasses
+import errno
 import hashlib
+import http.client
 import io
 import json
 import logging
@@ -13,6 +15,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -303,6 +306,26 @@ def test_a_fault_is_one_line_with_the_link_and_what_to_do(name, server, tmp_path
     server.faults.clear()
     server.always, server.files["w.pt"] = None, DATA
     assert fetch_public(wanted, folder=tmp_path).read_bytes() == DATA
+
+
+@pytest.mark.parametrize("error", [ssl.SSLError(1, "record layer failure"), OSError(errno.ENETUNREACH, "no route")])
+def test_what_came_is_kept_where_the_network_fails_in_another_way(error, server, tmp_path, monkeypatch):
+    """It was told as a disk that cannot be written to, and thrown away."""
+    read1 = http.client.HTTPResponse.read1
+
+    def read_ten(self, size=-1):
+        if self.fp is not None and (data := read1(self, 10)) and not hasattr(self, "began"):
+            self.began = True
+            return data
+        raise error
+
+    monkeypatch.setattr(http.client.HTTPResponse, "read1", read_ten)
+    with pytest.raises(ValueError, match=r"the connection broke \(.+\); the same command goes on from there"):
+        fetch_public(row(server.link("w.pt")), folder=tmp_path)
+    (partial,) = tmp_path.glob("**/*.partial")
+    assert DATA.startswith(partial.read_bytes())
+    monkeypatch.setattr(http.client.HTTPResponse, "read1", read1)
+    assert fetch_public(row(server.link("w.pt")), folder=tmp_path).read_bytes() == DATA
 
 
 def test_no_network_is_one_line(tmp_path):

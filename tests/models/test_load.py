@@ -1,6 +1,7 @@
 """A folder that a user names as a model, and what may be wrong with its config.json."""
 
 import json
+import math
 import re
 from typing import Any
 
@@ -43,6 +44,16 @@ def test_a_folder_as_training_leaves_it_is_a_model(folder):
             {"pretrained_cfg": {"input_size": "3x8x8"}},
             r"pretrained_cfg.input_size must be three whole numbers \(C, H, W\), got '3x8x8'",
         ),
+        ({"pretrained_cfg": {"mean": 0.5}}, "pretrained_cfg.mean must be a list of numbers, got 0.5"),
+        ({"pretrained_cfg": {"mean": [0.5, "b"]}}, r"pretrained_cfg.mean must be a list of numbers, got \[0.5, 'b'\]"),
+        ({"pretrained_cfg": {"std": [0.0]}}, r"pretrained_cfg.std must be a list of numbers above 0, got \[0.0\]"),
+        ({"pretrained_cfg": {"std": [math.nan]}}, r"pretrained_cfg.std must be a list of numbers above 0, got \[nan\]"),
+        ({"pretrained_cfg": {"crop_pct": "1"}}, "pretrained_cfg.crop_pct must be a number above 0, at most 1, got '1'"),
+        ({"pretrained_cfg": {"interpolation": 3}}, "pretrained_cfg.interpolation must be a name, got 3"),
+        (
+            {"pretrained_cfg": {"label_names": [1, 2]}},
+            r"pretrained_cfg.label_names must be a list of names, got \[1, 2",
+        ),
         ({"model_args": [1]}, r"model_args must be an object, got \[1\]"),
     ],
 )
@@ -81,6 +92,37 @@ def test_a_file_of_weights_says_what_its_classes_and_cells_are(tmp_path):
         load_model("darts_v2_c10", file, init_channels=4, **small)
     save_file(model.state_dict(), file, {"genotype": "of another program", "classes": "[1"})
     assert load_model("darts_v2_c10", file, init_channels=4, **small).num_classes == 10
+
+
+def test_a_file_of_weights_says_how_images_are_prepared(tmp_path):
+    """The model's own mean, size and crop are of the data that its name stands for."""
+    images = {
+        "input_size": [3, 48, 48],
+        "mean": [0.1] * 3,
+        "std": [0.2] * 3,
+        "crop_pct": 0.9,
+        "interpolation": "bicubic",
+    }
+    small: dict[str, Any] = {"num_cells": 2, "init_channels": 4}
+    model: Any = timm.create_model("darts_v2_c10", **small)
+    file = tmp_path / "model.safetensors"
+    save_file(model.state_dict(), file, {"images": json.dumps(images)})
+    again: Any = load_model("darts_v2_c10", file, **small)
+    assert {name: again.pretrained_cfg[name] for name in images} == images
+    save_file(model.state_dict(), file, {"images": json.dumps(images | {"mean": 1})})
+    with pytest.raises(
+        ValueError, match=r"weights '.*model.safetensors': images.mean must be a list of numbers, got 1"
+    ):
+        load_model("darts_v2_c10", file, **small)
+    save_file(model.state_dict(), file, {"images": "[" * 100_000})  # of another program
+    as_named: Any = load_model("darts_v2_c10", file, **small)
+    assert as_named.pretrained_cfg["crop_pct"] == model.pretrained_cfg["crop_pct"]
+
+
+def test_a_fault_in_a_safetensors_file_is_told_once(tmp_path):
+    save_file({}, file := tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"^weights '.*model.safetensors': no state dict in it"):
+        load_model("darts_v2_c10", file)
 
 
 def test_the_latency_is_of_networks_of_cells(tmp_path):
