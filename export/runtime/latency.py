@@ -135,7 +135,7 @@ class Timer:
             return None
         return (
             f"this machine is busy: {self.unsteady} of {self.taken} times spread by more than {SPREAD:.0%} after "
-            f"{self.repeats} rounds; for figures that count, measure again when it is idle (--again)"
+            f"{self.repeats} rounds; for figures that count, measure again when it is idle"
         )
 
 
@@ -432,7 +432,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         print(_shown(namespace.model, shape, table, estimate, measured))
     if (word := timer.word()) is not None:
-        print(word, file=sys.stderr)
+        print(f"{word} (--again)", file=sys.stderr)
     return 0
 
 

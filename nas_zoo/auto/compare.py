@@ -80,6 +80,7 @@ def compare(auto: Auto, clock: Clock) -> dict[str, Any]:
     if not math.isfinite(clock.budget):
         clock.budget = 60 + 1.3 * len(wanted) * _own(auto)["seconds"]
     left_out: list[str] = []
+    auto.check_data()
     with clock.running():
         parts = auto.divided(auto.plan_made.image_size)
         done: list[Rival] = []
@@ -127,8 +128,9 @@ def _settings(auto: Auto, rival: Rival, chosen: Mapping[str, Any], out: Path) ->
         network |= {"pretrained": True}
         chosen = {**chosen, "batch_size": batch, "lr": RECIPES[recipe]["lr"] * batch / most}
     return TrainSettings.from_recipe(
-        recipe, **auto.data_settings(), **network, **chosen, eval_every=0, image_size=auto.plan_made.image_size, out=out
-    )
+        recipe, **auto.data_settings(), **network, **chosen, eval_every=0, image_size=auto.plan_made.image_size,
+        crop_pct=1.0, out=out,  # as all else here sees them
+    )  # fmt: skip
 
 
 def _made(auto: Auto, rival: Rival, clock: Clock, left: int, val: ImageSource) -> str | None:

@@ -60,7 +60,7 @@ class Look:
     unreadable: tuple[str, ...] = ()
     repeated: tuple[tuple[str, ...], ...] = ()  # the same picture several times in one class of one part
     contradictions: tuple[tuple[str, ...], ...] = ()  # the same picture in several classes
-    leaks: tuple[tuple[str, ...], ...] = ()  # the same picture in training and in another part
+    leaks: tuple[tuple[str, ...], ...] = ()  # the same picture in several parts
     left_out: tuple[str, ...] = ()  # training pictures that are not used, because another part has them
     held_out: tuple[str, ...] = ("val",)  # parts that the data set did not have
     fingerprints: tuple[str, ...] = field(default=(), repr=False)
@@ -124,10 +124,16 @@ class Look:
                 f"{counted(len(self.repeated), 'picture')} of a class there several times: "
                 f"{listed(map(same, self.repeated))}."
             )
-        if self.leaks:
+        of_training = [names for names in self.leaks if any(name.startswith("train: ") for name in names)]
+        if of_training:
             told.append(
-                f"{counted(len(self.leaks), 'training picture')} also in the part that watches or tests; the training "
-                f"copies are left out ({len(self.left_out)}): {listed(map(same, self.leaks))}."
+                f"{counted(len(of_training), 'training picture')} also in the part that watches or tests; the training "
+                f"copies are left out ({len(self.left_out)}): {listed(map(same, of_training))}."
+            )
+        if both := [names for names in self.leaks if names not in of_training]:
+            told.append(
+                f"{counted(len(both), 'picture')} both in the part that watches and in the one that tests, so that the "
+                f"test is not quite independent; they stay in: {listed(map(same, both))}."
             )
         if self.contradictions:
             told.append(

@@ -153,6 +153,7 @@ def _told(summary: Row, rows: Sequence[Row], left_out: Sequence[str], confusion:
     own = [row for row in rows if row["kind"] in ("found", "found_int8")]
     delivered = [row for row in own if row.get("file") == summary["file"]]
     found = next(iter([*delivered, *own]), None)
+    as_float32 = next((row for row in own if row["kind"] == "found"), found)
     if found is None:
         say(
             "This network was compared with nothing, so that it is not known whether the search has paid off. "
@@ -165,7 +166,7 @@ def _told(summary: Row, rows: Sequence[Row], left_out: Sequence[str], confusion:
         told.append(
             _told_of_timm(found, row, limit)
             if row["kind"] in ("timm", "pretrained")
-            else _told_of_cells(found, row, limit)
+            else _told_of_cells(as_float32 or found, row, limit)  # rivals' cells are there as float32 alone
         )
     for words in left_out:
         say(f"Left out of the comparison: {words}.")

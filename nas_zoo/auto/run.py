@@ -27,6 +27,7 @@ from nas_zoo.auto.compare import compare
 from nas_zoo.auto.report import write_report, write_wrong
 from nas_zoo.auto.settings import COMPARISON, AutoSettings
 from nas_zoo.auto.stages import STAGES, Auto
+from nas_zoo.runs import outside
 from nas_zoo.runs.distributed import start_accelerator
 from nas_zoo.runs.ending import Finding, program
 from nas_zoo.runs.facts import run_facts
@@ -129,7 +130,7 @@ def auto(settings: AutoSettings, resume: bool = False) -> dict[str, Any]:
         else:
             log.start(to_dict(settings), run_facts("cpu"), overwrite=True, program="auto", stages=list(STAGES))
         with (
-            _told_how_to_go_on(out),
+            _told_how_to_go_on(settings),
             open(out / "console.log", "a", encoding="utf-8", errors="backslashreplace") as console,
             contextlib.redirect_stdout(console),
             contextlib.redirect_stderr(console),
@@ -138,6 +139,7 @@ def auto(settings: AutoSettings, resume: bool = False) -> dict[str, Any]:
             with clock.running():
                 found = run.run()
             if not (out / "wrong.json").exists():
+                run.check_data()
                 write_wrong(out, run.divided(found["image_size"])["test"])
             write_report(out)
             if settings.compare:
@@ -184,11 +186,14 @@ def _cleared(out: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _told_how_to_go_on(out: Path) -> Iterator[None]:
+def _told_how_to_go_on(settings: AutoSettings) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        print(f"stopped; continue with: nas-zoo auto --resume --out {shlex.quote(str(out))}", flush=True)
+        words = ["nas-zoo", "auto", "--resume", "--out", str(settings.out)]
+        if outside.is_outside(settings.method):
+            words += ["--method", outside.place_of(settings.method, "method")]
+        print(f"stopped; continue with: {shlex.join(words)}", flush=True)
         raise
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import timm
 
 from nas_zoo.genotype import load_genotype
+from nas_zoo.models.load import find_cfg
 from nas_zoo.runs.settings import MOST_WORKERS, require, require_least, require_most, setting
 from nas_zoo.search import find_method
 from nas_zoo.text import near_names
@@ -85,6 +86,11 @@ class AutoSettings:
             if not timm.is_model(self.against):
                 raise ValueError(
                     f"against: timm has no model {self.against!r}{near_names(self.against, timm.list_models())}"
+                )
+            cfg = find_cfg(self.against)
+            if cfg is not None and cfg.fixed_input_size and self.image_size != (size := cfg.input_size[1]):
+                raise ValueError(
+                    f"against: {self.against} needs --image-size {size}: it takes no images of another size"
                 )
         elif self.pretrained:
             raise ValueError("pretrained goes with compare: it is one more network to compare with")

@@ -120,7 +120,7 @@ class Auto:
             if ("stage", name) in self._lines:
                 continue
             if number > 1:
-                self._check_data()
+                self.check_data()
             allotted = self._allotted(name)
             with self.clock.stage(name, number, len(STAGES), words):
                 result = getattr(self, name)()
@@ -128,7 +128,7 @@ class Auto:
             self._append("stage", name, seconds=self.clock.stages[name], allotted=allotted, result=result)
         return self.summary()
 
-    def _check_data(self) -> None:
+    def check_data(self) -> None:
         """ValueError where the pictures are not those that were looked at; once a start, before it goes on."""
         if not self._same_data:
             index = FileIndex(self.out / "data_index.jsonl")

@@ -12,7 +12,7 @@ from torch import nn
 from nas_zoo.runs.files import write_json
 from nas_zoo.text import show
 
-__all__ = ["check_config", "check_images", "write_config"]
+__all__ = ["check_config", "check_images", "require_size", "write_config"]
 
 
 def check_config(path: Path) -> None:
@@ -48,6 +48,12 @@ def check_images(cfg: Mapping[str, Any], place: str) -> None:
         value = cfg.get(name)
         if value is not None and not (isinstance(value, kind) and right(value)):
             raise ValueError(f"{place}{name} must be {what}, got {show(value)}")
+
+
+def require_size(cfg: Mapping[str, Any], size: int, place: str) -> None:
+    """ValueError, beginning with `place`, where a model of that pretrained_cfg takes images of another size alone."""
+    if cfg.get("fixed_input_size") and (only := tuple(cfg["input_size"][1:])) != (size, size):
+        raise ValueError(f"{place} takes images of {only[0]} x {only[1]} pixels alone, not of {size}")
 
 
 def _is_number(value: Any) -> bool:

@@ -77,6 +77,7 @@ class Dataset:
     title: str
     note: str = ""  # how it differs from what the title says
     hub_id: str = ""
+    test: str = ""  # pattern of the name of its test images' file, where it has one of its own
 
 
 #: By the last part of what `--data` was given; patterns as fnmatch has them.
@@ -88,6 +89,7 @@ DATASETS = {
         "CIFAR-10 re-encoded as JPEG (quality 75, 4:2:0), training and test images: figures on it are not figures on "
         "CIFAR-10 and compare with each other only",
         "uoft-cs/cifar10",
+        "cifar10-jpeg-test*",
     ),
     "digits": Dataset(
         "digits (scikit-learn)", "1,797 grey images of 8x8 pixels, a fifth of them held out as test split"
@@ -96,14 +98,17 @@ DATASETS = {
         "Imagenette",
         "10 classes of ImageNet; trained on the first 600 images of each, tested on all validation images",
         "frgfm/imagenette",
+        "imagenette224-val*",
     ),
 }
 
 
-def _dataset(name: str) -> Dataset:
+def _dataset(name: str, test_data: str | None) -> Dataset:
     word = Path(name).name or Path(name).resolve().name
     for pattern, known in DATASETS.items():  # a folder called digits is somebody's own
-        if name == pattern or ("*" in pattern and fnmatch.fnmatch(word, pattern)):
+        if name == pattern:
+            return known
+        if known.test and fnmatch.fnmatch(word, pattern) and fnmatch.fnmatch(Path(test_data or "").name, known.test):
             return known
     return Dataset(word)
 
@@ -157,12 +162,14 @@ def read_run(folder: Path | str) -> Run:
         raise ValueError(f"run {str(folder)!r}: no such folder")
     for name in ("result.json", "config.json", "model.safetensors", "log.jsonl"):
         if not (folder / name).is_file():
-            unfinished = (folder / "checkpoint.pt").exists()
-            hint = (
-                f"it has not ended: nas-zoo train --resume --out {shlex.quote(str(folder))}"
-                if unfinished
-                else "not a training run?"
-            )
+            begun = RunLog.read(folder)[:1] if (folder / "log.jsonl").is_file() else []
+            settings = begun[0].get("settings", {}) if begun else {}
+            place = shlex.quote(str(folder))
+            hint = "not a training run?"
+            if "method" in settings:
+                hint = f"it is of a search; nas-zoo train --genotype {place} trains what it found"
+            elif "recipe" in settings:
+                hint = f"it has not ended: nas-zoo train --resume --out {place}"
             raise ValueError(f"run {str(folder)!r}: has no {name} ({hint})")
     try:
         result, config = (json.loads((folder / name).read_text("utf-8")) for name in ("result.json", "config.json"))
@@ -261,7 +268,7 @@ def result_of_run(
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds {', '.join(map(str, seeds))}: the runs must have different seeds")
     result, settings, cfg = run.result, run.settings, run.config["pretrained_cfg"]
-    about = dataset or _dataset(settings["data"])
+    about = dataset or _dataset(settings["data"], settings.get("test_data"))
     top1s = tuple(round(100 * one.result["top1"], 4) for one in runs)
     counts = count(network.to("meta"), tuple(cfg["input_size"]))
     begun = run.log[0]  # with what the run was made when it began; the result file of an older one has its end
@@ -408,6 +415,8 @@ def adopt(
     stored: dict[str, Tensor]
     if hub is not None:
         row, stored = _published_there(row, tensors, hub)
+        if dtype not in ("auto", row.dtype):
+            raise ValueError(f"dtype={dtype}: the weights on the Hub are {row.dtype}")
         half = row.dtype
     settings = run.settings
     size = row.input_size

@@ -26,6 +26,7 @@ from nas_zoo.data.listing import nfc, same_names
 from nas_zoo.data.named import open_source
 from nas_zoo.data.own import DATA, TEST_DATA, LabelledImages
 from nas_zoo.data.sources import ImageSource
+from nas_zoo.models.config import require_size
 from nas_zoo.models.load import class_names, load_model
 from nas_zoo.runs.distributed import (
     autocast_for,
@@ -125,6 +126,7 @@ def evaluate_model(
     channels = getattr(model, "in_chans", source.in_chans)
     if channels != source.in_chans:
         raise ValueError(f"{source.name} has {source.in_chans} channel(s), the model takes {channels}")
+    require_size(cfg, image_size or source.image_size, f"the model {cfg.get('architecture', '')}".strip())
     world = world_size()
     fitting = len(cfg.get("mean", ())) == source.in_chans
     batches = Batches(

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 from safetensors import SafetensorError, safe_open
@@ -16,7 +16,7 @@ from nas_zoo.data.listing import same_names
 from nas_zoo.data.sources import ImageSource
 from nas_zoo.genotype import Genotype, as_genotype, genotype_record, provenance_of
 from nas_zoo.models.catalog import DATA, MODELS, cells_named
-from nas_zoo.models.config import write_config
+from nas_zoo.models.config import require_size, write_config
 from nas_zoo.models.load import class_names, find_cfg, require_hub, words_of
 from nas_zoo.runs.files import staged, write_weights
 from nas_zoo.train.recipes import TrainSettings
@@ -62,9 +62,17 @@ def describe_mismatch(model: nn.Module, tensors: Mapping[str, Tensor]) -> str | 
 
 
 def make_model(
-    settings: TrainSettings, num_classes: int, in_chans: int, model_args: Mapping[str, Any], pretrained: bool = False
+    settings: TrainSettings,
+    num_classes: int,
+    in_chans: int,
+    model_args: Mapping[str, Any],
+    pretrained: bool = False,
+    size: int | None = None,
 ) -> nn.Module:
-    """The model through timm, with what of `model_args` is not None (genotype, init_channels, num_cells, pool_bn)."""
+    """The model through timm, with what of `model_args` is not None (genotype, init_channels, num_cells, pool_bn).
+
+    ValueError where there is no such model, or it does not take images of that size (pixels).
+    """
     args = {name: value for name, value in model_args.items() if value is not None}
     if settings.drop_path:
         args["drop_path_rate"] = settings.drop_path
@@ -79,7 +87,7 @@ def make_model(
     if pretrained:
         require_hub(name)
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **args)
+        made: Any = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **args)
     except RuntimeError as error:
         if not any(words in str(error) for words in ("Unknown model", "pretrained tag", "No pretrained weights")):
             raise
@@ -88,6 +96,9 @@ def make_model(
         if "unexpected keyword" not in str(error):
             raise
         raise ValueError(f"model={settings.model!r} cannot be made with {', '.join(args)}: {error}") from None
+    if size is not None:
+        require_size(made.pretrained_cfg, size, f"model={settings.model!r}")
+    return cast(nn.Module, made)
 
 
 def load_first(model: Any, settings: TrainSettings, classes: Sequence[str]) -> str | None:
@@ -107,7 +118,6 @@ def load_first(model: Any, settings: TrainSettings, classes: Sequence[str]) -> s
         cfg = find_cfg(settings.model)
         assert cfg is not None  # else there would have been no weights
         known, whose, count = class_names(vars(cfg)), settings.model, cfg.num_classes
-        model.pretrained_cfg.pop("tag", None)  # it names weights that these will not be any more
     else:
         return None
     if settings.keep_classifier:
@@ -203,7 +213,9 @@ def same_cells(settings: TrainSettings, state: Mapping[str, Any]) -> tuple[str, 
 def origin_of_cells(settings: TrainSettings) -> dict[str, str]:
     """Method, paper and source of the cells, as the record in the settings says; {} for the model's own cells."""
     weights = settings.init_weights
-    given = settings.genotype if settings.genotype is not None or weights is None else Path(weights).parent
+    given: Any = settings.genotype
+    if given is None and weights is not None:  # a search's folder, or a file in it
+        given = weights if weights.is_dir() else weights.parent
     found = {} if given is None else provenance_of(given)
     return {key: str(found[key]) for key in ("method", "paper", "source") if found.get(key)}
 
@@ -226,6 +238,8 @@ def save_model(
     genotype = getattr(model, "genotype", None)
     metadata = {"genotype": genotype.to_json()} if isinstance(genotype, Genotype) else {}
     metadata |= {"classes": json.dumps(source.classes), "images": json.dumps(images)}
+    if isinstance(cfg := getattr(model, "pretrained_cfg", None), dict):
+        cfg.pop("tag", None)  # it names others' weights
     with staged(folder) as aside:
         write_weights(aside / "model.safetensors", model.state_dict(), metadata)
         write_config(model, aside / "config.json", source.classes, images)

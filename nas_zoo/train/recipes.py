@@ -6,6 +6,7 @@ A recipe stands over the settings' own defaults, a YAML file over the recipe, a 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -209,6 +210,25 @@ class TrainSettings:
             source, size, cutout, crop_padding=self.crop_padding, crop_area_min=self.crop_area_min, flip=self.flip,
             **self._more,
         )  # fmt: skip
+
+    @property
+    def began_with(self) -> str | None:
+        """The trained weights that those of the run come from, its own not and a search's not; None: there are none.
+
+        A model's name; for the file of another run what that began with, else ``local-dir:FOLDER``.
+        """
+        if self.pretrained or self.init_weights is None:
+            return self.model if self.pretrained else None
+        folder = self.init_weights if self.init_weights.is_dir() else self.init_weights.parent
+        trained = (folder / "model.safetensors").is_file() if folder == self.init_weights else None
+        if self.init_weights.name.startswith("derived") or trained is False:  # a search's
+            return None
+        try:
+            before = json.loads((folder / "result.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            before = None
+        known = before.get("began_with") if isinstance(before, dict) else None
+        return known if isinstance(known, str) else f"local-dir:{folder}"
 
     @classmethod
     def from_recipe(cls, recipe: str, **settings: Any) -> TrainSettings:

@@ -120,8 +120,8 @@ class Training:
             model_args = chosen_args(settings, self.num_classes, in_chans)
         self.model_args = dict(model_args)
         torch.manual_seed(settings.seed)
-        own_weights = begins and settings.pretrained
-        self.model: Any = make_model(settings, self.num_classes, in_chans, self.model_args, pretrained=own_weights)
+        own = begins and settings.pretrained
+        self.model: Any = make_model(settings, self.num_classes, in_chans, self.model_args, pretrained=own, size=size)
         #: What became of the classifier of first weights, in words.
         self.classifier = load_first(self.model, settings, self.source.classes) if begins else None
         channels_last = settings.channels_last and not (device.type == "cpu" and strided_pointwise(self.model))
@@ -289,7 +289,7 @@ class Training:
         found = self.evaluated(self.test_batches)  # in float32 whatever they were trained in: so they are saved
         genotype = getattr(self.model, "genotype", None)
         first, *others = found
-        began_with = {"began_with": self.settings.model} if self.settings.pretrained else {}
+        began_with = {} if (name := self.settings.began_with) is None else {"began_with": name}
         return {
             "model": self.settings.model if ":" in self.settings.model else self.settings.model.partition(".")[0],
             "genotype": genotype.digest if isinstance(genotype, Genotype) else None,

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from nas_zoo.auto.clock import Clock
-from nas_zoo.auto.compare import compare, rivals
+from nas_zoo.auto.compare import _settings, compare, rivals
+from nas_zoo.auto.look import look
 from nas_zoo.auto.plan import Plan, Seconds
 from nas_zoo.auto.settings import AutoSettings
 from nas_zoo.auto.stages import Auto
 from nas_zoo.data.division import Division, image_names
+from nas_zoo.data.fingerprint import FileIndex, fingerprint
 from nas_zoo.data.named import open_parts
 from nas_zoo.export.graph.deliver import deliver
 from nas_zoo.genotype import load_genotype
@@ -41,6 +43,8 @@ def test_rivals_have_the_same_size_and_another_seed_has_other_random_cells():
     [
         ({"compare": True, "against": "mobilnetv3_small_100"}, "did you mean mobilenetv3_small_100"),
         ({"compare": True, "against_cells": "no_such_cells"}, "no_such_cells"),
+        ({"compare": True, "against": "test_vit", "image_size": 64}, "test_vit needs --image-size 160"),
+        ({"compare": True, "against": "test_vit"}, "test_vit needs --image-size 160"),
         ({"pretrained": True}, "pretrained goes with compare"),
         ({"compare": True, "compare_budget": 0.0}, "compare_budget"),
     ],
@@ -68,6 +72,10 @@ def finished(out: Path, **settings: Any) -> Auto:
     log.append({"kind": "stage", "name": "derive", "result": {"init_channels": 4, "num_cells": 3}})
     log.append({"kind": "choice", "name": "train", "chosen": chosen})
     clock = Clock(run, 60.0)
+    parts, index = Auto(given, log, clock).parts(stream=True), FileIndex(run / "data_index.jsonl")
+    marks = tuple(fingerprint(source, index) for source in parts.values())
+    seen = look(parts, 0, own_test=False, fingerprints=marks)[0]
+    log.append({"kind": "stage", "name": "look", "result": seen.to_dict()})
     auto = Auto(given, log, clock)
     train(TrainSettings.from_recipe(
         given.recipe, **auto.data_settings(), **chosen, model="cell_net_cifar", genotype=str(run / "genotype.json"),
@@ -113,6 +121,18 @@ def test_all_are_trained_alike_timed_in_turns_and_not_done_again(tmp_path):
     assert (timm / "model.onnx").exists()
     assert (timm / "train" / "result.json").stat().st_mtime_ns == trained
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
+
+    # of a recipe that crops they see all of a picture, as the found network does
+    chosen = {key: value for key, value in auto.chosen("train", dict).items() if key != "eval_every"}
+    cropping = Auto(dataclasses.replace(auto.settings, recipe="imagenet"), auto.log, auto.clock)
+    for rival in rivals(auto.settings):
+        assert _settings(cropping, rival, chosen, tmp_path / "x").crop_pct == 1.0
+
+    # and they are not trained on other pictures, and set beside what was found
+    (run / "compare.json").unlink()
+    next(Path(str(auto.settings.data)).glob("a/*")).unlink()
+    with pytest.raises(ValueError, match="holds other pictures than those that were looked at"):
+        compare(Auto(auto.settings, auto.log, auto.clock), Clock(run / "compare", 600.0))
 
 
 @pytest.mark.slow

@@ -111,6 +111,16 @@ def test_a_training_picture_that_is_in_the_test_part_too_does_not_train(tmp_path
     assert "(the data set's own)" in told(found)
 
 
+def test_a_picture_that_watches_and_tests_is_no_training_picture(tmp_path):
+    place = write_folder(tmp_path / "a", {f"{part}/{name}": 20 for part in ("train", "val", "test")
+                                          for name in ("cat", "dog")})  # fmt: skip
+    copy(place, "test/cat/003.png", "val/cat/same.png")
+    text = told(found_in(place)[0])
+    assert "1 picture both in the part that watches and in the one that tests" in text
+    assert "val/cat/same.png" in text
+    assert "training picture also" not in text
+
+
 def test_a_val_part_of_its_own_is_used_as_it_is(tmp_path):
     place = write_folder(
         tmp_path / "a",

@@ -129,6 +129,19 @@ def test_others_are_held_against_the_file_that_is_delivered(tmp_path):
     assert "as good and faster" not in words(folder)
 
 
+def test_cells_of_others_are_held_against_the_found_ones_in_the_same_form(tmp_path):
+    """What eight bits had gained was put down to the search."""
+    folder = made(tmp_path, [row("found_int8", 0.95, 0.1, file="model_int8.onnx"), row("random", 0.95, 0.3)], ms=0.1)
+    compared, summary = (json.loads((folder / name).read_text()) for name in ("compare.json", "summary.json"))
+    compared["rows"][0] |= {"file": "model.onnx", "measured_latency_ms": 0.3}
+    (folder / "compare.json").write_text(json.dumps(compared))
+    (folder / "summary.json").write_text(json.dumps(summary | {"file": "model_int8.onnx"}))
+    text = words(folder)
+    assert RANDOM_AS_GOOD in text
+    assert "They take 0.3 ms where those found take 0.3 ms" in text
+    assert "which they miss" not in text
+
+
 def test_time_is_said_to_have_bound_the_size_only_where_it_has(tmp_path):
     folder = made(tmp_path, ms=0.05)
     assert "It is far below the limit." in words(folder)

@@ -209,6 +209,9 @@ def test_the_command_writes_card_and_picture_and_tells_mistakes(run, tmp_path, c
     assert capsys.readouterr().out.strip().endswith("README.md")
     with Image.open(tmp_path / "card" / "cells.png") as picture:
         assert picture.width > 300
+    for name, key in (("search", "method"), ("begun", "recipe")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "log.jsonl").write_text(json.dumps({"kind": "run", "settings": {key: "any"}}) + "\n")
     for words, told in (
         (["edas_in1k"], "without weights"),
         (["edas_c99"], "did you mean"),
@@ -217,6 +220,8 @@ def test_the_command_writes_card_and_picture_and_tells_mistakes(run, tmp_path, c
         ([str(run), "--name", "a b"], "--name must be"),
         ([], "give one MODEL"),
         ([str(tmp_path)], "not a training run"),
+        ([str(tmp_path / "search")], "it is of a search; nas-zoo train --genotype"),
+        ([str(tmp_path / "begun")], "it has not ended: nas-zoo train --resume --out"),
     ):
         assert main(words) == 2
         error = capsys.readouterr().err

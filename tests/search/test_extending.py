@@ -15,6 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from nas_zoo.auto.run import _told_how_to_go_on
+from nas_zoo.auto.settings import AutoSettings
 from nas_zoo.cli import main
 from nas_zoo.genotype import Genotype, load_genotype
 from nas_zoo.models.load import load_model
@@ -62,6 +64,16 @@ def test_the_guide_names_its_files_and_every_kind_of_command(guide):
     assert [words[1] for words in COMMANDS] == ["search", "search", "gap", "genotype", "report", "search", "train",
                                                 "export", "card", "export-model"]  # fmt: skip
     assert {"runs", "four_edges.json", "swish.onnx", "my_swish.py"} <= {path.name for path in guide.iterdir()}
+
+
+def test_auto_tells_the_file_of_its_method_with_what_to_type_next(guide, capsys):
+    """The line that was told ended with 2: a file is run only where it is named."""
+    settings = AutoSettings(method=load_method(f"{guide / 'my_gdas.py'}:MyGdas"), out=guide / "a b")
+    with pytest.raises(KeyboardInterrupt), _told_how_to_go_on(settings):
+        raise KeyboardInterrupt
+    words = shlex.split(capsys.readouterr().out.partition("continue with: ")[2])
+    assert words == ["nas-zoo", "auto", "--resume", "--out", str(guide / "a b"), "--method",
+                     f"{guide / 'my_gdas.py'}:MyGdas"]  # fmt: skip
 
 
 def test_a_run_remembers_the_file_of_its_method_and_is_reported(guide):

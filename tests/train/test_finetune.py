@@ -1,6 +1,7 @@
 """Fine-tuning: a run that begins with trained weights, holds back what it is told to, and goes on as any run."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,13 +10,15 @@ import torch
 from safetensors.torch import load_file
 
 import nas_zoo  # noqa: F401  # registers
+from nas_zoo.data.named import open_source
 from nas_zoo.export.publish.card import card_text
 from nas_zoo.export.publish.card import main as main_card
 from nas_zoo.export.publish.published import open_checkpoint
 from nas_zoo.release.adopt import adopt
 from nas_zoo.runs.distributed import start_accelerator
+from nas_zoo.train.evaluation import evaluate_model
 from nas_zoo.train.evaluation import main as main_evaluate
-from nas_zoo.train.recipes import RECIPES
+from nas_zoo.train.recipes import RECIPES, TrainSettings
 from nas_zoo.train.run import Training, main, parse
 from tests.served_weights import theirs_of
 from tests.weights import write_images
@@ -129,6 +132,38 @@ def test_weights_that_do_not_say_their_classes_are_vouched_for_by_nobody(publish
     out, err = capsys.readouterr()
     assert json.loads(out)["same_classes"] is None
     assert "relativenas_c100.emi does not say what its classes are; that they are those of" in err
+
+
+@pytest.mark.slow
+def test_first_weights_of_another_run_are_told_with_where_they_come_from(photos, tmp_path):
+    """The card of a chain of runs called others' weights a search's own, and gave them a licence."""
+    flags = ["--recipe", "quick", "--model", "test_resnet", "--data", str(photos), "--epochs", "1", "--warmup-epochs",
+             "0", "--workers", "0", "--eval-every", "0", "--batch-size", "8"]  # fmt: skip
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main([*flags, "--out", str(first)]) == 0
+    config = json.loads((first / "config.json").read_text())
+    assert "tag" not in config["pretrained_cfg"]  # of timm's own weights
+    assert "began_with" not in json.loads((first / "result.json").read_text())
+    assert main([*flags, "--out", str(second), "--init-weights", str(first)]) == 0
+    result = json.loads((second / "result.json").read_text())
+    assert result["began_with"] == f"local-dir:{first}"
+    (second / "result.json").write_text(json.dumps(result | {"began_with": "relativenas_c100.emi"}))
+
+    def began_with(weights: Path) -> str | None:
+        return TrainSettings(init_weights=weights).began_with
+
+    assert began_with(second / "model.safetensors") == began_with(second) == "relativenas_c100.emi"
+    (tmp_path / "derived.safetensors").touch()
+    assert began_with(tmp_path / "derived.safetensors") is began_with(tmp_path) is None  # a search's
+
+
+def test_a_model_of_one_size_is_refused_for_another(photos, tmp_path, capsys):
+    flags = ["--recipe", "quick", "--model", "test_vit", "--data", str(photos), "--image-size", "32", "--workers", "0"]
+    assert main([*flags, "--out", str(tmp_path / "run")]) == 2
+    assert "model='test_vit' takes images of 160 x 160 pixels alone, not of 32" in capsys.readouterr().err
+    network = timm.create_model("test_vit", num_classes=10)
+    with pytest.raises(ValueError, match="takes images of 160 x 160 pixels alone, not of 32"):
+        evaluate_model(network, open_source(str(photos), "test", image_size=32))
 
 
 def test_a_frozen_stem_stays_and_the_rest_learns_and_another_head_is_new(photos, tmp_path):

@@ -604,7 +604,7 @@ def test_a_foreign_model_that_would_corrupt_memory_in_channels_last_is_trained_w
 
     from nas_zoo.train import run as train
 
-    def make(settings, num_classes, in_chans, model_args, pretrained):
+    def make(settings, num_classes, in_chans, model_args, pretrained, size):
         pool_and_classify = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
         return nn.Sequential(nn.Conv2d(in_chans, 4, 1, 2), *pool_and_classify)
 
