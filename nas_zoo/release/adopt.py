@@ -168,7 +168,7 @@ def read_run(folder: Path | str) -> Run:
             hint = "not a training run?"
             if "method" in settings:
                 hint = f"it is of a search; nas-zoo train --genotype {place} trains what it found"
-            elif "recipe" in settings:
+            elif "recipe" in settings or (folder / "checkpoint.pt").exists():
                 hint = f"it has not ended: nas-zoo train --resume --out {place}"
             raise ValueError(f"run {str(folder)!r}: has no {name} ({hint})")
     try:
