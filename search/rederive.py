@@ -23,7 +23,7 @@ from nas_zoo.runs.ending import program
 from nas_zoo.runs.files import write_json
 from nas_zoo.runs.log import RunLog
 from nas_zoo.runs.outside import check_marks, is_outside, marks_of
-from nas_zoo.runs.settings import Parser, settings_from, whole
+from nas_zoo.runs.settings import CHANGEABLE, Parser, settings_from, whole
 from nas_zoo.search.arguments import add_code_flags, load_code
 from nas_zoo.search.discretize import DERIVATIONS
 from nas_zoo.search.found import need_folder
@@ -47,7 +47,7 @@ def cells_of_run(folder: Path, rule: str | None = None, epoch: int | None = None
             which nothing would be left.
     """
     need_folder(folder)
-    first, *others = RunLog.read(folder)
+    first, *others = RunLog.read(folder) or [{}]
     lines = {line["epoch"]: line for line in others if line.get("kind") == "epoch" and "alpha" in line}
     if first.get("kind") != "run" or not lines:
         raise ValueError(f"{folder}: its log.jsonl is not that of a search that has ended an epoch")
@@ -68,7 +68,7 @@ def cells_of_run(folder: Path, rule: str | None = None, epoch: int | None = None
         "data": first.get("data", {}).get("name"),
         "epochs": line["epoch"],
         "rule": rule or "the method's own",
-        "settings": first["settings"],
+        "settings": {k: v for k, v in first["settings"].items() if k not in ("data", *CHANGEABLE)},
         "by": "nas-zoo",
         "facts": {key: first[key] for key in ("versions", "device", "commit") if key in first},
     }

@@ -22,6 +22,8 @@ installed (pip install 'nas-zoo[cluster]'), each has its share of the runs (--la
 import argparse
 import importlib.util
 import json
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ from nas_zoo.search.papers.launch import LAUNCHERS, Launcher
 from nas_zoo.search.papers.page import Shown, write_pages
 from nas_zoo.search.papers.runs import Data, Job, Store
 from nas_zoo.search.papers.scales import CASES, SCALES, Scale, case_of, label, retraining, searching
-from nas_zoo.search.report.history import GAP_FILE, read_run
+from nas_zoo.search.report.history import GAP_FILE, Run, read_run
 from nas_zoo.text import near_names
 
 __all__ = ["Plan", "main", "run_experiment"]
@@ -102,6 +104,11 @@ def _listed(jobs: Mapping[Any, Sequence[Job]]) -> list[Job]:
     return [row[seed] for seed in range(most) for row in jobs.values() if seed < len(row)]
 
 
+def _read(job: Job, label: str) -> Run:
+    run = read_run(job.folder, label)
+    return run if job.derive is None else run.derived_by(job.derive)
+
+
 def run_experiment(plan: Plan, launcher: Launcher, page_only: bool = False) -> Reason | None:
     """Runs what has not finished and writes the pages; returns why it was stopped (None: it was not)."""
     experiment, store = plan.experiment, plan.store
@@ -120,7 +127,7 @@ def run_experiment(plan: Plan, launcher: Launcher, page_only: bool = False) -> R
     if not accelerator.is_main_process:
         return None
     runs = {
-        name: [read_run(job.folder, f"{name}, seed {seed}") for seed, job in enumerate(jobs) if job.finished]
+        name: [_read(job, f"{name}, seed {seed}") for seed, job in enumerate(jobs) if job.finished]
         for name, jobs in plan.searches.items()
     }
     trains, models = plan.trains(), plan.models()
@@ -256,7 +263,8 @@ def make_parser() -> argparse.ArgumentParser:
 @program("nas-zoo paper")
 def main(argv: list[str] | None = None) -> int:
     """The program: 0, 2 for a mistake of the user's, 128 + n for signal n."""
-    options = make_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    options = make_parser().parse_args(words)
     if "list" in options.names:
         if options.names != ["list"]:
             raise ValueError("`list` shows the experiments and stands alone")
@@ -288,7 +296,6 @@ def main(argv: list[str] | None = None) -> int:
     launcher = _launcher(options)
     for plan in plans:
         if (reason := run_experiment(plan, launcher, options.page)) is not None:
-            return stopped(
-                reason, f"nas-zoo paper {' '.join(names)} --scale {scale.name} --out {options.out} --resume ..."
-            )
+            again = [*words, *([] if options.resume else ["--resume"])]
+            return stopped(reason, shlex.join(["nas-zoo", "paper", *again]))
     return 0

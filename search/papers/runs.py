@@ -64,6 +64,7 @@ class Job:
     words: tuple[str, ...] = field(compare=False)  # the folder's name tells all that matters of them
     told: str = field(compare=False, default="")
     borrowed: bool = field(compare=False, default=False)  # a log of a finished run, and perhaps nothing else
+    derive: str | None = field(compare=False, default=None)  # the rule that is wanted, where the log's is another
 
     def __call__(self) -> Reason | None:
         """Why it stopped early; None: it has ended."""
@@ -86,7 +87,7 @@ class Job:
 
     @property
     def begun(self) -> bool:
-        return (self.folder / "log.jsonl").exists()
+        return (self.folder / "log.jsonl").exists() and bool(RunLog.read(self.folder))  # killed in its first line
 
     @property
     def finished(self) -> bool:
@@ -107,7 +108,8 @@ class Store:
 
     def __init__(self, out: Path, data: Data, borrow: Sequence[Path] = ()) -> None:
         self.out, self.data = out, data
-        self._logs = [(path.parent, RunLog.read(path)) for place in borrow for path in sorted(place.rglob("log.jsonl"))]
+        logs = ((path.parent, RunLog.read(path)) for place in borrow for path in sorted(place.rglob("log.jsonl")))
+        self._logs = [(folder, lines) for folder, lines in logs if lines]
 
     def search(self, wanted: Searching) -> Job:
         """The job of a search."""
@@ -128,7 +130,9 @@ class Store:
                 if lines[0].get("code", {}) == code and _stands_for(
                     lines, to_dict(settings), to_dict(settings_class()), self.data
                 ):
-                    return Job("search", folder, (), job.told, borrowed=True)
+                    rule = getattr(settings, "derive", None)
+                    other = None if rule == lines[0]["settings"].get("derive") else rule
+                    return Job("search", folder, (), job.told, borrowed=True, derive=other)
         return job
 
     def train(self, settings: Mapping[str, Any], search: Job, rule: str | None = None, epoch: int | None = None) -> Job:
@@ -136,7 +140,7 @@ class Store:
         from nas_zoo.runs.files import write_json
         from nas_zoo.train.recipes import TrainSettings, settings_of
 
-        genotype, come_from = cells_of_run(search.folder, rule, epoch)
+        genotype, come_from = cells_of_run(search.folder, rule or search.derive, epoch)
         made = settings_of(settings)
         differing = _differing(made, TrainSettings()) | {"genotype": genotype.digest}
         cells = self.out / "runs" / "cells" / f"{genotype.digest}.json"

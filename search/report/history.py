@@ -6,7 +6,7 @@ Needs log.jsonl alone (events.jsonl and gap.json add to it where they are), so i
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -172,6 +172,14 @@ class Run:
         if record is None and rule == "found" and "found" not in line:
             record = dig(line, "genotype", str(self.settings.get("derive") or "darts"))
         return None if record is None else Genotype.from_json(record)
+
+    def derived_by(self, rule: str) -> "Run":
+        """The same with the cells of "darts" or "argmax" as those that were found."""
+        return replace(self, epochs=[
+            {**line, "found": dig(line, "genotype", rule),
+             "held_out": {**line["held_out"], "found": dig(line, "held_out", "derived", rule)}}
+            for line in self.epochs
+        ])  # fmt: skip
 
     @cached_property
     def alpha(self) -> dict[str, np.ndarray]:

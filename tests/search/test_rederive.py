@@ -11,6 +11,7 @@ from nas_zoo.cli import main
 from nas_zoo.genotype import Genotype, load_genotype
 from nas_zoo.models.palette import OPERATION_COLORS
 from nas_zoo.runs.log import RunLog
+from nas_zoo.runs.settings import CHANGEABLE
 from nas_zoo.search.rederive import cells_of_run
 from nas_zoo.search.report.figures import short
 
@@ -37,6 +38,7 @@ def test_other_numbers_of_edges_are_written_as_a_genotype_file(tmp_path, capsys)
     assert [len(node) for node in cells.normal.nodes] == [1, 1, 1, 1]
     come_from = json.loads(file.read_text())["provenance"]
     assert (come_from["method"], come_from["epochs"], come_from["rule"]) == ("da2s", 3, "4/14")
+    assert come_from["settings"].keys().isdisjoint({"data", *CHANGEABLE})  # paths of the machine
     capsys.readouterr()
     assert main(["genotype", str(run), "--edges", "4/14", "--epoch", "3"]) == 0
     assert Genotype.from_json(capsys.readouterr().out) == cells

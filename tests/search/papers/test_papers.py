@@ -20,14 +20,15 @@ from nas_zoo.genotype import KINDS, load_genotype
 from nas_zoo.runs import outside
 from nas_zoo.runs.log import RunLog
 from nas_zoo.search import papers
-from nas_zoo.search.papers.edas import depth
+from nas_zoo.search.papers.edas import depth, edas_figure_3
 from nas_zoo.search.papers.experiment import Results, marks, transfer
 from nas_zoo.search.papers.experiments import EXPERIMENTS
 from nas_zoo.search.papers.findings import RULE, Check, above, agrees, better, exact, more_often, verdict
 from nas_zoo.search.papers.launch import Launcher, Share
-from nas_zoo.search.papers.run import Plan
+from nas_zoo.search.papers.run import Plan, _read
 from nas_zoo.search.papers.runs import Data, Searching, Store
 from nas_zoo.search.papers.scales import SCALES, retraining, searching
+from nas_zoo.search.rederive import cells_of_run
 from nas_zoo.search.report.history import Run
 
 DIGITS = Data("digits")
@@ -325,6 +326,51 @@ def test_a_search_for_other_edges_is_not_borrowed_for_one_that_names_none(tmp_pa
     found = Store(tmp_path, DIGITS, list(logs.values())).search(wanted)
     assert (found.borrowed, found.folder) == (True, logs["da2s"])
     assert not Store(tmp_path, DIGITS, [logs["da2s_e4"]]).search(wanted).borrowed
+
+
+def test_cells_of_a_borrowed_log_are_those_of_the_rule_that_is_wanted(tmp_path):
+    """Logs of EDAS by DARTS' rule stand in for EDAS by argmax; the cells of their own rule were retrained."""
+    log, wanted = tmp_path / "logs" / "edas", searching("edas", SCALES["small"], 0)
+    log.mkdir(parents=True)
+    text = (RESULTS / "comparison_cpu" / "edas" / "log.jsonl").read_text("utf-8")
+    (log / "log.jsonl").write_text(text.replace("cifar10-jpeg-train.tar.xz", "digits"), "utf-8")
+    store = Store(tmp_path / "out", DIGITS, [tmp_path / "logs"])
+    job = store.search(wanted)
+    assert (job.borrowed, job.derive) == (True, "argmax")
+    cells, own = cells_of_run(log, "argmax")[0], cells_of_run(log)[0]
+    assert cells != own
+    assert f"{cells.digest}.json" in " ".join(store.train(retraining(SCALES["small"], "EDAS"), job).words)
+    run = _read(job, "EDAS")
+    assert run.genotype("found") == cells
+    assert run.derived("found") == run.derived("argmax")
+
+
+def test_a_log_without_a_line_is_a_run_that_has_not_begun(tmp_path):
+    wanted = searching("random", SCALES["tiny"], 0)
+    folder = Store(tmp_path / "out", DIGITS).search(wanted).folder
+    for place in (folder, tmp_path / "logs" / "random"):
+        place.mkdir(parents=True)
+        (place / "log.jsonl").touch()
+    job = Store(tmp_path / "out", DIGITS, [tmp_path / "logs"]).search(wanted)
+    assert (job.begun, job.finished, job.borrowed) == (False, False, False)
+    with pytest.raises(ValueError, match=r"its log.jsonl is not that of a search that has ended an epoch"):
+        cells_of_run(folder)
+
+
+def test_a_network_that_none_has_won_everywhere_has_lost_nothing_that_is_known():
+    def run(derived: float | None) -> Run:
+        held = {"supernet": 0.5, "derived": {"argmax": derived}, "n": 100}
+        return Run("a run", {"settings": {"method": "darts"}}, [{"epoch": 1, "held_out": held}])
+
+    runs = {"edas": [run(0.5)], "alpha_max": [run(0.4)], "darts": [run(None), run(0.2)]}
+    rows = edas_figure_3(Results(SCALES["tiny"], runs, {})).rows
+    assert [row.values["lost"] for row in rows] == [[0.0], [pytest.approx(0.1)], [pytest.approx(0.3)]]
+
+
+def test_a_deviation_that_the_paper_does_not_give_is_told_as_assumed():
+    check = agrees("error 2.60", [2.5], 2.6, None, at_paper=True)
+    assert check.words == "error 2.60 (the paper gives no deviation; 0.1 points are assumed)"
+    assert check.holds is True
 
 
 def test_a_count_of_multiply_adds_says_nothing_of_a_transfer():
