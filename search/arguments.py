@@ -72,7 +72,8 @@ def parse(argv: Sequence[str], description: str | None = None) -> tuple[SearchSe
     operations = flags.get("operations", in_file.get("operations"))
     if isinstance(operations, (list, tuple)) and all(isinstance(name, str) for name in operations):
         flags["operations"] = tuple(load_operation(name) for name in operations)
-        if saved is not None and set(flags["operations"]) <= set(saved.get("operations") or ()):
+        named = set(flags["operations"])
+        if saved is not None and named <= set(saved.get("operations") or ()) and all(map(is_outside, named)):
             del flags["operations"]  # of a run that goes on, those from outside need naming again and no others
     if saved is None:
         return settings_from(settings_class, flags, config, under=asked), None

@@ -44,6 +44,7 @@ __all__ = [
     "Step",
     "code_of",
     "config_path",
+    "entropies",
     "find_method",
     "generator_of",
     "load_method",
@@ -347,6 +348,12 @@ def logits_of(method: nn.Module, name: str = "alpha") -> dict[str, torch.Tensor]
         else logits[kind].detach().cpu().clone()  # on a CPU it would be the parameter itself, which moves on
         for kind in KINDS
     }
+
+
+def entropies(method: nn.Module, logits: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """``mean_entropy`` of alpha as the method's softmax has it, where its ``in_softmax`` says what that is."""
+    made: Any = getattr(method, "in_softmax", None)
+    return {kind: mean_entropy(logits[kind] if made is None else made(logits[kind])) for kind in KINDS}
 
 
 def mean_entropy(logits_EO: torch.Tensor) -> float:

@@ -57,7 +57,7 @@ from nas_zoo.search.discretize import DERIVATIONS, gap_table, measure_gap
 from nas_zoo.search.found import collapsed, genotypes_by, save_derived, write_cells
 from nas_zoo.search.host import Adam
 from nas_zoo.search.latency import latency_limit, latency_words
-from nas_zoo.search.method import SearchSettings, Step, code_of, find_method, logits_of, mean_entropy
+from nas_zoo.search.method import SearchSettings, Step, code_of, entropies, find_method, logits_of
 from nas_zoo.search.picture import changed_cells
 from nas_zoo.search.problem import Iteration, Named
 from nas_zoo.search.ranking import ranking_changes
@@ -74,7 +74,7 @@ class Search:
     counted = ("loss", "correct", "images", "alpha_loss", "alpha_images")
 
     def __init__(self, settings: SearchSettings, accelerator: Accelerator) -> None:
-        self.settings, self.accelerator = settings, accelerator
+        self.settings, self.accelerator, self.code = settings, accelerator, code_of(settings)  # as it was at the start
         self.autocast = autocast_for(accelerator.device, settings.precision)
         self.source = source = open_for_run(settings, ("train",))["train"]
         (self.data,) = fingerprints([source], settings.out, accelerator)
@@ -197,7 +197,7 @@ class Search:
                 "derived": {rule: derived.get(rule) for rule in DERIVATIONS},
             },
             "gap": gap,
-            "entropy": {kind: mean_entropy(logits[kind]) for kind in KINDS},
+            "entropy": entropies(self.method, logits),
             **({"latency": self.limit.figures(epoch, found)} if self.limit else {}),
             "ranking": ranking_changes(self.last_logits, logits) if self.last_logits else None,
             "alpha": {kind: logits[kind].tolist() for kind in KINDS},
@@ -239,7 +239,7 @@ class Search:
         """Without sync_bn the running statistics are those of the first process; see ``own_statistics``."""
         return {
             **data_state(self.source, self.data),
-            "code": code_of(self.settings),
+            "code": self.code,
             "last_logits": self.last_logits,
             "supernet": self.supernet.state_dict(),
             "method": self.method.state_dict(),
@@ -250,7 +250,7 @@ class Search:
     def load(self, state: Mapping[str, Any]) -> None:
         """Takes up what ``state`` gave; ValueError where the data are others."""
         take_up_data(state, [self.source], [self.data])
-        check_marks(state.get("code", {}), code_of(self.settings))  # runs begun before there was any hold none
+        check_marks(state.get("code", {}), self.code)  # runs begun before there was any hold none
         self.supernet.load_state_dict(state["supernet"])
         self.method.load_state_dict(state["method"])
         self.last_logits = state.get("last_logits")  # runs begun before the ranking was logged hold none
@@ -298,8 +298,8 @@ def search(
     data = {"name": run.source.name, "images": len(run.source), "classes": list(run.source.classes)}
     trackers = tracked(settings, accelerator, resume, changed_cells())
     with only_run_in(settings.out, accelerator), trackers as track:
-        seen, code = (*track, *callbacks), code_of(settings)
-        loop = Loop(run, settings, accelerator, arguments.CHECKPOINT_KIND, resume, seen, data=data, code=code)
+        seen = (*track, *callbacks)
+        loop = Loop(run, settings, accelerator, arguments.CHECKPOINT_KIND, resume, seen, data=data, code=run.code)
         if resume is None and accelerator.is_main_process:
             place = f"{run.source.name} {run.source.part}".strip()
             use = f"images: {len(run.source)} of {place}, half of them for the weights and half for alpha; "

@@ -129,14 +129,14 @@ class Loop:
                 if accelerator.is_main_process:  # the others have added theirs to it
                     self._sums += resume["sums"]
                 self.log.take_up(resume["log_lines"], resume["settings"], changeable=CHANGEABLE)
+            where = "its end"
             if self.epoch < settings.epochs:
+                where = f"epoch {self.epoch + 1}, iteration {self.step} of {program.steps}"
                 self.log.event("resumed", epoch=self.epoch + 1, iteration=self.step, commit=facts["commit"])
             before, now = resume.get("processes"), accelerator.num_processes
-            others = ""
-            if isinstance(before, int) and before != now:
-                others = f"; it goes on with {now} instead of {before} processes"
-            where = f"resumed at epoch {self.epoch + 1}, iteration {self.step} of {program.steps}{others}"
-            self._tell(where, told_in_force(force))
+            differ = isinstance(before, int) and before != now
+            others = f"; it goes on with {now} instead of {before} processes" if differ else ""
+            self._tell(f"resumed at {where}{others}", told_in_force(force))
         self._begun = time.monotonic()
 
     def run(self, started: float | None = None) -> Reason | None:

@@ -236,6 +236,10 @@ class Da2s(nn.Module):
         alpha = self.alpha[kind]
         if step.epoch < self.settings.frozen:
             alpha = alpha.detach()
+        return self.in_softmax(alpha)
+
+    def in_softmax(self, alpha: torch.Tensor) -> torch.Tensor:
+        """What of alpha goes into every softmax."""
         return strengthened(alpha) if self.settings.strengthen else alpha
 
     def edge_weights(self, kind: str) -> torch.Tensor:

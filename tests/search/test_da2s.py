@@ -10,7 +10,7 @@ import torch
 from nas_zoo.genotype import KINDS
 from nas_zoo.runs.settings import settings_from, to_dict
 from nas_zoo.search.discretize import CONFIGURATIONS, read_configuration
-from nas_zoo.search.method import Problem, Step, config_path
+from nas_zoo.search.method import Problem, Step, config_path, entropies, mean_entropy
 from nas_zoo.search.methods.da2s import (
     Da2s,
     Da2sReleasedSettings,
@@ -242,6 +242,14 @@ def test_the_released_preset_scales_edges_and_strengthens_alpha():
     # epoch 8: log(1) = 0 and linear 7/49; the code: 0.1 * 7/49 * (0 + 4 * ...)
     assert method.factors(7) == pytest.approx((0.0, 0.1 * 7 / 49 * 4))
     assert method.factors(49) == pytest.approx((0.1, 0.4))
+
+
+def test_the_entropy_that_is_logged_is_of_the_softmax_that_the_preset_uses():
+    """Log and report said two figures of one run."""
+    logits: dict[str, torch.Tensor] = {kind: torch.tensor([[0.25, -0.75], [3.0, 0.5]]) for kind in KINDS}
+    used = torch.tensor([[0.5, -3.375], [6.0, 1.0]])
+    for settings, seen in ((Da2sReleasedSettings(), used), (Da2sSettings(), logits["normal"])):
+        assert entropies(Da2s(settings), logits)["reduce"] == pytest.approx(mean_entropy(seen))
 
 
 def test_alpha_rests_in_the_first_epochs_of_the_released_preset_and_beta_does_not():

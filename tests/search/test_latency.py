@@ -8,10 +8,12 @@ import torch
 
 from nas_zoo.genotype import KINDS
 from nas_zoo.models.latency import CALL, Conditions, Fit, LatencyTable, Shape, all_pieces
+from nas_zoo.runs.distributed import start_accelerator
 from nas_zoo.runs.log import RunLog
 from nas_zoo.search.latency import LatencyLimit
 from nas_zoo.search.method import Step, find_method
-from nas_zoo.search.run import main
+from nas_zoo.search.methods.random_cells import RandomSettings
+from nas_zoo.search.run import Search, main, parse
 from nas_zoo.search.supernet import EdgeMixing
 
 SHAPE = Shape("cifar", 8, 5, 10, (1, 8, 8))
@@ -46,7 +48,7 @@ def limited(name: str, table, budget: float = 0.5, **settings) -> Any:
     return method.double(), LatencyLimit(chosen, method, 10, 1, 8)
 
 
-METHODS = ("edas", "alpha_max", "da2s", "da2s_released", "darts", "pc_darts", "random")
+METHODS = ("edas", "alpha_max", "da2s", "da2s_released", "darts", "pc_darts")
 STEP = Step(1, 7, 5, "alpha")
 
 
@@ -84,7 +86,7 @@ def test_equal_pools_of_one_state_are_expected_once(table):
     assert float(limit.expected(mixing)) == pytest.approx(limit.estimate(found))
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "random"])
+@pytest.mark.parametrize("name", METHODS)
 def test_the_gradient_is_that_of_differences(name, table):
     method, limit = limited(name, table, budget=0.01)
     alphas = [parameter for parameter in method.parameters() if parameter.requires_grad]
@@ -177,8 +179,20 @@ def test_a_run_goes_on_with_the_same_table_only_wherever_it_lies(table, tmp_path
     words = [*RUN, "--max-latency", "0.3", "--latency-table", str(table), *TARGET, "--out", str(tmp_path / "run")]
     assert main(words) == 0
     moved = ["--latency-table", str(table.rename(tmp_path / "moved.json"))]
+    settings, state = parse(["--resume", "--out", str(tmp_path / "run"), *moved])
+    running = Search(settings, start_accelerator())
+    text = (tmp_path / "moved.json").read_text()
+    (tmp_path / "moved.json").unlink()
+    assert state is not None
+    assert running.state()["code"] == state["code"]  # of its start, whatever becomes of the file meanwhile
+    (tmp_path / "moved.json").write_text(text)
     assert main(["--resume", "--out", str(tmp_path / "run"), *moved]) == 0
     table = tmp_path / "moved.json"
     table.write_text(table.read_text().replace('"offset": 0.05', '"offset": 0.06'))
     assert main(["--resume", "--out", str(tmp_path / "run"), *moved]) == 2
     assert "the latency table has changed since the run began" in capsys.readouterr().err
+
+
+def test_random_cells_are_told_that_nothing_keeps_a_limit(table, tmp_path):
+    with pytest.raises(ValueError, match="max_latency: random cells are drawn, not searched"):
+        RandomSettings(max_latency=1.0, latency_table=tmp_path / "table.json")

@@ -301,6 +301,8 @@ def test_data_that_has_moved_is_given_anew(tmp_path):
 def test_a_resumed_run_may_not_change_what_is_computed(whole, capsys):
     assert main(["--resume", "--out", str(whole), "--lr", "0.1"]) == 2
     assert "lr must stay 0.025 as in the run that is resumed, got 0.1" in capsys.readouterr().err
+    assert main(["--out", str(whole), "--resume", "--operations", "skip_connect,sep_conv_3x3"]) == 2
+    assert "operations must stay" in capsys.readouterr().err
 
 
 def test_the_shipped_configurations_are_read_and_are_what_they_say():
