@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -148,7 +149,26 @@ def take_up_data(state: Mapping[str, Any], sources: Sequence[ImageSource], now: 
         raise ValueError(
             f"data={sources[0].name!r} holds other images or labels than the data the checkpoint was made with"
         )
-    sources[0].skips.agree(map(str, state.get("unreadable", ())), tell=is_first())
+    before = [_as_it_lies_now(str(error), sources[0]) for error in state.get("unreadable", ())]
+    sources[0].skips.agree(before, tell=is_first())
+
+
+_UNREADABLE = re.compile(r"((?:corrupt image|cannot read) ('.*?'|\".*?\") in )(?:'[^']*'|\"[^\"]*\")(.*)", re.DOTALL)
+
+
+def _as_it_lies_now(error: str, source: ImageSource) -> str:
+    """The words on an image that cannot be read, of data that may lie elsewhere now: each image is counted once."""
+    if (match := _UNREADABLE.fullmatch(error)) is None:
+        return error
+    for other in source.skips.found:  # as it was opened
+        now = _UNREADABLE.fullmatch(other)
+        if now is not None and (now[1], now[3]) == (match[1], match[3]):
+            return other
+    names = () if source.files is None else source.files.names
+    which = next((i for i, name in enumerate(names) if repr(name) == match[2]), None)
+    if which is None or source.files is None:
+        return error
+    return match[1].removesuffix(f"{match[2]} in ") + source.files.where(which) + match[3]
 
 
 def is_same_data(saved: Sequence[str], sources: Sequence[ImageSource], now: Sequence[str]) -> bool:

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nas_zoo.data.fingerprint import FileIndex, _old_fingerprint, fingerprint, is_same_data
-from nas_zoo.data.named import open_source
+from nas_zoo.data.fingerprint import FileIndex, _as_it_lies_now, _old_fingerprint, fingerprint, is_same_data
+from nas_zoo.data.named import open_parts, open_source
 from nas_zoo.data.sources import ImageFiles, ImageSource
 from tests.data.test_listing import write_zip
 from tests.data.test_sources import encoded, tree, write_folder, write_tar
+from tests.weights import write_images
 
 
 def opened(place: Path) -> ImageSource:
@@ -100,3 +101,13 @@ def test_checkpoints_of_before_are_compared_as_they_were_written() -> None:
 
 
 OLD_DIGITS = "8e3283fdeca7a8d8"
+
+
+def test_words_on_an_unreadable_image_follow_data_that_has_moved(tmp_path: Path) -> None:
+    source = open_parts(str(write_images(tmp_path / "new", 1)), ("train",), stream=True)["train"]
+    assert source.files is not None
+    name, here = source.files.names[3], source.files.where(3)
+    for start in ("corrupt image", "cannot read"):
+        assert _as_it_lies_now(f"{start} {name!r} in '/old': it's cut", source) == f"{start} {here}: it's cut"
+    for other in ("corrupt image 'gone.png' in '/old': cut", "words of something else"):
+        assert _as_it_lies_now(other, source) == other
