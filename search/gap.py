@@ -26,7 +26,7 @@ from nas_zoo.runs.settings import Parser, settings_from, whole
 from nas_zoo.search.arguments import CHECKPOINT_KIND, add_code_flags, load_code
 from nas_zoo.search.discretize import configurations, gap_table
 from nas_zoo.search.found import need_folder
-from nas_zoo.search.method import find_method
+from nas_zoo.search.method import LATENCY_MARK, find_method
 from nas_zoo.search.report.history import GAP_FILE
 from nas_zoo.search.run import Search
 from nas_zoo.text import counted
@@ -42,6 +42,7 @@ def measure(
     images: int = 0,
     batches: int | None = None,
     test_data: str | None = None,
+    division: Path | None = None,
 ) -> dict[str, Any]:
     """``discretize.measure_gap`` of the run in a folder, with "n" images, "method" and "epochs".
 
@@ -53,6 +54,7 @@ def measure(
         images: Held-out images; 0: all of them.
         batches: Training batches that statistics are re-estimated over; default: as in the run.
         test_data: Where the images lie now that the run was given as test data (which leaves all of `data` to it).
+        division: Where the file of the run's division lies now.
 
     Raises:
         ValueError: For a folder without a run, other data, a configuration that no cell can have.
@@ -70,6 +72,9 @@ def measure(
     changes |= {"test_data": test_data} if test_data is not None else {}
     changes |= {"data_root": data_root} if data_root is not None else {}
     changes |= {"gap_batches": batches} if batches is not None else {}
+    changes |= {"division": division} if division is not None else {}
+    changes |= {"max_latency": None, "latency_table": None}  # which no accuracy depends on; the file may be gone
+    state = state | {"code": {name: mark for name, mark in state.get("code", {}).items() if name != LATENCY_MARK}}
     settings = dataclasses.replace(settings, **changes)
     run = Search(settings, start_accelerator())
     with taking_up("search"):
@@ -96,6 +101,7 @@ def make_parser() -> Parser:
     parser.add_argument("--data", help="where the run's data set lies now (default: where it was)")
     parser.add_argument("--test-data", help="the same for its --test-data")
     parser.add_argument("--data-root", type=Path, help="the same for cifar10 and cifar100")
+    parser.add_argument("--division", type=Path, help="the same for its --division")
     parser.add_argument("--images", type=whole(0), default=0, help="held-out images (default: all)")
     parser.add_argument(
         "--batches", type=whole(0), help="batches to re-estimate statistics over (default: as in the run)"
@@ -113,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
     options = make_parser().parse_args(argv)
     load_code(options)
     gap = measure(options.run, options.edges, options.data, options.data_root, options.images, options.batches,
-                  options.test_data)  # fmt: skip
+                  options.test_data, options.division)  # fmt: skip
     if options.save:
         write_json(options.run / GAP_FILE, gap)
     print(json.dumps(gap) if options.json else gap_table(gap, gap["n"]))

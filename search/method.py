@@ -37,6 +37,7 @@ from nas_zoo.search.supernet import Mixing, SearchSpace
 from nas_zoo.text import near_names
 
 __all__ = [
+    "LATENCY_MARK",
     "METHODS",
     "Method",
     "Problem",
@@ -307,12 +308,16 @@ def _settings_of(method: Any, name: str) -> type[SearchSettings]:
     return annotated
 
 
+#: The name under which ``code_of`` has the latency table.
+LATENCY_MARK = "the latency table"
+
+
 def code_of(settings: SearchSettings) -> dict[str, str]:
     """What tells one state of what comes from outside from another: method, operations, latencies; {} without any."""
     kinds: dict[str, Any] = dict.fromkeys(settings.operations, "operation") | {settings.method: "method"}
     marks = outside.marks_of(kinds)
     if settings.max_latency is not None and settings.latency_table is not None:
-        marks["the latency table"] = f"sha256 {hashlib.sha256(settings.latency_table.read_bytes()).hexdigest()}"
+        marks[LATENCY_MARK] = f"sha256 {hashlib.sha256(settings.latency_table.read_bytes()).hexdigest()}"
     return marks
 
 

@@ -136,6 +136,8 @@ GREY = torch.zeros(1, 8, 8, dtype=torch.uint8)
         (items((torch.full((3, 8, 8), 2.5), 0)), "values from 0 to 1, got 2.5 to 2.5.*leave Normalize out"),
         (items((torch.zeros(2, 8, 8, dtype=torch.uint8), 0)), "must have 1 or 3 channels"),
         (items((np.zeros((8, 8)), 0)), "must be a PIL image, a tensor .* got an array of float64"),
+        (items((Image.new("I", (8, 8), 40_000), 0)), r"has more than 8 bits \(mode I\)"),
+        (items((Image.new("F", (8, 8), 0.5), 0)), r"has more than 8 bits \(mode F\)"),
         (items(lambda: (torch.rand(3, 8, 8), 0)), "changes from one reading to the next"),
     ],
 )
