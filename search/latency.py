@@ -15,6 +15,7 @@ table's estimate of that network. It is differentiable in the mixing's weights; 
 step.
 """
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import torch
 from nas_zoo.data.sources import ImageSource
 from nas_zoo.genotype import KINDS, Genotype, Kind
 from nas_zoo.models.latency import Expected, LatencyTable, Shape
+from nas_zoo.runs.distributed import is_first
 from nas_zoo.search.found import genotypes_by
 from nas_zoo.search.method import Method, SearchSettings, Step
 from nas_zoo.search.supernet import EdgeMixing, Mixing
@@ -130,6 +132,8 @@ def latency_limit(
     """The limit of these settings; None where they have none."""
     if settings.max_latency is None:
         return None
+    if settings.method == "random" and is_first():
+        print("warning: random cells are drawn, not searched: nothing keeps max_latency", file=sys.stderr)
     return LatencyLimit(settings, method, len(source.classes), source.in_chans, image_size)
 
 

@@ -28,6 +28,7 @@ import numpy as np
 import onnx
 import torch
 from onnx.external_data_helper import uses_external_data
+from PIL import Image
 from torch import nn
 
 from nas_zoo.data.listing import PLACES
@@ -461,11 +462,17 @@ def summary(figures: Mapping[str, Any]) -> str:
 
 
 def _noise(texts: Mapping[str, str], input_shape: tuple[int | str, ...], count: int = 16) -> RealImages:
-    """Images of random pixels, for a check of values where there are none."""
+    """Images of random pixels, for a check of values where there are none.
+
+    Pictures where they can be, which a file with preprocessing inside and its classifier crop alike.
+    """
     size: Any = json.loads(texts.get("input_size", "null")) or input_shape[1:]  # read by OnnxClassifier before
     channels, height, width = (int(side) for side in size)
     pixels = np.random.default_rng(0).integers(0, 256, (count, height, width, channels), np.uint8)
-    return RealImages("noise", list(pixels), None)
+    images: list[Any] = list(pixels)
+    if channels in (1, 3):
+        images = [Image.fromarray(one[:, :, 0] if channels == 1 else one) for one in images]
+    return RealImages("noise", images, None)
 
 
 def _logits(model: nn.Module, scaled: np.ndarray, batch: int = 32) -> np.ndarray:

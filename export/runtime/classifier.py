@@ -564,9 +564,9 @@ class OnnxClassifier:
     def preprocess(self, image: ImageLike) -> np.ndarray:
         """The image as the model takes it: (C, H, W) float32, scaled.
 
-        Shorter side resized to the input size / crop_pct, centre crop, mean and std; an array of as many channels as
-        no picture has must be of the input size and is only scaled. As ``nas_zoo.data.pictures.decode`` has it, in
-        training too: upright by EXIF, the first frame of an animation, 16 bits scaled to 8, transparency dropped.
+        Shorter side resized to the input size / crop_pct, centre crop, mean and std; an array of the input size is
+        not resized. As ``nas_zoo.data.pictures.decode`` has it, in training too: upright by EXIF, the first frame of
+        an animation, 16 bits scaled to 8, transparency dropped.
 
         Args:
             image: A path, the bytes of a file, a PIL image, or a uint8 array (H, W, C) or (H, W).
@@ -749,8 +749,7 @@ def _decode(
     channels, height, width = size
     picture: str | os.PathLike[str] | bytes | Image.Image
     if isinstance(image, np.ndarray):
-        as_it_is = crop_pct == 1.0 or channels not in (1, 3)  # pictures of others cannot be resized
-        if as_it_is and image.dtype == np.uint8 and image.shape == (height, width, channels):
+        if image.dtype == np.uint8 and image.shape == (height, width, channels):
             return image
         where, picture = f"{place}array", _from_array(image, place)
     elif isinstance(image, Image.Image):

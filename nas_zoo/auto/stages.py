@@ -382,13 +382,11 @@ class Auto:
         def settings_with(**chosen: Any) -> Any:
             # eight edges a cell, as the reference cells that the size was planned with; how many argmax keeps only the
             # end of the search tells (11 to 13 of 14), and trained anew its cells were no better (docs/results.md)
-            own: dict[str, Any] = {"derive": "darts"} if "derive" in settings_class.__dataclass_fields__ else {}
-            if self.settings.method != "random":  # which learns nothing that could keep it
-                own |= {"max_latency": made.max_latency_ms, "latency_table": self.out / _TABLE}
+            own = {"derive": "darts"} if "derive" in settings_class.__dataclass_fields__ else {}
             return settings_class(
                 **self.data_settings(), **own, **chosen, image_size=made.search_size, eval_size=1000, gap_batches=4,
-                target_layout=made.layout, target_channels=made.init_channels, target_cells=made.num_cells,
-                target_size=made.image_size,
+                max_latency=made.max_latency_ms, latency_table=self.out / _TABLE, target_layout=made.layout,
+                target_channels=made.init_channels, target_cells=made.num_cells, target_size=made.image_size,
             )  # fmt: skip
 
         def choose() -> dict[str, Any]:

@@ -37,8 +37,6 @@ class RandomSettings(SearchSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.max_latency is not None:
-            raise ValueError("max_latency: random cells are drawn, not searched, so that nothing would keep it")
         read_configuration(self.edges, self.space)
 
 

@@ -266,12 +266,6 @@ def test_a_file_with_preprocessing_that_crops_agrees_without_images_too(
     assert (figures["images"], figures["n"]) == ("noise", 16)
 
 
-def test_an_array_is_cropped_as_a_picture_is(exported: Path) -> None:
-    classifier = OnnxClassifier(exported)
-    picture = photograph(0).resize((SIDE, SIDE))
-    np.testing.assert_array_equal(classifier.preprocess(np.asarray(picture)), classifier.preprocess(picture))
-
-
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_the_graph_resizes_as_pillow_does(base: onnx.ModelProto, interpolation: str) -> None:
     """Of the graph the part before the model, whose pixels are compared with those of OnnxClassifier.preprocess."""

@@ -310,7 +310,7 @@ name = load_method("my_gdas.py:MyGdas")
 for seed in (0, 1):
     settings = find_method(name)[0](method=name, seed=seed, epochs=1, num_cells=3, init_channels=4, batch_size=8,
                                     train_limit=34, out=Path(sys.argv[1]) / str(seed))
-    print("digest", seed, search(settings).genotype.digest, flush=True)
+    print(f"digest {seed} {search(settings).genotype.digest}\\n", end="", flush=True)  # two write to one pipe
 """
 
 

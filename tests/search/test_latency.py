@@ -13,7 +13,6 @@ from nas_zoo.runs.log import RunLog
 from nas_zoo.search.gap import measure
 from nas_zoo.search.latency import LatencyLimit
 from nas_zoo.search.method import Step, find_method
-from nas_zoo.search.methods.random_cells import RandomSettings
 from nas_zoo.search.run import Search, main, parse
 from nas_zoo.search.supernet import EdgeMixing
 
@@ -49,7 +48,7 @@ def limited(name: str, table, budget: float = 0.5, **settings) -> Any:
     return method.double(), LatencyLimit(chosen, method, 10, 1, 8)
 
 
-METHODS = ("edas", "alpha_max", "da2s", "da2s_released", "darts", "pc_darts")
+METHODS = ("edas", "alpha_max", "da2s", "da2s_released", "darts", "pc_darts", "random")
 STEP = Step(1, 7, 5, "alpha")
 
 
@@ -87,7 +86,7 @@ def test_equal_pools_of_one_state_are_expected_once(table):
     assert float(limit.expected(mixing)) == pytest.approx(limit.estimate(found))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "random"])
 def test_the_gradient_is_that_of_differences(name, table):
     method, limit = limited(name, table, budget=0.01)
     alphas = [parameter for parameter in method.parameters() if parameter.requires_grad]
@@ -196,6 +195,9 @@ def test_a_run_goes_on_with_the_same_table_only_wherever_it_lies(table, tmp_path
     assert measure(tmp_path / "run", ["found"])["n"] > 0
 
 
-def test_random_cells_are_told_that_nothing_keeps_a_limit(table, tmp_path):
-    with pytest.raises(ValueError, match="max_latency: random cells are drawn, not searched"):
-        RandomSettings(max_latency=1.0, latency_table=tmp_path / "table.json")
+def test_of_random_cells_it_is_told_that_nothing_keeps_the_limit(table, tmp_path, capsys):
+    words = [*RUN, "--max-latency", "0.3", "--latency-table", str(table), *TARGET]
+    for method in ("random", "darts"):
+        assert main(["--method", method, *words, "--out", str(tmp_path / method)]) == 0
+        told = "warning: random cells are drawn, not searched: nothing keeps max_latency" in capsys.readouterr().err
+        assert told is (method == "random")
