@@ -74,7 +74,7 @@ class Search:
     counted = ("loss", "correct", "images", "alpha_loss", "alpha_images")
 
     def __init__(self, settings: SearchSettings, accelerator: Accelerator) -> None:
-        self.settings, self.accelerator, self.code = settings, accelerator, code_of(settings)  # as it was at the start
+        self.settings, self.accelerator = settings, accelerator
         self.autocast = autocast_for(accelerator.device, settings.precision)
         self.source = source = open_for_run(settings, ("train",))["train"]
         (self.data,) = fingerprints([source], settings.out, accelerator)
@@ -114,7 +114,7 @@ class Search:
         self.weight_optimizer = torch.optim.SGD(
             self.weights, settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
-        self.limit = latency_limit(settings, method, source, size)
+        self.limit, self.code = latency_limit(settings, method, source, size), code_of(settings)  # of its start
         # Decay of the architecture parameters is each method's own affair, in its loss.
         self.alpha_optimizer = Adam(self.alphas, settings.alpha_lr, betas=settings.alpha_betas)
         self.last_logits: dict[str, Tensor] | None = None  # alpha after the epoch before

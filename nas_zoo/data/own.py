@@ -126,7 +126,7 @@ def _picture(data: LabelledImages, index: int, name: str) -> tuple[Image.Image, 
 def _as_picture(image: Any, where: str) -> Image.Image:
     if isinstance(image, Image.Image):
         if image.mode.startswith(("I", "F")):  # which Pillow would cut off at 255
-            raise ValueError(f"{where} has more than 8 bits (mode {image.mode}); give it as 8 bits, or from 0 to 1")
+            raise ValueError(f"{where} has more than 8 bits (mode {image.mode}); give 8 bits, or a tensor from 0 to 1")
         return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
     if isinstance(image, Tensor):
         if image.ndim == 3:

@@ -163,7 +163,7 @@ def read_run(folder: Path | str) -> Run:
     for name in ("result.json", "config.json", "model.safetensors", "log.jsonl"):
         if not (folder / name).is_file():
             begun = RunLog.read(folder)[:1] if (folder / "log.jsonl").is_file() else []
-            settings = begun[0].get("settings", {}) if begun else {}
+            settings = begun[0].get("settings") or {} if begun else {}
             place = shlex.quote(str(folder))
             hint = "not a training run?"
             if "method" in settings:

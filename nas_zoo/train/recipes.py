@@ -219,16 +219,17 @@ class TrainSettings:
         """
         if self.pretrained or self.init_weights is None:
             return self.model if self.pretrained else None
-        folder = self.init_weights if self.init_weights.is_dir() else self.init_weights.parent
-        trained = (folder / "model.safetensors").is_file() if folder == self.init_weights else None
-        if self.init_weights.name.startswith("derived") or trained is False:  # a search's
+        file = self.init_weights
+        if (file / "model.safetensors").is_file():
+            file = file / "model.safetensors"
+        if file.is_dir() or file.name.startswith("derived"):  # a search's
             return None
         try:
-            before = json.loads((folder / "result.json").read_text("utf-8"))
+            before = json.loads((file.parent / "result.json").read_text("utf-8"))
         except (OSError, ValueError):
             before = None
         known = before.get("began_with") if isinstance(before, dict) else None
-        return known if isinstance(known, str) else f"local-dir:{folder}"
+        return known if isinstance(known, str) else f"local-dir:{file.parent}"
 
     @classmethod
     def from_recipe(cls, recipe: str, **settings: Any) -> TrainSettings:

@@ -175,6 +175,11 @@ def test_a_table_without_the_network_says_how_to_measure_it(table, tmp_path, cap
     assert "max_latency needs latency_table" in capsys.readouterr().err
 
 
+def test_a_table_that_is_not_there_is_told_as_one(tmp_path, capsys):
+    assert main([*RUN, "--max-latency", "1", "--latency-table", "nowhere.json", "--out", str(tmp_path / "run")]) == 2
+    assert "latency table" in capsys.readouterr().err
+
+
 def test_a_run_goes_on_with_the_same_table_only_wherever_it_lies(table, tmp_path, capsys):
     words = [*RUN, "--max-latency", "0.3", "--latency-table", str(table), *TARGET, "--out", str(tmp_path / "run")]
     assert main(words) == 0
