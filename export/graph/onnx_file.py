@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 import nas_zoo
+from nas_zoo.data.pictures import RESAMPLING
 from nas_zoo.genotype import Genotype
 from nas_zoo.models.count import require_memory
 from nas_zoo.models.operations import FactorizedReduce
@@ -46,7 +47,6 @@ OPSETS = range(18, 24)
 IR_VERSION = 10
 # timm's defaults, for a cfg that is silent
 _CROP_PCT, _INTERPOLATION = 1.0, "bilinear"
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 
 def export_onnx(
@@ -252,8 +252,8 @@ def _metadata(
     if not 0 < crop <= 1:
         raise ValueError(f"crop_pct must be greater than 0 and at most 1, got {crop}")
     resampling = interpolation if interpolation is not None else cfg.get("interpolation") or _INTERPOLATION
-    if resampling not in INTERPOLATIONS:
-        raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {resampling!r}")
+    if resampling not in RESAMPLING:
+        raise ValueError(f"interpolation must be one of {', '.join(RESAMPLING)}, got {resampling!r}")
     values: dict[str, Any] = {
         "input_size": list(size),
         "mean": scale["mean"],

@@ -62,12 +62,6 @@ PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
-_RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 _MAX_SIDE = 10_000  # pixels of an input size: a picture of it has 0.3 GB
 _MAX_NUMBER = 1_000_000  # of a mean or deviation, whose scale is 0..1
 _MIN_CROP = 0.01  # crop_pct; a picture is brought to 1 / crop_pct of the input size before
@@ -376,8 +370,8 @@ class OnnxClassifier:
         self._require(right, "crop_pct", crop, f"a number from {_MIN_CROP} to 1")
         self.crop_pct = 1.0 if crop is None else float(crop)
         self.interpolation = interpolation or self.metadata.get("interpolation", "bilinear")
-        known = self.interpolation in _RESAMPLING
-        self._require(known, "interpolation", self.interpolation, f"one of {', '.join(_RESAMPLING)}")
+        known = self.interpolation in pictures.RESAMPLING
+        self._require(known, "interpolation", self.interpolation, f"one of {', '.join(pictures.RESAMPLING)}")
         names = self._told("labels", labels)
         if names is not None:
             right = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
@@ -579,7 +573,7 @@ class OnnxClassifier:
     def _preprocess(self, image: ImageLike, place: str) -> np.ndarray:
         self._require_preprocessing()
         assert self.input_size is not None
-        pixels = _decode(image, place, self.input_size, self.crop_pct, _RESAMPLING[self.interpolation])
+        pixels = _decode(image, place, self.input_size, self.crop_pct, pictures.RESAMPLING[self.interpolation])
         x = pixels.astype(np.float32)
         x /= 255
         x -= np.asarray(self.mean, np.float32)

@@ -26,7 +26,7 @@ from nas_zoo.data.division import Division
 from nas_zoo.data.index import cache_folder
 from nas_zoo.data.listing import KINDS, TEST_FOLDERS, FileTree, list_archives, list_images, nfc, parts_of, tell_left_out
 from nas_zoo.data.own import LabelledImages, name_of, read_own
-from nas_zoo.data.pictures import EXTENSIONS
+from nas_zoo.data.pictures import EXTENSIONS, RESAMPLING
 from nas_zoo.data.sources import (
     DEVICE_LIMIT_GB,
     ImageFiles,
@@ -103,6 +103,7 @@ def open_parts(
     image_size: int | None = None,
     in_chans: int | None = None,
     crop_pct: float = 1.0,
+    interpolation: str = "bilinear",
     stream: bool | None = None,
     split_seed: int = 0,
     download: bool = True,
@@ -127,10 +128,11 @@ def open_parts(
     run, since it depends on split_seed only, not on the run's seed. test_data, a second folder, tar or zip, is the test
     part instead; training then has all of `data`, and a val/ of it is the val part.
 
-    image_size: None for the size that all images share if it is 64 pixels or less, else 224. in_chans: 3 or 1 (grey);
-    None for 3 with files. stream: leave files encoded and check headers only; None for so if more than 2 GB decoded.
-    Otherwise every image is decoded here, so a corrupt one is found now. skips: what to go on without, none if None.
-    few: a class with no or one image is not refused; the caller counts them.
+    image_size: None for the size that all images share if it is 64 pixels or less, else 224; crop_pct, interpolation (a
+    name of ``pictures.RESAMPLING``): how others are brought to it. in_chans: 3 or 1 (grey); None for 3 with files.
+    stream: leave files encoded and check headers only; None for so if more than 2 GB decoded. Otherwise every image is
+    decoded here, so a corrupt one is found now. skips: what to go on without, none if None. few: a class with no or one
+    image is not refused; the caller counts them.
 
     Raises ValueError for a missing path, an unknown name, an empty class, classes that differ between the parts,
     a corrupt image or archive and what else cannot be trained on, naming the value and what would do.
@@ -142,13 +144,15 @@ def open_parts(
         raise ValueError(f"in_chans must be 3 (RGB) or 1 (grey), got {in_chans}")
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size must be 1 pixel or more, got {image_size}")
+    if interpolation not in RESAMPLING:
+        raise ValueError(f"interpolation must be one of {', '.join(RESAMPLING)}, got {interpolation!r}")
     if not 0 < crop_pct <= 1:
         raise ValueError(f"crop_pct must be above 0 and at most 1, got {crop_pct}")
     own, others = (None if one is None or isinstance(one, (str, os.PathLike)) else one for one in (data, test_data))
     if own is not None:
         if test_data is not None and others is None:
             raise ValueError(f"test_data must be a data set as data is, got {test_data!r}")
-        return _open_own(own, splits, others, image_size, in_chans, crop_pct, split_seed)
+        return _open_own(own, splits, others, image_size, in_chans, crop_pct, interpolation, split_seed)
     if others is not None:
         raise ValueError(f"test_data must be a path as data is, got a {name_of(others)}")
     assert isinstance(data, (str, os.PathLike))
@@ -157,8 +161,8 @@ def open_parts(
     if name not in NAMES:
         test_path = None if test_data is None else os.fspath(test_data)
         return _open_files(
-            name, splits, test_path, image_size, in_chans or 3, crop_pct, stream, split_seed, skips or Skips(),
-            Columns(image_column, label_column), few,
+            name, splits, test_path, image_size, in_chans or 3, crop_pct, interpolation, stream, split_seed,
+            skips or Skips(), Columns(image_column, label_column), few,
         )  # fmt: skip
     if test_data is not None:
         raise ValueError(f"test_data {os.fspath(test_data)!r}: {name} has a test split of its own")
@@ -167,7 +171,9 @@ def open_parts(
         if split != "val":
             source = _open_digits(split) if name == "digits" else _open_cifar(name, split, root, download)
             source = _with_channels(source, in_chans or source.in_chans, split, root)
-            found[split] = replace(source, image_size=image_size or source.image_size, crop_pct=crop_pct)
+            found[split] = replace(
+                source, image_size=image_size or source.image_size, crop_pct=crop_pct, interpolation=interpolation
+            )
     return found
 
 
@@ -316,10 +322,12 @@ def _open_own(
     image_size: int | None,
     in_chans: int | None,
     crop_pct: float,
+    interpolation: str,
     split_seed: int,
 ) -> dict[str, ImageSource]:
     name = name_of(data)
     kept: dict[str, Any] = {"native": NATIVE_PIXELS, "otherwise": PHOTOGRAPH_SIZE, "crop_pct": crop_pct}
+    kept["interpolation"] = interpolation
     images, labels, classes = read_own(data, None, image_size, in_chans, **kept)
     size, chans = images.shape[1], images.shape[3]
     found = {"train": (name, images, labels)}
@@ -332,7 +340,7 @@ def _open_own(
     mean, std = channel_statistics(found["train"][1])
     return {
         word: ImageSource(called, classes, of_each, mean, std, in_chans=chans, image_size=size, images=pixels,
-                          crop_pct=crop_pct)
+                          crop_pct=crop_pct, interpolation=interpolation)
         for word, (called, pixels, of_each) in found.items() if word in splits
     }  # fmt: skip
 
@@ -347,6 +355,7 @@ def _open_files(
     image_size: int | None,
     in_chans: int,
     crop_pct: float,
+    interpolation: str,
     stream: bool | None,
     split_seed: int,
     skips: Skips,
@@ -385,7 +394,9 @@ def _open_files(
                 skips.add(str(fault))
             rows = np.delete(rows, list(faults))
         else:
-            one = partial(files.decode, image_size=size, in_chans=in_chans, crop_pct=crop_pct)
+            one = partial(
+                files.decode, image_size=size, in_chans=in_chans, crop_pct=crop_pct, interpolation=interpolation
+            )
             words = f"decoding {files.place.name}"
             images, rows = decode_readable(one, len(files), size, in_chans, words, skips)
         return (part.subset(rows) if len(rows) < len(files) else part), images
@@ -400,7 +411,7 @@ def _open_files(
         mean, std = STATISTICS["imagenet"] if in_chans == 3 else STATISTICS["imagenet grey"]
     else:
         stamps = train.files.stamps().tobytes()
-        key = (os.path.abspath(place), stamps, tuple(train.files.names), size, in_chans, crop_pct)
+        key = (os.path.abspath(place), stamps, tuple(train.files.names), size, in_chans, crop_pct, interpolation)
         if key not in _computed:
             held = images.get("train")
             held = read(train)[1] if held is None else held
@@ -419,6 +430,7 @@ def _open_files(
             images=pixels,
             files=parts[split].files,
             crop_pct=crop_pct,
+            interpolation=interpolation,
             part=parts[split].folder,
             skips=skips,
         )

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from nas_zoo.data.pictures import decode
+from nas_zoo.data.pictures import RESAMPLING, decode
 from nas_zoo.data.sources import DEVICE_LIMIT_GB
 
 __all__ = ["DATA", "TEST_DATA", "LabelledImages", "name_of", "read_own"]
@@ -51,6 +51,7 @@ def read_own(
     native: int = 64,
     otherwise: int = 224,
     crop_pct: float = 1.0,
+    interpolation: str = "bilinear",
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Images uint8 (N, size, size, C), labels int64 (N,) and class names, all held in memory.
 
@@ -62,6 +63,7 @@ def read_own(
         native: Side in pixels up to which images are used as they are.
         otherwise: Side of all others.
         crop_pct: Part of the shorter side that a centre crop keeps, where images are resized.
+        interpolation: How they are resized: "nearest", "bilinear", "bicubic" or "lanczos".
 
     Raises:
         ValueError: In one line, for what is no such data set, changes from one reading to the next, has labels that do
@@ -91,7 +93,7 @@ def read_own(
     images, labels = np.empty((count, size, size, chans), np.uint8), np.empty(count, np.int64)
     for i in tqdm(range(count), f"{name}: reading", unit="image", delay=2.0, disable=None):
         picture, labels[i] = _picture(data, i, name)
-        images[i] = decode(picture, size, chans, crop_pct=crop_pct)
+        images[i] = decode(picture, size, chans, crop_pct=crop_pct, resampling=RESAMPLING[interpolation])
     names = tuple(map(str, classes if classes is not None else _classes(data) or range(int(labels.max()) + 1)))
     if labels.min() < 0 or labels.max() >= len(names):
         raise ValueError(

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ["DECODE_ERRORS", "EXTENSIONS", "Box", "Part", "decode", "fit", "open_picture", "read_file"]
+__all__ = ["DECODE_ERRORS", "EXTENSIONS", "RESAMPLING", "Box", "Part", "decode", "fit", "open_picture", "read_file"]
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pnm"}
@@ -28,6 +28,8 @@ EXTENSIONS = frozenset(
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 MAX_FILE_BYTES = 64 * 2**20  # an encoded picture
 MAX_PIXELS = 89_478_485  # a picture, as Pillow's own warning level: 358 MB decoded
+# by timm's names
+RESAMPLING = {name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic", "lanczos")}
 LARGE_PIXELS = 2**25  # 33 million: from here on half the resolution is all that is looked at, one picture at a time
 LONGEST = 16  # of a picture that is not resized here, times its shorter side: the middle of longer ones is taken
 _RESIZED_PIXELS = 2**24  # of a picture resized whole, before the crop: 67 MB

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from nas_zoo.data import index
 from nas_zoo.data.index import Facts, Names
-from nas_zoo.data.pictures import DECODE_ERRORS, Part, decode, open_picture, read_file
+from nas_zoo.data.pictures import DECODE_ERRORS, RESAMPLING, Part, decode, open_picture, read_file
 from nas_zoo.runs.ending import Agreed
 from nas_zoo.text import counted, listed
 
@@ -186,7 +186,14 @@ class ImageFiles:
         )
 
     def decode(
-        self, i: int, image_size: int, in_chans: int, *, crop_pct: float = 1.0, part: Part | None = None
+        self,
+        i: int,
+        image_size: int,
+        in_chans: int,
+        *,
+        crop_pct: float = 1.0,
+        part: Part | None = None,
+        interpolation: str = "bilinear",
     ) -> np.ndarray:
         """Image i as uint8 (image_size, image_size, in_chans).
 
@@ -195,7 +202,8 @@ class ImageFiles:
         """
         data = self.read(i)
         try:
-            return decode(data, image_size, in_chans, crop_pct=crop_pct, part=part)
+            resampling = RESAMPLING[interpolation]
+            return decode(data, image_size, in_chans, crop_pct=crop_pct, part=part, resampling=resampling)
         except DECODE_ERRORS as error:
             raise self._corrupt(i, error) from error
 
@@ -291,8 +299,9 @@ class ImageSource:
 
     labels (N,) int64 in [0, len(classes)); images (N, H, W, in_chans) uint8; mean and std per channel on the 0..1
     scale, of the training split; image_size in pixels, the side of `image(i)`, to which images held in another size are
-    resized when asked for; crop_pct: the part of the shorter side that the centre crop keeps (1: all of it); flip_ok: a
-    mirrored image is still of its class; part: the folder of the data set that these images lie in, such as "valid/".
+    resized when asked for; crop_pct: the part of the shorter side that the centre crop keeps (1: all of it);
+    interpolation: how they are resized, a name of RESAMPLING; flip_ok: a mirrored image is still of its class;
+    part: the folder of the data set that these images lie in, such as "valid/".
     skips: what batches of it may go on without.
     """
 
@@ -307,6 +316,7 @@ class ImageSource:
     files: ImageFiles | None = field(default=None, repr=False)
     flip_ok: bool = True
     crop_pct: float = 1.0
+    interpolation: str = "bilinear"
     part: str = ""
     skips: Skips = field(default_factory=Skips, repr=False)
 
@@ -361,10 +371,13 @@ class ImageSource:
         if held is not None and part is None and held.shape[:2] == (size, size):
             return held
         if self.files is not None:  # from the original pixels: an image that was resized once is not resized again
-            return self.files.decode(i, size, self.in_chans, crop_pct=self.crop_pct, part=part)
+            return self.files.decode(
+                i, size, self.in_chans, crop_pct=self.crop_pct, part=part, interpolation=self.interpolation
+            )
         assert held is not None
         picture = Image.fromarray(held[:, :, 0] if self.in_chans == 1 else held)
-        return decode(picture, size, self.in_chans, crop_pct=self.crop_pct, part=part)
+        resampling = RESAMPLING[self.interpolation]
+        return decode(picture, size, self.in_chans, crop_pct=self.crop_pct, part=part, resampling=resampling)
 
     def readable(self, image_size: int) -> tuple[np.ndarray, np.ndarray]:
         """`decoded` without what is skipped, and the rows that are left."""

@@ -193,6 +193,7 @@ def evaluate_on(model: nn.Module | str | Path, settings: EvaluateSettings | None
         image_size=settings.image_size or cfg["input_size"][1],
         in_chans=cfg["input_size"][0],
         crop_pct=cfg.get("crop_pct", 1.0),
+        interpolation=cfg.get("interpolation", "bilinear"),
     )
     figures = evaluate_model(
         network,

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
+from PIL import Image
 from torch.utils.data import TensorDataset
 
 import nas_zoo.train
@@ -115,3 +117,25 @@ def test_a_run_goes_on_without_the_file_of_its_cells(settings, tmp_path):
     history = train(own).history
     cells.unlink()
     assert train(own, resume=True).history == history
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos", "nearest"])
+@pytest.mark.parametrize("own", [False, True], ids=["folder", "own data"])
+def test_an_evaluation_makes_images_as_timm_does_for_the_model(tmp_path, interpolation, own):
+    """A network of timm or of other authors was trained at its own resampling; its figures are told with that."""
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(0, 256, (20, 20, 3), np.uint8)) for _ in range(4)]
+    for i, picture in enumerate(pictures):
+        (tmp_path / "test" / "ab"[i // 2]).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "train" / "ab"[i // 2]).mkdir(parents=True, exist_ok=True)
+        picture.save(tmp_path / "test" / "ab"[i // 2] / f"{i}.png")
+        picture.save(tmp_path / "train" / "ab"[i // 2] / f"{i}.png")
+    model: Any = timm.create_model("cell_net_cifar", genotype="darts_v2", init_channels=4, num_cells=3, num_classes=2)
+    model.pretrained_cfg |= {"input_size": (3, 8, 8), "crop_pct": 0.8, "interpolation": interpolation}
+    seen: list[torch.Tensor] = []
+    model.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+    data: Any = [(picture, i // 2) for i, picture in enumerate(pictures)] if own else str(tmp_path)
+    evaluate(model, EvaluateSettings(data=data, test_data=data if own else None, image_size=8))
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=model.pretrained_cfg))
+    wanted = torch.stack([transform(picture) for picture in pictures])
+    torch.testing.assert_close(torch.cat(seen)[:4], wanted, rtol=0, atol=1e-5)
