@@ -60,7 +60,7 @@ def parse(argv: Sequence[str], description: str | None = None) -> tuple[SearchSe
     method = load_method(named) if isinstance(named, str) else named
     if {"-h", "--help"} & set(argv):
         make_parser(find_method(method or "edas")[0], description).parse_args(argv)
-    out = known.out or Path(str(in_file.get("out") or SearchSettings.out))
+    out = Path(str(known.out or in_file.get("out") or SearchSettings.out)).expanduser()
     saved, state = run_to_resume(out, known.resume, CHECKPOINT_KIND)
     begun = {} if saved is None else state or RunLog.read(out)[0]  # killed before its first checkpoint, a run has a log
     marks = begun.get("code")

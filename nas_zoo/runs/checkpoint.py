@@ -181,6 +181,10 @@ def _told(value: Any) -> str:
     return text if 0 < len(text) <= 40 else f"a {type_name(type(value))}"
 
 
+#: What optimizers keep as one number a parameter: torch's in tensors, timm's often without.
+_NUMBERS = ("step", "mu_product", "exp_avg_lr_1", "exp_avg_lr_2")
+
+
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """Takes up a saved state_dict; ValueError where it is not one of such an optimizer of these parameters."""
     own, saved = optimizer.state_dict()["param_groups"], state["param_groups"]
@@ -199,8 +203,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -
         raise ValueError("the checkpoint's optimizer does not hold the same of each parameter")
     for parameter, kept in optimizer.state.items():
         for name, value in kept.items():
-            shape = torch.Size([]) if name == "step" else parameter.shape
+            shape = torch.Size([]) if name in _NUMBERS else parameter.shape
             fits = isinstance(value, Tensor) and value.shape == shape and value.is_floating_point()
+            fits = fits or (name in _NUMBERS and _sort_of(value) == "number")
             if not fits and value is not None:
                 raise ValueError(f"the checkpoint's optimizer has {_told(value)} for {name} of {_told(parameter)}")
 
@@ -242,6 +247,9 @@ def _tensors(state: Any) -> Iterator[Tensor]:
 
 def check_finite(state: Any, where: str) -> None:
     """FloatingPointError where a tensor holds NaN or infinity, so that no such state becomes the last checkpoint."""
-    floating = [tensor.detach() for tensor in _tensors(state) if tensor.is_floating_point() and tensor.numel()]
-    if floating and not torch.stack(torch._foreach_norm(floating)).isfinite().all():
+    floating: dict[torch.device, list[Tensor]] = {}  # optimizers count their steps on the CPU, wherever weights are
+    for tensor in _tensors(state):
+        if tensor.is_floating_point() and tensor.numel():
+            floating.setdefault(tensor.device, []).append(tensor.detach())
+    if not all(torch.stack(torch._foreach_norm(group)).isfinite().all() for group in floating.values()):
         raise FloatingPointError(f"weights that are not finite {where}; the last checkpoint is kept")

@@ -111,13 +111,11 @@ def stopped(reason: str | None, how: str) -> int:
 
 
 def end_run(accelerator: Accelerator) -> None:
-    """Ends a run's trackers, and waits for what the first process writes, since the others may read it next.
+    """Waits for what the first process writes, since the others may read it next.
 
     The processes stay together, for the next run of the program, until that ends itself.
     """
     accelerator.wait_for_everyone()
-    for tracker in accelerator.trackers:
-        tracker.finish()
     _part_at_exit()
 
 

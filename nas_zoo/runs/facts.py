@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
@@ -176,6 +176,8 @@ def _without_folders(word: str, *, relative: bool = True) -> str:
     if "," in word:  # several archives, operations from files: each a path of its own
         return ",".join(_without_folders(part, relative=relative) for part in word.split(","))
     start, equals, value = word.rpartition("=")
+    if PureWindowsPath(value).is_absolute():  # with either stroke
+        return start + equals + PureWindowsPath(value).name
     if value.startswith(_HUB) or not (relative or value.startswith(("/", "~"))):
         return word
     return start + equals + (value.rstrip("/").rpartition("/")[2] or value)

@@ -149,7 +149,7 @@ def run_to_resume(out: Path, resume: str | None, kind: str) -> tuple[dict[str, A
             return None, None
     log, checkpoint = out / "log.jsonl", Path(resume or out / "checkpoint.pt")
     if resume is None:
-        if log.exists():
+        if log.exists() or checkpoint.exists():
             raise ValueError(f"{out} holds a run already; --resume continues it, another --out starts one")
         return None, None
     if resume or checkpoint.exists():

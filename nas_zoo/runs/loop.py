@@ -200,7 +200,7 @@ class Loop:
             FloatingPointError: Where the loss or a weight is not finite: the checkpoint before is kept.
         """
         if self._pending:
-            for row in torch.stack(self._pending).double().cpu():
+            for row in torch.stack(self._pending).cpu().double():
                 self._sums += row
             self._pending = []
         if not self._sums.isfinite().all():

@@ -9,7 +9,10 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-__all__ = ["AuxiliaryHead", "TensorDropPath", "Trained", "take_tensor_drop_paths"]
+from nas_zoo.models.network import CellNet
+from nas_zoo.train.recipes import TrainSettings
+
+__all__ = ["AuxiliaryHead", "TensorDropPath", "Trained", "make_auxiliary", "take_tensor_drop_paths"]
 
 
 class AuxiliaryHead(nn.Module):
@@ -39,9 +42,9 @@ class AuxiliaryHead(nn.Module):
 class Trained(nn.Module):
     """The model and, beside it and never saved with it, its auxiliary head."""
 
-    def __init__(self, model: nn.Module, auxiliary: AuxiliaryHead | None) -> None:
+    def __init__(self, model: nn.Module, auxiliary: AuxiliaryHead | None, decay_all: bool = True) -> None:
         super().__init__()
-        self.model, self.auxiliary = model, auxiliary
+        self.model, self.auxiliary, self.decay_all = model, auxiliary, decay_all
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.auxiliary is None:
@@ -49,6 +52,11 @@ class Trained(nn.Module):
         model: Any = self.model
         features, tap = model.forward_auxiliary(images)
         return model.forward_head(features), self.auxiliary(tap)
+
+    def no_weight_decay(self) -> set[str]:
+        """For timm: what has no decay beside biases and BatchNorms, such as a transformer's positions."""
+        own: Any = getattr(self.model, "no_weight_decay", set)
+        return set() if self.decay_all else {f"model.{name}" for name in own()}
 
 
 class TensorDropPath(DropPath):
@@ -73,6 +81,22 @@ class TensorDropPath(DropPath):
             return x
         mask = torch.bernoulli(self.keep.expand(x.shape[0], *[1] * (x.ndim - 1)))
         return x * (mask / self.keep).to(x.dtype)
+
+
+def make_auxiliary(
+    model: nn.Module, settings: TrainSettings, in_chans: int, size: int, num_classes: int
+) -> AuxiliaryHead | None:
+    """The head for images of `size` pixels, if its loss has a weight; ValueError for a model that has no tap."""
+    if not settings.aux_weight:
+        return None
+    if not isinstance(model, CellNet):
+        raise ValueError(
+            f"aux_weight must be 0 (as in recipe quick) for {settings.model}, which is no cell network and has "
+            f"no place for an auxiliary head, got {settings.aux_weight}"
+        )
+    with torch.no_grad():
+        tap = model.eval().forward_auxiliary(torch.zeros(1, in_chans, size, size))[1]
+    return AuxiliaryHead(tap.shape[1], tap.shape[2], num_classes)
 
 
 def take_tensor_drop_paths(model: nn.Module) -> None:

@@ -81,7 +81,7 @@ def evaluate(
     model.train(training)
     sums = torch.zeros(4, dtype=torch.float64)
     if pending:  # a process can be without a batch
-        sums[:3] = torch.stack(pending).double().cpu().sum(0)  # the one wait for the device
+        sums[:3] = torch.stack(pending).cpu().double().sum(0)  # the one wait for the device; MPS has no float64
         sums[3] = count
     most = torch.tensor(num_classes)
     if world_size() > 1:

@@ -9,25 +9,32 @@ from pathlib import Path
 from typing import Any, cast
 
 import timm
+import torch
 from safetensors import SafetensorError, safe_open
+from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
 from nas_zoo.data.listing import same_names
 from nas_zoo.data.sources import ImageSource
 from nas_zoo.genotype import Genotype, as_genotype, genotype_record, provenance_of
 from nas_zoo.models.catalog import DATA, MODELS, cells_named
-from nas_zoo.models.config import require_size, write_config
+from nas_zoo.models.config import check_images, require_size, write_config
 from nas_zoo.models.load import class_names, find_cfg, require_hub, words_of
+from nas_zoo.models.network import CellNet
+from nas_zoo.runs.checkpoint import load_optimizer
 from nas_zoo.runs.files import staged, write_weights
 from nas_zoo.train.recipes import TrainSettings
 
 __all__ = [
+    "architecture_of",
+    "began_with",
     "chosen_args",
     "describe_mismatch",
     "load_first",
     "make_model",
     "origin_of_cells",
     "read_weights",
+    "require_optimizer",
     "same_cells",
     "save_model",
     "scaled_as_trained",
@@ -78,9 +85,9 @@ def make_model(
         args["drop_path_rate"] = settings.drop_path
     name = settings.model
     cells = cells_named(args["genotype"]) if "genotype" in args else None
-    if name in MODELS and cells and cells != Genotype.from_json(genotype_record(MODELS[name]["cell"])):
+    model = MODELS.get(name if pretrained else name.partition(".")[0])  # a tag is of weights
+    if model and cells and cells != Genotype.from_json(genotype_record(model["cell"])):
         # Other cells than those that the name stands for: the same network, without the name.
-        model = MODELS[name]
         data = DATA[model["data"]]
         sizes = {key: model.get(key, getattr(data, key)) for key in ("init_channels", "num_cells")}
         name, args = ("cell_net_cifar" if data.layout == "cifar" else "cell_net_imagenet"), sizes | args
@@ -112,7 +119,7 @@ def load_first(model: Any, settings: TrainSettings, classes: Sequence[str]) -> s
     if file is not None:
         tensors, metadata = read_weights(file)
         model.load_state_dict(tensors)
-        known = _classes_in(metadata, file)
+        known = _told(metadata, "classes", file, list)
         whose, count = repr(str(file)), len(classes)
     elif settings.pretrained:
         cfg = find_cfg(settings.model)
@@ -141,31 +148,82 @@ def load_first(model: Any, settings: TrainSettings, classes: Sequence[str]) -> s
     return f"the classifier is new: {whose} {why}"
 
 
-def _classes_in(metadata: Mapping[str, str], file: Path) -> tuple[str, ...] | None:
-    """The names of the classes in a file's metadata; None where it has none."""
-    if "classes" not in metadata:
+def _told(metadata: Mapping[str, str], name: str, file: Path, kind: type) -> Any:
+    """What a file's metadata say, as JSON of that kind (list: of names); None where they say nothing of it."""
+    if name not in metadata:
         return None
     try:
-        names = json.loads(metadata["classes"])
-    except ValueError:
-        names = None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"init_weights={str(file)!r}: its classes are no list of names: {metadata['classes'][:80]!r}")
-    return tuple(names)
+        value = json.loads(metadata[name])
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, kind) or (isinstance(value, list) and not all(isinstance(name, str) for name in value)):
+        what = "list of names" if kind is list else "object"
+        raise ValueError(f"init_weights={str(file)!r}: its {name} are no {what}: {metadata[name][:80]!r}")
+    return value
 
 
-def scaled_as_trained(settings: TrainSettings, source: ImageSource) -> ImageSource:
-    """The images with mean and deviation of those that the model's weights have seen, where it begins with weights."""
-    if not settings.pretrained:
+def scaled_as_trained(
+    settings: TrainSettings, source: ImageSource, begun: Mapping[str, Any] | None = None
+) -> ImageSource:
+    """The images with mean and deviation of those that the model's weights have seen, where it begins with weights.
+
+    `begun`: the state of the run that is resumed, whose first weights need not be there any more.
+    """
+    seen: Any = {}
+    if begun is not None and "scaling" in begun:
+        seen = begun["scaling"]
+        if not isinstance(seen, dict):
+            raise ValueError("the checkpoint does not hold how its images are scaled")
+        check_images(seen, "the checkpoint's scaling: ")
+    elif settings.pretrained:
+        cfg = find_cfg(settings.model)
+        seen = {} if cfg is None else vars(cfg)
+    elif begun is None and settings.init_weights is not None:
+        file = settings.init_weights
+        seen = _told(read_weights(file)[1], "images", file, dict) or {}
+        check_images(seen, f"init_weights={str(file)!r}: images.")
+    if len(seen.get("mean") or ()) != source.in_chans or not seen.get("std"):
         return source
-    cfg = find_cfg(settings.model)
-    if cfg is None or len(cfg.mean) != source.in_chans:
-        return source
-    return dataclasses.replace(source, mean=tuple(cfg.mean), std=tuple(cfg.std))
+    return dataclasses.replace(source, mean=tuple(seen["mean"]), std=tuple(seen["std"]))
 
 
-def chosen_args(settings: TrainSettings, num_classes: int, in_chans: int) -> dict[str, Any]:
-    """What the settings and the file of first weights say of the model: arguments for make_model, as JSON has them."""
+def began_with(settings: TrainSettings, begun: Mapping[str, Any] | None = None) -> str | None:
+    """The trained weights that those of the run come from, its own not and a search's not; None: there are none.
+
+    A model's name; for the file of another run what that began with, else ``local-dir:FOLDER``. `begun`: as above.
+    """
+    if begun is not None and "began_with" in begun:
+        known = begun["began_with"]
+        if not isinstance(known, str | None):
+            raise ValueError("the checkpoint does not hold what its weights began with")
+        return known
+    if settings.pretrained or settings.init_weights is None:
+        return settings.model if settings.pretrained else None
+    file = settings.init_weights
+    if (file / "model.safetensors").is_file():
+        file = file / "model.safetensors"
+    if file.is_dir() or file.name.startswith("derived"):  # a search's
+        return None
+    try:
+        before = json.loads((file.parent / "result.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        before = None
+    known = before.get("began_with") if isinstance(before, dict) else None
+    return known if isinstance(known, str) else f"local-dir:{file.parent}"
+
+
+def chosen_args(
+    settings: TrainSettings, num_classes: int, in_chans: int, begun: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What the settings and the file of first weights say of the model: arguments for make_model, as JSON has them.
+
+    `begun`: the state of the run that is resumed, which holds them; ValueError where it does not.
+    """
+    if begun is not None:
+        held = begun.get("model_args")
+        if not (isinstance(held, dict) and held.keys() <= {"init_channels", "num_cells", "genotype", "pool_bn"}):
+            raise ValueError("the checkpoint does not hold what its model was made with")
+        return held
     genotype = None if settings.genotype is None else cells_named(settings.genotype)
     args: dict[str, Any] = {"init_channels": settings.init_channels, "num_cells": settings.num_cells}
     if settings.init_weights is not None:
@@ -181,10 +239,9 @@ def chosen_args(settings: TrainSettings, num_classes: int, in_chans: int) -> dic
             if args["num_cells"] is None:
                 numbers = [int(name.split(".")[1]) for name in tensors if name.startswith("cells.")]
                 args["num_cells"] = max(numbers, default=0) + 1
-            if args["init_channels"] is None:
-                imagenet = "stem.1.conv.weight" in tensors or "stem.2.conv.weight" in tensors
-                stem = len(tensors.get("stem.0.conv.weight", ()))
-                args["init_channels"] = (2 * stem if imagenet else stem // 3) or None
+            if args["init_channels"] is None:  # the stem of ImageNet's has C behind its second convolution, CIFAR's 3 C
+                second = len(tensors.get("stem.1.conv.weight", ()))
+                args["init_channels"] = second or len(tensors.get("stem.0.conv.weight", ())) // 3 or None
         args["genotype"] = None if genotype is None else genotype.to_json()
         wrong = None
         for pool_bn in (True, None):  # with a BatchNorm behind each pooling, as in a search, or without
@@ -198,6 +255,38 @@ def chosen_args(settings: TrainSettings, num_classes: int, in_chans: int) -> dic
         raise ValueError(f"init_weights={str(settings.init_weights)!r} do not fit {settings.model}: {wrong}")
     args["genotype"] = None if genotype is None else genotype.to_json()
     return args
+
+
+def require_optimizer(settings: TrainSettings) -> None:
+    """ValueError for an optimizer of timm's that cannot be had here, or whose state no checkpoint gives back.
+
+    Tried on two layers, as wide as what some factorize, so that it is known now and not at the first resume. It draws
+    random numbers.
+    """
+
+    def made() -> tuple[nn.Module, Any]:
+        network = nn.Sequential(nn.Conv2d(128, 128, 1), nn.BatchNorm2d(128))
+        return network, create_optimizer_v2(network, opt=settings.optimizer, lr=1e-3, momentum=settings.momentum)
+
+    try:
+        network, optimizer = made()
+        network(torch.randn(2, 128, 2, 2)).square().sum().backward()
+        optimizer.step()
+        load_optimizer(made()[1], optimizer.state_dict())
+    except (ValueError, TypeError, RuntimeError, AssertionError, ImportError) as error:
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise ValueError(
+            f"optimizer must be one that runs here and whose state a checkpoint can give back, got "
+            f"{settings.optimizer!r}: {reason}"
+        ) from None
+
+
+def architecture_of(model: nn.Module, settings: TrainSettings) -> str:
+    """The name of the network that was trained: not the asked one where it has got other cells."""
+    if isinstance(model, CellNet) and ":" not in settings.model:
+        cfg: Any = model.pretrained_cfg
+        return str(cfg["architecture"])
+    return settings.model if ":" in settings.model else settings.model.partition(".")[0]
 
 
 def same_cells(settings: TrainSettings, state: Mapping[str, Any]) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ A recipe stands over the settings' own defaults, a YAML file over the recipe, a 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -211,26 +210,6 @@ class TrainSettings:
             **self._more,
         )  # fmt: skip
 
-    @property
-    def began_with(self) -> str | None:
-        """The trained weights that those of the run come from, its own not and a search's not; None: there are none.
-
-        A model's name; for the file of another run what that began with, else ``local-dir:FOLDER``.
-        """
-        if self.pretrained or self.init_weights is None:
-            return self.model if self.pretrained else None
-        file = self.init_weights
-        if (file / "model.safetensors").is_file():
-            file = file / "model.safetensors"
-        if file.is_dir() or file.name.startswith("derived"):  # a search's
-            return None
-        try:
-            before = json.loads((file.parent / "result.json").read_text("utf-8"))
-        except (OSError, ValueError):
-            before = None
-        known = before.get("began_with") if isinstance(before, dict) else None
-        return known if isinstance(known, str) else f"local-dir:{file.parent}"
-
     @classmethod
     def from_recipe(cls, recipe: str, **settings: Any) -> TrainSettings:
         """The recipe's settings, and over them those that are given; ValueError for what there is not."""
@@ -249,7 +228,8 @@ class TrainSettings:
 
 def folder_of(flags: Mapping[str, Any], config: Path | None = None) -> Path:
     """Where the run of these flags and that file is to lie."""
-    return Path(str(flags.get("out") or (read_config(config) if config else {}).get("out") or TrainSettings.out))
+    out = flags.get("out") or (read_config(config) if config else {}).get("out") or TrainSettings.out
+    return Path(str(out)).expanduser()
 
 
 def settings_of(flags: Mapping[str, Any], config: Path | None = None) -> TrainSettings:

@@ -59,13 +59,24 @@ from nas_zoo.runs.launch import asked_settings
 from nas_zoo.runs.lock import only_run_in
 from nas_zoo.runs.log import run_to_resume
 from nas_zoo.runs.loop import Callback, Loop, figures
+from nas_zoo.runs.outside import check_marks, marks_of
 from nas_zoo.runs.settings import Parser, add_flags, add_resume_flag, given_flags, resumed_settings, to_dict
 from nas_zoo.runs.stop import Reason
 from nas_zoo.runs.trackers import tracked
 from nas_zoo.text import plain
-from nas_zoo.train.auxiliary import AuxiliaryHead, Trained, take_tensor_drop_paths
+from nas_zoo.train.auxiliary import Trained, make_auxiliary, take_tensor_drop_paths
 from nas_zoo.train.evaluation import evaluate
-from nas_zoo.train.model import chosen_args, load_first, make_model, origin_of_cells, save_model, scaled_as_trained
+from nas_zoo.train.model import (
+    architecture_of,
+    began_with,
+    chosen_args,
+    load_first,
+    make_model,
+    origin_of_cells,
+    require_optimizer,
+    save_model,
+    scaled_as_trained,
+)
 from nas_zoo.train.recipes import TrainSettings, folder_of, settings_of
 
 __all__ = ["Training", "main", "parse", "train"]
@@ -85,15 +96,16 @@ class Training:
     counted = ("loss", "correct", "images")
 
     def __init__(
-        self, settings: TrainSettings, accelerator: Accelerator, model_args: Mapping[str, Any] | None = None
+        self, settings: TrainSettings, accelerator: Accelerator, begun: Mapping[str, Any] | None = None
     ) -> None:
-        """`model_args`: of the checkpoint to be resumed, so that it needs neither genotype nor first weights again."""
+        """`begun`: the checkpoint to be resumed, so that it needs neither genotype nor first weights again."""
+        require_optimizer(settings)
         self.settings, self.accelerator = settings, accelerator
         self.autocast = autocast_for(accelerator.device, settings.precision)
         device, world = accelerator.device, accelerator.num_processes
 
         parts = open_for_run(settings, SPLITS, image_size=settings.image_size, crop_pct=settings.crop_pct)
-        self.source = scaled_as_trained(settings, parts["train"])
+        self.source = scaled_as_trained(settings, parts["train"], begun)
         self.test_source, val_source = parts["test"], parts.get("val")
         if val_source is not None and settings.val_fraction:
             raise ValueError(
@@ -115,15 +127,15 @@ class Training:
 
         augment = settings.augment(self.source, size)
 
-        begins = model_args is None
-        if model_args is None:
-            model_args = chosen_args(settings, self.num_classes, in_chans)
-        self.model_args = dict(model_args)
+        self.model_args = chosen_args(settings, self.num_classes, in_chans, begun)
+        self.began_with = began_with(settings, begun)
         torch.manual_seed(settings.seed)
-        own = begins and settings.pretrained
+        own = begun is None and settings.pretrained
         self.model: Any = make_model(settings, self.num_classes, in_chans, self.model_args, pretrained=own, size=size)
+        cells = getattr(self.model, "genotype", None)
+        self.code = marks_of(dict.fromkeys(cells.operations, "operation")) if isinstance(cells, Genotype) else {}
         #: What became of the classifier of first weights, in words.
-        self.classifier = load_first(self.model, settings, self.source.classes) if begins else None
+        self.classifier = load_first(self.model, settings, self.source.classes) if begun is None else None
         channels_last = settings.channels_last and not (device.type == "cpu" and strided_pointwise(self.model))
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         batches = partial(
@@ -144,17 +156,10 @@ class Training:
             if not isinstance(self.model, CellNet):
                 raise ValueError(f"frozen_stem goes with our cell networks, {settings.model} is none")
             freeze(self.model, "stem", include_bn_running_stats=False)
-        auxiliary = None
-        if settings.aux_weight:
-            if not isinstance(self.model, CellNet):
-                raise ValueError(
-                    f"aux_weight must be 0 (as in recipe quick) for {settings.model}, which is no cell network and has "
-                    f"no place for an auxiliary head, got {settings.aux_weight}"
-                )
-            auxiliary = AuxiliaryHead(*self._tap_shape(in_chans), self.num_classes)
+        auxiliary = make_auxiliary(self.model, settings, in_chans, size, self.num_classes)
         if settings.compile and settings.drop_path and isinstance(self.model, CellNet):
             take_tensor_drop_paths(self.model)
-        trained = Trained(self.model, auxiliary).to(memory_format=memory_format).to(device).train()
+        trained = Trained(self.model, auxiliary, settings.decay_all).to(memory_format=memory_format).to(device).train()
         self.trained = convert_global_batch_norm(trained) if settings.sync_bn else trained
         self.model = self.trained.model
         self.num_parameters = sum(parameter.numel() for parameter in self.model.parameters())
@@ -170,7 +175,6 @@ class Training:
             layer_decay=settings.layer_decay if settings.layer_decay < 1.0 else None,
         )
         self.optimizer: Any = accelerator.prepare(optimizer)
-        accelerator.gradient_accumulation_steps = settings.accumulation
         # Its decay begins at 0 and rises as 1 - (1 + step)^(-2/3). It reaches over a twentieth of the run at most: a
         # short one would else end with an average of its beginnings.
         longest = 1.0 - 1.0 / max(2.0, 0.05 * settings.epochs * self.steps)
@@ -187,6 +191,7 @@ class Training:
     def step(self, epoch: int, step: int, batch: Any, votes: Tensor | None = None) -> Tensor:
         """One iteration: forward with the auxiliary head, backward, clipped step, moving average."""
         settings, accelerator = self.settings, self.accelerator
+        accelerator.gradient_accumulation_steps = settings.accumulation  # accelerate keeps one number for all programs
         rate = settings.rate(epoch, step, self.steps)
         for group in self.optimizer.param_groups:
             # layer-wise scales are timm's own; without them it is 1
@@ -261,6 +266,9 @@ class Training:
         """Without sync_bn the running statistics are those of the first process; see ``own_statistics``."""
         return {
             "model_args": self.model_args,
+            "scaling": {"mean": list(self.source.mean), "std": list(self.source.std)},
+            "began_with": self.began_with,
+            "code": self.code,
             **data_state(self.source, self.data),
             "trained": self.trained.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -270,6 +278,7 @@ class Training:
     def load(self, state: Mapping[str, Any]) -> None:
         """Takes up what ``state`` gave; ValueError where the data are others."""
         take_up_data(state, self.sources, self.data)
+        check_marks(state.get("code", {}), self.code)
         self.trained.load_state_dict(state["trained"])
         load_optimizer(self.optimizer, state["optimizer"])
         if self.ema is not None:
@@ -289,9 +298,8 @@ class Training:
         found = self.evaluated(self.test_batches)  # in float32 whatever they were trained in: so they are saved
         genotype = getattr(self.model, "genotype", None)
         first, *others = found
-        began_with = {} if (name := self.settings.began_with) is None else {"began_with": name}
         return {
-            "model": self.settings.model if ":" in self.settings.model else self.settings.model.partition(".")[0],
+            "model": architecture_of(self.model, self.settings),
             "genotype": genotype.digest if isinstance(genotype, Genotype) else None,
             "parameters": self.num_parameters,
             "data": self.source.name,
@@ -301,15 +309,10 @@ class Training:
             **found[first],
             "others": {name: found[name] for name in others},
             "recipe": self.settings.recipe,
-            **began_with,
+            **({} if self.began_with is None else {"began_with": self.began_with}),
             "epochs": self.settings.epochs,
             "seed": self.settings.seed,
         }
-
-    def _tap_shape(self, in_chans: int) -> tuple[int, int]:
-        with torch.no_grad():
-            tap = self.model.eval().forward_auxiliary(torch.zeros(1, in_chans, self.image_size, self.image_size))[1]
-        return tap.shape[1], tap.shape[2]
 
 
 def _percent(value: float) -> str:
@@ -331,16 +334,12 @@ def train(
         callbacks: Called with the line of an epoch at its end.
     """
     accelerator = start_accelerator()
-    made_with = None if resume is None else resume.get("model_args")
-    known = {"init_channels", "num_cells", "genotype", "pool_bn"}
-    if resume is not None and not (isinstance(made_with, dict) and made_with.keys() <= known):
-        raise ValueError("the checkpoint does not hold what its model was made with")
-    run = Training(settings, accelerator, made_with)
+    run = Training(settings, accelerator, resume)
     source, test = run.source, run.test_source
     num_val = 0 if run.val_batches is None else run.val_batches.num_samples
     data = {"name": source.name, "train": run.train_batches.num_samples, "test": len(test), "val": num_val,
             "classes": list(source.classes)}  # fmt: skip
-    facts = {"result_weights": "last" if run.ema is None else "ema", "cells": origin_of_cells(settings)}
+    facts = {"result_weights": next(iter(run.weights)), "cells": origin_of_cells(settings), "code": run.code}
     with only_run_in(settings.out, accelerator), tracked(settings, accelerator, resume) as track:
         loop = Loop(run, settings, accelerator, CHECKPOINT_KIND, resume, (*track, *callbacks), data=data,
                     parameters=run.num_parameters, classifier=run.classifier, **facts)  # fmt: skip

@@ -349,6 +349,21 @@ def test_weights_that_are_not_finite_are_noticed(bad):
         check_finite(tensors, "in epoch 3")
 
 
+def test_weights_on_several_devices_are_looked_at_apart(monkeypatch):
+    """A search on an accelerator has its optimizer's counts on the CPU, and norms of two devices cannot be stacked."""
+    norms = torch._foreach_norm
+
+    def on_one_device(tensors):
+        (device,) = {tensor.device for tensor in tensors}
+        return norms(tensors) if device.type == "cpu" else [torch.zeros(()) for _ in tensors]
+
+    monkeypatch.setattr(torch, "_foreach_norm", on_one_device)
+    state = {"weights": torch.ones(2, device="meta"), "step": torch.zeros(()), "alpha": [torch.ones(3, device="meta")]}
+    check_finite(state, "in epoch 3")
+    with pytest.raises(FloatingPointError):
+        check_finite(state | {"step": torch.tensor(float("nan"))}, "in epoch 3")
+
+
 def test_a_run_goes_on_whose_epoch_could_not_be_ended():
     """Its last iteration was done and saved, and a look at held-out images failed."""
     place = {"epoch": 1, "step": 5, "seconds": 1.0, "log_lines": 2, "sums": torch.zeros(3, dtype=torch.float64)}

@@ -95,6 +95,12 @@ def test_of_what_is_published_no_folder_is_left():
     )
 
 
+def test_of_a_command_of_windows_no_folder_is_left(monkeypatch):
+    words = ["run.py", "--data", "C:\\Users\\me\\photos.tar", "--out=D:/me/runs/one", "--method", "my.py:Mine"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert run_facts("cpu")["command"] == "run.py --data photos.tar --out=one --method my.py:Mine"
+
+
 @pytest.mark.parametrize("kind", [TrainSettings, *(find_method(name)[0] for name in METHODS)])
 def test_no_path_among_the_settings_keeps_its_folder(kind):
     paths = [name for name, hint in get_type_hints(kind).items() if Path in (hint, *get_args(hint))]

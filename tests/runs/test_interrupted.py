@@ -238,6 +238,7 @@ FORGED: dict[str, list[tuple[tuple[Any, ...], Any]]] = {
         (("optimizer", "state", 2, "momentum_buffer"), 3),
         (("optimizer", "param_groups"), {}), (("model_args", "num_cells"), "a"), (("model_args", "genotype"), 5),
         (("model_args", "num_classes"), 3), (("model_args",), [1]), (("trained",), GONE), (("ema",), 1),
+        (("scaling",), 3), (("scaling",), {"mean": ["a"], "std": [1.0]}), (("began_with",), 5), (("code",), [1]),
     ],
 }  # fmt: skip
 

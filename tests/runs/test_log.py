@@ -115,6 +115,11 @@ def test_what_there_is_to_resume(tmp_path):
         (tmp_path / "log.jsonl").write_bytes(torn)
         with pytest.raises(ValueError, match=r"log\.jsonl does not tell the settings that its run began with"):
             run_to_resume(tmp_path, "", "search")
+    # a checkpoint whose log is gone: a new run would put its own in the place
+    save_checkpoint(tmp_path / "checkpoint.pt", {"settings": {"epochs": 5}}, "search")
+    (tmp_path / "log.jsonl").unlink()
+    with pytest.raises(ValueError, match="holds a run"):
+        run_to_resume(tmp_path, None, "search")
 
 
 def test_a_log_of_several_epochs_without_its_checkpoint_is_not_begun_again(tmp_path):

@@ -161,6 +161,16 @@ def test_a_killed_run_continues_as_if_it_had_never_been_killed(tmp_path):
     assert epochs_of(killed)[:common] == epochs_of(straight)[:common]
 
 
+def test_a_home_in_a_flag_or_a_file_of_settings_is_found_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "c.yaml").write_text("method: edas\nout: ~/runs/x\n")
+    budget = ["--time-budget", "0.0001"]
+    assert main([*SMALL, "--config", str(tmp_path / "c.yaml"), *budget]) == 0
+    for words in (["--config", str(tmp_path / "c.yaml")], ["--out=~/runs/x"]):
+        assert main(["--resume", *words, *budget]) == 0
+    assert len(RunLog.read(tmp_path / "runs" / "x" / "events.jsonl")) == 5
+
+
 @pytest.mark.slow
 def test_a_bad_checkpoint_is_refused_and_the_good_one_before_it_named(whole, tmp_path, capsys):
     out = tmp_path / "run"

@@ -18,6 +18,7 @@ from nas_zoo.release.adopt import adopt
 from nas_zoo.runs.distributed import start_accelerator
 from nas_zoo.train.evaluation import evaluate_model
 from nas_zoo.train.evaluation import main as main_evaluate
+from nas_zoo.train.model import began_with
 from nas_zoo.train.recipes import RECIPES, TrainSettings
 from nas_zoo.train.run import Training, main, parse
 from tests.served_weights import theirs_of
@@ -149,12 +150,12 @@ def test_first_weights_of_another_run_are_told_with_where_they_come_from(photos,
     assert result["began_with"] == f"local-dir:{first}"
     (second / "result.json").write_text(json.dumps(result | {"began_with": "relativenas_c100.emi"}))
 
-    def began_with(weights: Path) -> str | None:
-        return TrainSettings(init_weights=weights).began_with
+    def origin(weights: Path) -> str | None:
+        return began_with(TrainSettings(init_weights=weights))
 
-    assert began_with(second / "model.safetensors") == began_with(second) == "relativenas_c100.emi"
+    assert origin(second / "model.safetensors") == origin(second) == "relativenas_c100.emi"
     (tmp_path / "derived.safetensors").touch()
-    assert began_with(tmp_path / "derived.safetensors") is began_with(tmp_path) is None  # a search's
+    assert origin(tmp_path / "derived.safetensors") is origin(tmp_path) is None  # a search's
 
 
 def test_a_model_of_one_size_is_refused_for_another(photos, tmp_path, capsys):

@@ -1,7 +1,9 @@
 """Training: that it learns, does what the papers' code does, can be stopped anywhere, and saves what timm opens."""
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from nas_zoo.data.batches import Batches
 from nas_zoo.data.named import open_source
 from nas_zoo.genotype import load_genotype
 from nas_zoo.models.network import CellNet
+from nas_zoo.runs import outside
 from nas_zoo.runs.checkpoint import load_checkpoint, save_checkpoint
 from nas_zoo.runs.distributed import start_accelerator
 from nas_zoo.runs.files import write_weights
@@ -30,7 +33,7 @@ from nas_zoo.search.supernet import SearchSpace, Supernet
 from nas_zoo.train import evaluation
 from nas_zoo.train.auxiliary import AuxiliaryHead, TensorDropPath
 from nas_zoo.train.evaluation import evaluate, evaluate_model
-from nas_zoo.train.model import read_weights
+from nas_zoo.train.model import architecture_of, chosen_args, make_model, read_weights, save_model
 from nas_zoo.train.recipes import RECIPES, TrainSettings
 from nas_zoo.train.run import Training, main, make_parser, parse
 from tests.same_run import assert_same_checkpoint
@@ -267,6 +270,47 @@ def test_weight_decay_is_on_everything_or_as_timm_has_it():
     groups = tiny_training("--batch-size", "50", "--no-decay-all").optimizer.param_groups
     assert sorted(group["weight_decay"] for group in groups) == [0.0, 3e-4]
     assert all(p.ndim == 1 for group in groups if not group["weight_decay"] for p in group["params"])
+    vit = ["--recipe", "quick", "--model", "test_vit", "--train-limit", "64", "--image-size", "160"]
+    for more, decayed in ((["--no-decay-all"], False), (["--decay-all"], True)):
+        run = Training(parse([*vit, *more])[0], start_accelerator())
+        (group,) = [g for g in run.optimizer.param_groups if any(p is run.model.pos_embed for p in g["params"])]
+        assert bool(group["weight_decay"]) is decayed
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb", "nadam", "adamp", "laprop"])
+def test_a_run_with_an_optimizer_that_counts_in_its_own_way_goes_on(tmp_path, name):
+    assert (
+        run_small(tmp_path / "run", "--optimizer", name, "--lr", "1e-3", "--epochs", "1", "--time-budget", "1e-4") == 0
+    )
+    assert main(["--resume", "--out", str(tmp_path / "run")]) == 0
+
+
+@pytest.mark.parametrize("name", ["muon", "adafactorbv", "adahessian", "bnbadam8bit"])
+def test_an_optimizer_with_which_no_run_could_go_on_is_refused_before_it_begins(tmp_path, name, capsys):
+    assert run_small(tmp_path / "run", "--optimizer", name) == 2
+    error = capsys.readouterr().err
+    assert f"whose state a checkpoint can give back, got {name!r}: " in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_second_program_in_the_process_does_not_change_the_accumulation():
+    """An evaluation in a callback makes an accelerator, and accelerate keeps one number for all of them."""
+    run = tiny_training("--batch-size", "40", "--accumulation", "2")
+    (batch, *_) = run.batches(0, 0)
+    start_accelerator()
+    run.step(0, 0, batch)
+    assert run.accelerator.gradient_accumulation_steps == 2
+
+
+def test_a_network_of_other_cells_does_not_bear_the_name(tmp_path):
+    for asked, cells, name in (
+        ("darts_v2_c10_s.jpeg_e4", "pc_darts_c10", "cell_net_cifar"), ("edas_c10", "pc_darts_c10", "cell_net_cifar"),
+        ("darts_v2_c10_s.jpeg_e4", "darts_v2", "darts_v2_c10_s"),
+    ):  # fmt: skip
+        settings = TrainSettings(model=asked, genotype=cells, init_channels=4, num_cells=3)
+        model = make_model(settings, 10, 3, chosen_args(settings, 10, 3))
+        assert architecture_of(model, settings) == name
 
 
 # ---- evaluation ----
@@ -438,7 +482,7 @@ def test_a_search_s_own_weights_are_where_training_starts(derived, tmp_path):
     images = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.allclose(run.model.eval()(images), network.eval()(images), atol=1e-6)
-    again = Training(settings, start_accelerator(), run.state()["model_args"])
+    again = Training(settings, start_accelerator(), run.state())
     again.load(run.state())
     assert all(torch.equal(a, b) for a, b in zip(run.model.parameters(), again.model.parameters(), strict=True))
 
@@ -450,6 +494,7 @@ def test_a_run_from_first_weights_can_be_resumed_without_them_and_opened(derived
     assert main([*flags, "--out", str(out), "--time-budget", "0.0001"]) == 0
     path.unlink()
     assert main(["--resume", "--out", str(out)]) == 0
+    assert "began_with" not in json.loads((out / "result.json").read_text())
     model = timm.create_model(f"local-dir:{out}", pretrained=True)
     assert model.pool_bn
     assert model.genotype == load_genotype("darts_v2")
@@ -580,6 +625,65 @@ def test_other_timm_models_can_be_trained_without_the_auxiliary_head(tmp_path):
     out = tmp_path / "run"
     assert main([*flags, "--image-size", "32", "--batch-size", "32", "--out", str(out)]) == 0
     assert timm.create_model(f"local-dir:{out}", pretrained=True).num_classes == 10
+
+
+def test_images_are_scaled_as_first_weights_have_seen_them(tmp_path):
+    """Whichever way they are named; a resumed run does not need them."""
+    flags = ["--recipe", "quick", "--data", "digits", "--train-limit", "64", "--batch-size", "32"]
+    first = Training(parse([*flags, "--model", "cell_net_cifar", "--init-channels", "4", "--num-cells", "3"])[0],
+                     start_accelerator())  # fmt: skip
+    seen = dataclasses.replace(first.source, mean=(0.25,), std=(0.5,))
+    save_model(first.model, tmp_path / "net", seen)
+    weights = ["--init-weights", str(tmp_path / "net")]
+    settings = parse([*flags, *weights, "--model", "cell_net_cifar", "--init-channels", "4", "--num-cells", "3"])[0]
+    run = Training(settings, start_accelerator())
+    assert (run.source.mean, run.source.std) == ((0.25,), (0.5,))
+    assert run.began_with == f"local-dir:{tmp_path / 'net'}"
+    shutil.rmtree(tmp_path / "net")
+    again = Training(settings, start_accelerator(), run.state())
+    assert (again.source.mean, again.source.std) == ((0.25,), (0.5,))
+    assert again.began_with == run.began_with
+
+
+def test_a_home_in_a_file_of_settings_is_where_the_run_is_resumed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "c.yaml").write_text("out: ~/runs/x\n")
+    flags = [*TINY, "--batch-size", "32", "--epochs", "1", "--time-budget", "1e-4"]
+    assert main([*flags, "--config", str(tmp_path / "c.yaml")]) == 0
+    assert (tmp_path / "runs" / "x" / "checkpoint.pt").exists()
+    assert main([*flags, "--config", str(tmp_path / "c.yaml")]) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    for words in (["--config", str(tmp_path / "c.yaml")], ["--out=~/runs/x"]):
+        assert main(["--resume", *words, "--time-budget", "1e-4"]) == 0
+
+
+def test_a_resumed_run_notices_that_its_operation_has_changed(tmp_path, monkeypatch, capsys):
+    code = "from torch import nn\n\ndef pool(channels, stride, affine):\n    return nn.{}(3, stride, 1)\n"
+    (tmp_path / "changing_ops.py").write_text(code.format("AvgPool2d"))
+    own = ["--operations", f"{tmp_path}/changing_ops.py:pool"]
+    cells = load_genotype("darts_v2").to_json().replace("skip_connect", "changing_ops.py:pool")
+    (tmp_path / "cells.json").write_text(cells)
+    out = tmp_path / "run"
+    words = [
+        *TINY,
+        "--genotype",
+        str(tmp_path / "cells.json"),
+        "--batch-size",
+        "32",
+        "--epochs",
+        "1",
+        "--out",
+        str(out),
+    ]
+    assert main([*own, *words, "--epochs", "1", "--time-budget", "1e-4"]) == 0
+    assert RunLog.read(out)[0]["code"].keys() == {"changing_ops.py:pool"}
+    (tmp_path / "changing_ops.py").write_text(code.format("MaxPool2d"))
+    monkeypatch.setattr(outside, "_loaded", {})
+    assert main([*own, "--resume", "--out", str(out)]) == 2
+    assert "changing_ops.py:pool has changed since the run began" in capsys.readouterr().err
+    (tmp_path / "changing_ops.py").write_text(code.format("AvgPool2d"))
+    monkeypatch.setattr(outside, "_loaded", {})
+    assert main([*own, "--resume", "--out", str(out)]) == 0
 
 
 def test_help_shows_examples_and_every_setting():
